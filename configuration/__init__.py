@@ -1,0 +1,1 @@
+"""What rebuilds a network: plain numbers and names, one file a variant."""

@@ -1,0 +1,99 @@
+"""Configuration of the U-Net (Ronneberger et al. 2015): every field that all variants share."""
+
+from transformers import PretrainedConfig
+
+
+class UNetConfig(PretrainedConfig):
+    """What rebuilds a U-Net, and nothing else: no weights, no loss, no threshold.
+
+    Args:
+        num_channels: channels of `pixel_values`.
+        backbone: a timm model name (`"resnet50"`) whose feature pyramid is the encoder; None is the plain path of 2015.
+        base_channels: width of the plain path at full resolution; doubles at each level.
+        depth: number of 2x2 poolings of the plain path.
+        padding: `"same"` keeps the input's size; `"valid"` crops as in 2015 (plain path only).
+        batch_norm: batch norm after each 3x3 convolution of the plain path, the detail branch and the decoder.
+        detail_channels: width of a small convolutional branch that gives a backbone the full- and half-resolution
+            skips it lacks; 0 builds none.
+        decoder_channels: widths of the decoder, deepest first, one for each upsampling; None takes the plain path's
+            widths, or 256, 128, 64, 32, 16 for a backbone.
+        upsample: `"transpose"` (2x2 transposed convolution, halving the width) or `"bilinear"`.
+        reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the 1x1 head; None builds none.
+        binary_head: one logit for `id2label[1]` instead of one for each label; needs exactly two labels.
+    """
+
+    model_type = "unet"
+
+    def __init__(
+        self,
+        num_channels=3,
+        backbone=None,
+        base_channels=64,
+        depth=4,
+        padding="same",
+        batch_norm=True,
+        detail_channels=0,
+        decoder_channels=None,
+        upsample="transpose",
+        reduction_channels=None,
+        binary_head=None,
+        **kwargs,
+    ):
+        if not {"id2label", "label2id", "num_labels"} & kwargs.keys():
+            kwargs["id2label"] = {0: "background", 1: "polyp"}
+            kwargs["label2id"] = {"background": 0, "polyp": 1}
+        super().__init__(**kwargs)
+        self.num_channels = num_channels
+        self.backbone = backbone
+        self.base_channels = base_channels
+        self.depth = depth
+        self.padding = padding
+        self.batch_norm = batch_norm
+        self.detail_channels = detail_channels
+        self.decoder_channels = None if decoder_channels is None else list(decoder_channels)
+        self.upsample = upsample
+        self.reduction_channels = reduction_channels
+        self.binary_head = self.num_labels == 2 if binary_head is None else binary_head
+        self.check_fields()
+
+    def check_fields(self):
+        """Raise ValueError, naming the field and the cure, unless the fields describe a network."""
+        for field in ("num_channels", "base_channels", "depth"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
+        for field, choices in (("padding", ("same", "valid")), ("upsample", ("transpose", "bilinear"))):
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
+        if self.num_labels < 2:
+            raise ValueError(
+                "num_labels=1 leaves no background: keep two labels, {0: 'background', 1: 'polyp'}, and set "
+                "binary_head=True for a head of one channel."
+            )
+        if self.binary_head and self.num_labels != 2:
+            raise ValueError(f"binary_head needs exactly 2 labels, got {self.num_labels}; set binary_head=False.")
+        if self.padding == "valid" and self.backbone is not None:
+            raise ValueError(f"padding='valid' is for the plain path; backbone={self.backbone!r} pads its own maps.")
+        if self.detail_channels and self.backbone is None:
+            raise ValueError("detail_channels is for backbones: the plain path has both resolutions already.")
+        if self.decoder_channels is not None and self.backbone is None and len(self.decoder_channels) != self.depth:
+            raise ValueError(f"decoder_channels needs {self.depth} widths (depth), got {self.decoder_channels}.")
+
+    @property
+    def num_logits(self):
+        """Channels of the head: 1 for a binary head, else one for each label."""
+        return 1 if self.binary_head else self.num_labels
+
+    @property
+    def valid_margin(self):
+        """Pixels that unpadded convolutions take from each border: 92 at depth 4, 0 with `same` padding."""
+        return 6 * 2**self.depth - 4 if self.padding == "valid" else 0
+
+    def check_valid_size(self, size):
+        """Raise ValueError unless a `valid` network maps a border of `size` pixels with no row lost in pooling."""
+        step, smallest = 2**self.depth, 2 * self.valid_margin + 4
+        fits = smallest + max(0, round((size - smallest) / step)) * step
+        if self.padding == "valid" and size != fits:
+            raise ValueError(
+                f"padding='valid' at depth {self.depth} takes sides of {smallest} + n x {step} pixels (572 at depth 4) "
+                f"and returns {2 * self.valid_margin} fewer; got {size}, the nearest that fits is {fits}."
+            )

@@ -1,0 +1,323 @@
+"""Images to `pixel_values`, and logits to masks and polyps at the images' own size."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+
+class UNetImageProcessor(BaseImageProcessor):
+    """Resizes, mirrors borders, rescales and normalises; turns logits into masks at the original size.
+
+    Args:
+        size: {"height", "width"} in pixels of the field that the logits cover.
+        do_resize: False keeps each image's size.
+        resample: a PIL filter for images (2 is bilinear, antialiased); masks are always nearest.
+        do_rescale: multiply 0..255 by `rescale_factor`.
+        do_normalize: subtract `image_mean` and divide by `image_std`, three numbers each.
+        mirror_margin: pixels mirrored at each border after resizing, for `valid` padding (92 at depth 4; figure 2 of
+            the 2015 paper): `pixel_values` are `size` + 2 x `mirror_margin`.
+        mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        size=None,
+        do_resize=True,
+        resample=2,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=(0.485, 0.456, 0.406),
+        image_std=(0.229, 0.224, 0.225),
+        mirror_margin=0,
+        mask_threshold=0.5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.size = _size_dict(256 if size is None else size)
+        self.do_resize = do_resize
+        self.resample = int(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.mirror_margin = mirror_margin
+        self.mask_threshold = mask_threshold
+
+    def __call__(self, images, **kwargs):
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(self, images, segmentation_maps=None, return_tensors="pt", **kwargs):
+        """A batch for the model.
+
+        Args:
+            images: one image or a list: path, PIL image, NumPy array or torch tensor (H x W, H x W x C or C x H x W;
+                uint8, uint16, or floats in 0..1 or 0..255).
+            segmentation_maps: optionally a mask of class indices for each image, H x W.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: any field of this processor, for this call.
+
+        Returns:
+            BatchFeature with `pixel_values` float32, B x 3 x H x W, and `labels` int64, B x H x W, if masks are given.
+
+        Raises:
+            ValueError: an image that can't be read as RGB, an unknown option, or without resizing images of different
+                sizes.
+        """
+        options = self._options(kwargs)
+        pixels = [np.asarray(options.resize(to_rgb(image))) for image in _as_list(images)]
+        if len({image.shape for image in pixels}) > 1:
+            raise ValueError("do_resize=False needs images of one size in a batch; pass them one by one.")
+        data = {"pixel_values": options.normalize(np.stack(pixels))}
+        if segmentation_maps is not None:
+            labels = [options.resize_labels(np.asarray(mask)) for mask in _as_list(segmentation_maps)]
+            data["labels"] = np.stack([options.mirror(mask) for mask in labels]).astype(np.int64)
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _options(self, changes):
+        """This processor, or a copy with the fields that a call changes."""
+        changes = {name: value for name, value in changes.items() if value is not None}
+        fields = {name: value for name, value in self.to_dict().items() if name in vars(self)}
+        unknown = sorted(changes.keys() - fields.keys())
+        if unknown:
+            raise ValueError(f"Unknown option {unknown[0]!r}; this image processor has {', '.join(sorted(fields))}.")
+        return type(self)(**{**fields, **changes}) if changes else self
+
+    def resize(self, image):
+        """An RGB PIL image at `size`."""
+        if not self.do_resize:
+            return image
+        return image.resize((self.size["width"], self.size["height"]), Image.Resampling(self.resample))
+
+    def resize_labels(self, labels):
+        """Class indices H x W (uint8) at `size`, by nearest neighbour."""
+        if not self.do_resize:
+            return labels
+        mask = Image.fromarray(labels.astype(np.uint8))
+        return np.asarray(mask.resize((self.size["width"], self.size["height"]), Image.Resampling.NEAREST))
+
+    def mirror(self, array):
+        """An array ... x H x W with `mirror_margin` mirrored rows and columns on each side."""
+        if not self.mirror_margin:
+            return array
+        if min(array.shape[-2:]) <= self.mirror_margin:
+            raise ValueError(
+                f"{array.shape[-2]} x {array.shape[-1]} pixels are too few to mirror {self.mirror_margin} at each "
+                f"border (mirror_margin); size must be larger than {self.mirror_margin}."
+            )
+        margins = [(0, 0)] * (array.ndim - 2) + [(self.mirror_margin, self.mirror_margin)] * 2
+        return np.pad(array, margins, mode="reflect")
+
+    def normalize(self, pixels):
+        """uint8 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, mirrored where the model needs it."""
+        values = self.mirror(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).astype(np.float32)
+        if self.do_rescale:
+            values *= np.float32(self.rescale_factor)
+        if self.do_normalize:
+            values -= np.array(self.image_mean, np.float32)[:, None, None]
+            values /= np.array(self.image_std, np.float32)[:, None, None]
+        return values
+
+    def post_process_semantic_segmentation(self, outputs, target_sizes=None, threshold=None):
+        """Class indices at the original size: the one place where logits become a mask.
+
+        Args:
+            outputs: a model's output, or its `logits`, B x C x h x w (C = 1: a binary head).
+            target_sizes: B pairs (height, width); None keeps the size of the logits.
+            threshold: probability above which a binary head's pixel is a polyp; None takes `mask_threshold`.
+
+        Returns:
+            list of B int64 tensors H x W.
+        """
+        return [self._to_mask(logits, threshold) for logits in upsample(_logits(outputs), target_sizes)]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs,
+        threshold=None,
+        mask_threshold=None,
+        overlap_mask_area_threshold=None,
+        target_sizes=None,
+        return_coco_annotation=False,
+    ):
+        """One scored entry for each polyp: the connected components (8 neighbours) of the semantic mask.
+
+        Args:
+            outputs: a model's output, or its `logits`, B x C x h x w.
+            threshold: drop entries whose score is below this; None drops none, so that their union is the mask.
+            mask_threshold: as `threshold` of `post_process_semantic_segmentation`.
+            overlap_mask_area_threshold: taken for the pipeline's sake; components never overlap.
+            target_sizes: B pairs (height, width); None keeps the size of the logits.
+            return_coco_annotation: only False; the pipeline never asks for it.
+
+        Returns:
+            list of B dictionaries: `segmentation`, an int32 tensor H x W with 0 for background and the entry's id,
+            and `segments_info`, dictionaries of `id`, `label_id` and `score`, the mean probability over the entry.
+        """
+        if return_coco_annotation:
+            raise ValueError(
+                "return_coco_annotation=True is not supported: take `segmentation`, an id for each pixel."
+            )
+        return [
+            _components_as_segments(self._to_mask(logits, mask_threshold), probabilities(logits), threshold or 0.0)
+            for logits in upsample(_logits(outputs), target_sizes)
+        ]
+
+    def _to_mask(self, logits, threshold):
+        """Logits C x H x W at the original size to class indices H x W."""
+        if logits.shape[0] > 1:
+            return logits.argmax(dim=0)
+        threshold = self.mask_threshold if threshold is None else threshold
+        if not 0 < threshold < 1:
+            raise ValueError(f"mask_threshold must lie between 0 and 1, got {threshold}.")
+        return (logits[0] > math.log(threshold / (1 - threshold))).long()
+
+
+def upsample(logits, target_sizes=None):
+    """float32 logits C x H x W of each image, interpolated (bilinear) to its (height, width)."""
+    if target_sizes is None:
+        return list(logits.float())
+    if len(target_sizes) != len(logits):
+        raise ValueError(f"target_sizes needs one (height, width) for each of {len(logits)} images.")
+    return [
+        F.interpolate(one[None].float(), size=tuple(int(side) for side in size), mode="bilinear")[0]
+        for one, size in zip(logits, target_sizes, strict=True)
+    ]
+
+
+def probabilities(logits):
+    """Logits C x H x W to probabilities of every class but the background: 1 x H x W (binary) or C x H x W."""
+    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
+
+
+def _components_as_segments(mask, probability, threshold):
+    segmentation = np.zeros(mask.shape, np.int32)
+    classes = mask.cpu().numpy()
+    probability = probability.cpu().numpy()
+    segments = []
+    for label in np.unique(classes[classes > 0]).tolist():
+        components, count = connected_components(classes == label)
+        of_label = probability[0 if len(probability) == 1 else label]
+        sums = np.bincount(components.ravel(), of_label.ravel().astype(np.float64), count + 1)
+        scores = sums / np.bincount(components.ravel(), minlength=count + 1).clip(1)
+        kept = [component for component in range(1, count + 1) if scores[component] >= threshold]
+        ids = np.zeros(count + 1, np.int32)
+        ids[kept] = np.arange(len(segments) + 1, len(segments) + len(kept) + 1)
+        segmentation += ids[components]
+        segments += [
+            {"id": int(ids[component]), "label_id": label, "score": float(scores[component])} for component in kept
+        ]
+    return {"segmentation": torch.from_numpy(segmentation), "segments_info": segments}
+
+
+def connected_components(mask):
+    """Number the connected regions (8 neighbours) of a boolean mask H x W: (int32 H x W from 1, count).
+
+    Works on the runs of each row: runs of neighbouring rows that touch are joined by union-find.
+    """
+    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
+    rows, starts = np.nonzero(np.diff(padded, axis=1) == 1)
+    ends = np.nonzero(np.diff(padded, axis=1) == -1)[1]  # exclusive
+    span = padded.shape[1] + 1
+    # the runs of the row above that touch run i are first[i] .. last[i] - 1, diagonals included
+    first = np.searchsorted(rows * span + ends, (rows - 1) * span + starts, side="left")
+    last = np.searchsorted(rows * span + starts, (rows - 1) * span + ends, side="right")
+    parent = list(range(len(rows)))
+
+    def root(run):
+        while parent[run] != run:
+            parent[run] = parent[parent[run]]
+            run = parent[run]
+        return run
+
+    for run, (low, high) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        for above in range(low, high):
+            low_root, high_root = sorted((root(run), root(above)))
+            parent[high_root] = low_root
+    roots = np.array([root(run) for run in range(len(rows))], np.int64)
+    numbers = np.unique(roots, return_inverse=True)[1] + 1
+    edges = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)
+    np.add.at(edges, (rows, starts), numbers)
+    np.add.at(edges, (rows, ends), -numbers)
+    return np.cumsum(edges, axis=1, dtype=np.int32)[:, :-1], int(numbers.max(initial=0))
+
+
+def to_rgb(image):
+    """Any image as an upright RGB PIL image of 8 bits.
+
+    Args:
+        image: path, PIL image of any mode (EXIF orientation is applied, transparency dropped), NumPy array or torch
+            tensor, H x W, H x W x C or C x H x W with C in 1, 3, 4; uint8, uint16, or floats in 0..1 or 0..255.
+
+    Raises:
+        ValueError: the array has another shape or negative values.
+    """
+    if isinstance(image, (str, Path)):
+        with Image.open(image) as opened:
+            opened.load()
+            return to_rgb(opened)
+    if not isinstance(image, Image.Image):
+        return _array_to_rgb(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _array_to_rgb(np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _array_to_rgb(array):
+    array = array.detach().cpu().float().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size:
+        raise ValueError(f"An image must be H x W, H x W x C or C x H x W with C in 1, 3, 4; got {array.shape}.")
+    array = np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array[..., :3]
+    return Image.fromarray(_to_uint8(array))
+
+
+def _to_uint8(array):
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 65535):  # also refuses NaN
+        raise ValueError(
+            f"Pixels must lie in 0..1, 0..255 or 0..65535, got {low:.3g}..{high:.3g}: undo normalisation."
+        )
+    sixteen_bits = array.dtype == np.uint16 or high > 255
+    scale = 1 / 257 if sixteen_bits else 255.0 if array.dtype.kind == "f" and high <= 1 else 1.0
+    return np.rint(array * scale).astype(np.uint8)
+
+
+def _logits(outputs):
+    return outputs if isinstance(outputs, torch.Tensor) else outputs["logits"]
+
+
+def _as_list(images):
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def _size_dict(size):
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return {"height": int(size[0]), "width": int(size[1])}
+    if {"height", "width"} <= dict(size).keys():
+        return {"height": int(size["height"]), "width": int(size["width"])}
+    raise ValueError(f'size must be {{"height", "width"}} in pixels, or one number for both; got {size!r}.')

@@ -1,0 +1,239 @@
+"""U-Net (Ronneberger et al. 2015), and what every variant inherits: padding, head, loss, initialisation."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from configuration.configuration_unet import UNetConfig
+from modeling.encoder import create_encoder
+from modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip
+
+IGNORED_LABELS = (255, -100)
+
+
+class UNetDecoderBlock(nn.Module):
+    """One step of the expanding path: upsample, concatenate the skip, convolve twice."""
+
+    def __init__(self, config, in_channels, skip_channels, out_channels):
+        super().__init__()
+        self.upsample = Upsample(in_channels, out_channels, config.upsample)
+        self.conv = DoubleConv(skip_channels + out_channels, out_channels, config.padding, config.batch_norm)
+
+    def forward(self, features, skip):
+        return self.conv(concat_skip(skip, self.upsample(features)))
+
+
+class UNetDecoder(nn.Module):
+    """The expanding path: maps of stride 1, 2, 4, ... (None where there is no skip) to B x width x H x W."""
+
+    block_class = UNetDecoderBlock
+
+    def __init__(self, config, encoder_channels):
+        super().__init__()
+        *skips, bottom = encoder_channels
+        widths = [bottom, *decoder_widths(config, skips)]
+        self.blocks = nn.ModuleList(
+            self.block_class(config, before, skip, after)
+            for before, skip, after in zip(widths[:-1], reversed(skips), widths[1:], strict=True)
+        )
+        self.out_channels = widths[-1]
+        self.gradient_checkpointing = False
+
+    def forward(self, features):
+        *skips, decoded = features
+        for block, skip in zip(self.blocks, reversed(skips), strict=True):
+            if self.gradient_checkpointing and self.training:
+                decoded = checkpoint(block, decoded, skip, use_reentrant=False)
+            else:
+                decoded = block(decoded, skip)
+        return decoded
+
+
+class UNetHead(nn.Module):
+    """Optional reduction, then the 1x1 convolution: B x width x H x W to B x num_logits x H x W."""
+
+    def __init__(self, config, in_channels):
+        super().__init__()
+        reduced = config.reduction_channels
+        self.reduction = ConvNormReLU(in_channels, reduced) if reduced else nn.Identity()
+        self.classifier = nn.Conv2d(reduced or in_channels, config.num_logits, 1)
+
+    def forward(self, features):
+        return self.classifier(self.reduction(features))
+
+
+class UNetPreTrainedModel(PreTrainedModel):
+    """Initialisation and what transformers must know of every variant."""
+
+    config_class = UNetConfig
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over images; a Trainer divides it by the accumulation steps
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """He initialisation (section 3 of the paper) for our layers; a timm backbone keeps its own."""
+        if getattr(module, "keeps_own_init", False):
+            if hasattr(module, "init_non_persistent_buffers"):
+                module.init_non_persistent_buffers()  # Swin's index tables are not in a checkpoint
+        elif isinstance(module, nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=module.in_channels**-0.5)  # at stride = kernel: one tap a pixel
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class UNetForSemanticSegmentation(UNetPreTrainedModel):
+    """Encoder, decoder with concatenated skips, and head; any input size with `same` padding.
+
+    A variant sets `config_class` and `decoder_class`; `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
+    """
+
+    decoder_class = UNetDecoder
+
+    def __init__(self, config):
+        super().__init__(config)
+        config.check_fields()
+        self.encoder = create_encoder(config)
+        self.decoder = self.decoder_class(config, self.encoder.channels)
+        self.head = UNetHead(config, self.decoder.out_channels)
+        self.stride = 2 ** (len(self.encoder.channels) - 1)
+        self.encoder_frozen = False
+        self.post_init()
+
+    def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None):
+        """Logits at the size of the input, and with labels the loss.
+
+        Args:
+            pixel_values: float tensor, B x num_channels x H x W.
+            labels: whole numbers in 0..num_labels-1, B x H x W or B x 1 x H x W, 255 and -100 ignored; with `valid`
+                padding as large as the input (their centre is taken) or as the logits.
+            output_hidden_states: also return the encoder's maps, full resolution first.
+            return_dict: False returns a tuple (loss, logits, hidden_states) without what is None.
+
+        Returns:
+            SemanticSegmenterOutput with `logits` B x num_logits x H x W (184 fewer rows and columns with `valid`
+            padding at depth 4); `loss` is binary cross-entropy for a binary head, else cross-entropy, over the pixels
+            that are not ignored.
+
+        Raises:
+            ValueError: wrong number of channels, a size that `valid` padding can't map, labels of another size or
+                out of range.
+        """
+        features = self.encoder(self._pad(pixel_values))
+        logits = self.head(self.decoder(features))
+        if self.config.padding == "same":
+            logits = logits[..., : pixel_values.shape[-2], : pixel_values.shape[-1]]
+        output = SemanticSegmenterOutput(
+            loss=None if labels is None else segmentation_loss(logits, align_labels(labels, logits, self.config)),
+            logits=logits,
+            hidden_states=tuple(level for level in features if level is not None) if output_hidden_states else None,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _pad(self, pixel_values):
+        """Rows and columns of zeros up to the next multiple of the deepest stride; `valid` checks the size instead."""
+        if pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must be B x {self.config.num_channels} x H x W (num_channels), "
+                f"got {tuple(pixel_values.shape)}."
+            )
+        height, width = pixel_values.shape[-2:]
+        if self.config.padding == "valid":
+            self.config.check_valid_size(height)
+            self.config.check_valid_size(width)
+            return pixel_values
+        # -height % stride would break torch.compile at the second size
+        below = (height + self.stride - 1) // self.stride * self.stride - height
+        right = (width + self.stride - 1) // self.stride * self.stride - width
+        return F.pad(pixel_values, (0, right, 0, below))
+
+    def freeze_encoder(self):
+        """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`."""
+        self._set_encoder_frozen(True)
+
+    def unfreeze_encoder(self):
+        """Train the encoder again."""
+        self._set_encoder_frozen(False)
+
+    def _set_encoder_frozen(self, frozen):
+        self.encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if getattr(self, "encoder_frozen", False):
+            self.encoder.eval()
+        return self
+
+
+def decoder_widths(config, skips):
+    """One width for each upsampling, deepest first: the config's, the plain path's, or 256 halved to 16."""
+    steps = len(skips)
+    widths = config.decoder_channels
+    if widths is None:
+        widths = list(reversed(skips)) if config.backbone is None else [256, 128, 64, 32, 16][:steps]
+    if len(widths) != steps:
+        raise ValueError(f"decoder_channels needs {steps} widths for backbone={config.backbone!r}, got {widths}.")
+    return widths
+
+
+def align_labels(labels, logits, config):
+    """Labels as B x H x W integers at the size of the logits.
+
+    Raises:
+        ValueError: the size or a value does not fit the logits or the config's labels.
+    """
+    if labels.dim() == 4 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() != 3 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels must be B x H x W or B x 1 x H x W with B = {logits.shape[0]}, got {tuple(labels.shape)}."
+        )
+    size, wanted = tuple(labels.shape[-2:]), tuple(logits.shape[-2:])
+    with_margin = tuple(side + 2 * config.valid_margin for side in wanted)
+    if size not in (wanted, with_margin):
+        raise ValueError(f"labels of {size} pixels do not fit logits of {wanted}: give them the input's size.")
+    labels = center_crop(labels, wanted)
+    if not torch.compiler.is_compiling():
+        _check_label_values(labels, config.num_labels)
+    return labels.long()
+
+
+def _check_label_values(labels, num_labels):
+    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+        raise ValueError("labels must be whole numbers; these look like probabilities: threshold them first.")
+    wrong = (labels < 0) | (labels >= num_labels)
+    for ignored in IGNORED_LABELS:
+        wrong &= labels != ignored
+    if wrong.any():
+        found = sorted({int(value) for value in labels[wrong].unique()[:5]})
+        raise ValueError(
+            f"labels must lie in 0..{num_labels - 1}, or be 255 or -100 to be ignored; found {found}. A mask of 0 and "
+            "255 must be thresholded, or set num_labels."
+        )
+
+
+def segmentation_loss(logits, labels):
+    """Mean binary cross-entropy (one channel) or cross-entropy over the pixels whose label is not ignored; a scalar.
+
+    Args:
+        logits: B x C x H x W.
+        labels: integers, B x H x W, as `align_labels` returns them.
+    """
+    logits = logits.float()
+    counted = torch.ones_like(labels, dtype=torch.bool)
+    for ignored in IGNORED_LABELS:
+        counted &= labels != ignored
+    labels = labels.where(counted, 0)
+    if logits.shape[1] == 1:
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype), reduction="none")
+    else:
+        losses = F.cross_entropy(logits, labels, reduction="none")
+    return losses.where(counted, 0.0).sum() / counted.sum().clamp(min=1)

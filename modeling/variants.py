@@ -1,0 +1,33 @@
+"""Variants, found by their files: configuration/configuration_X.py and modeling/modeling_X.py make `model_type` X."""
+
+import difflib
+import importlib
+import inspect
+from pathlib import Path
+
+_CONFIGURATIONS = Path(__file__).parents[1] / "configuration"
+
+
+def variant_names():
+    """The `model_type` of every variant, sorted."""
+    return sorted(path.stem.removeprefix("configuration_") for path in _CONFIGURATIONS.glob("configuration_*.py"))
+
+
+def find_variant(name):
+    """The config class and the model class of a variant.
+
+    Raises:
+        ValueError: there is no such variant; names the nearest.
+    """
+    if name not in variant_names():
+        near = difflib.get_close_matches(str(name), variant_names(), n=1, cutoff=0)
+        raise ValueError(f"variant {name!r} is unknown; did you mean {near[0]}? There are {', '.join(variant_names())}.")
+    config_class = _class_of(importlib.import_module(f"configuration.configuration_{name}"), "Config")
+    return config_class, _class_of(importlib.import_module(f"modeling.modeling_{name}"), "ForSemanticSegmentation")
+
+
+def _class_of(module, suffix):
+    for name, member in inspect.getmembers(module, inspect.isclass):
+        if name.endswith(suffix) and member.__module__ == module.__name__:
+            return member
+    raise ValueError(f"{module.__name__} defines no class whose name ends in {suffix}.")

@@ -1,0 +1,255 @@
+"""What a recipe may say: transformers' TrainingArguments, and the fields that only segmentation has.
+
+A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights); the command
+line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`.
+"""
+
+import difflib
+import inspect
+import json
+import re
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from modeling.variants import find_variant
+from training.losses import LOSSES
+
+RECIPES = Path(__file__).with_name("recipes")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """One run: data, network, training."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run; repeating the command resumes it. Default: runs/RECIPE."}
+    )
+    variant: str = field(default="unet", metadata={"help": "model_type of the network, as in modeling/modeling_*.py."})
+    data: str = field(
+        default="phantoms",
+        metadata={"help": "Folder, zip or parquet file, Hub id, or phantoms?count=240&size=256&seed=0."},
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column (or sub-folder) of the images, where it can't be told by itself."}
+    )
+    mask_column: str | None = field(
+        default=None, metadata={"help": "Column (or sub-folder) of the masks, where it can't be told by itself."}
+    )
+    split: str = field(
+        default="80/10/10",
+        metadata={"help": "official, official-halved, pranet, 80/10/10, half-validation, or own (the source's parts)."},
+    )
+    split_seed: int = field(default=42, metadata={"help": "Seed of the split, apart from the training seed."})
+    max_samples: int | None = field(
+        default=None, metadata={"help": "Keep at most this many images of each part; for a quick trial."}
+    )
+    check_data: bool = field(
+        default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
+    )
+    image_size: int = field(default=256, metadata={"help": "Side in pixels that images are resized to."})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.229, 0.224, 0.225], metadata={"help": "Deviation of each channel."}
+    )
+    augmentation: str = field(
+        default="[]", metadata={"help": "YAML list of albumentations transforms, [{HorizontalFlip: {p: 0.5}}]."}
+    )
+    backbone_weights: str = field(
+        default="timm", metadata={"help": "ImageNet weights: timm (its Hub), a local file, or none."}
+    )
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the encoder; the default is learning_rate."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without a higher validation Dice."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={"help": f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware has it, else fp16 on CUDA."},
+    )
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Images a batch in validation."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate; a checkpoint follows each time."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save further checkpoints: epoch or steps."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: samples are made on the fly."})
+    metric_for_best_model: str = field(
+        default="dice", metadata={"help": "The validation Dice per image at original size decides which epoch is kept."}
+    )
+    greater_is_better: bool = field(default=True, metadata={"help": "A higher Dice is better; a tie keeps the earlier."})
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+        if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
+            self.use_cpu = True
+        precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
+        self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+
+
+def default_precision(use_cpu):
+    """bf16 where the hardware computes in it, fp16 on other CUDA devices, else fp32."""
+    if not use_cpu and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if use_cpu and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _is_xpu_available():
+    return hasattr(torch, "xpu") and torch.xpu.is_available()
+
+
+def parse(argv=None):
+    """The command line to (RunArguments, model fields, loss weights, settings as given).
+
+    `settings` maps each name that the recipe or the command line sets, dotted where nested, to its text.
+
+    Raises:
+        SystemExit: an unknown name (with the nearest), a value of the wrong type, or `--help`.
+        ValueError: the recipe can't be found or read, or is no mapping.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    recipe = {}
+    if argv and not argv[0].startswith("-"):
+        recipe = read_recipe(find_recipe(argv[0]))
+        recipe.setdefault("output_dir", f"runs/{Path(argv[0]).stem}")
+        argv = argv[1:]
+    overrides = _pairs(argv)
+    config_class = find_variant(overrides.get("--variant", [recipe.get("variant", "unet")])[0])[0]
+    parser = _parser(config_class)
+    given = {**{f"--{name}": _texts(value) for name, value in recipe.items()}, **overrides}
+    _refuse_unknown(given, parser)
+    arguments, namespace = parser.parse_args_into_dataclasses(
+        [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
+    )
+    model = _nested(namespace, "model.")
+    loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
+    settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
+    return arguments, model, loss, settings
+
+
+def find_recipe(name):
+    """The path of a recipe given by path, or by name among those that come with the project."""
+    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
+    raise ValueError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
+
+
+def read_recipe(path):
+    """A recipe as flat names, `model.backbone`, to values.
+
+    Raises:
+        ValueError: not YAML, or not a mapping of names to values.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
+    flat = {}
+    for name, value in content.items():
+        if name in ("model", "loss"):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}: {name} must map names to values, got {value!r}.")
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _parser(config_class):
+    parser = HfArgumentParser(
+        RunArguments,
+        prog="accelerate launch training/run.py",
+        usage="%(prog)s RECIPE.yaml [--any.field value]",
+        description="Train a U-Net, score it, and build its Hub repository.",
+        allow_abbrev=False,
+    )
+    documented = argument_help(config_class)
+    for name in inspect.signature(config_class.__init__).parameters:
+        if name not in ("self", "kwargs"):
+            parser.add_argument(f"--model.{name}", type=_value, nargs="+", help=documented.get(name))
+    parser.add_argument("--model.num_labels", type=_value, nargs="+", help="classes, the background included.")
+    for name, function in LOSSES.items():
+        parser.add_argument(f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}")
+    return parser
+
+
+def argument_help(config_class):
+    """The `Args:` of a config class and the classes above it: name to one line."""
+    documented = {}
+    for owner in reversed(config_class.__mro__):
+        text = inspect.getdoc(owner) or ""
+        for name, line in re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", text, flags=re.MULTILINE):
+            documented[name] = " ".join(line.split()).replace("%", "%%")
+    return documented
+
+
+def _pairs(argv):
+    """--name value [value ...] or --name=value to {"--name": [values]}; the last of a name wins."""
+    pairs, name = {}, None
+    for text in argv:
+        if text.startswith("--"):
+            name, equals, value = text.partition("=")
+            pairs[name] = [value] if equals else []
+        elif name is None:
+            raise ValueError(f"unexpected {text!r}: a recipe comes first, then --name value.")
+        else:
+            pairs[name].append(text)
+    return pairs
+
+
+def _texts(value):
+    """A YAML value as command-line texts; None leaves the default."""
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value) and value:
+        return [str(item) for item in value]
+    return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
+
+
+def _value(text):
+    """Command-line text as YAML reads it, and 1e-4 as the number it is."""
+    try:
+        return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _refuse_unknown(given, parser):
+    known = list(parser._option_string_actions)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            parser.error(f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?")
+
+
+def _nested(namespace, prefix):
+    found = {}
+    for name, values in vars(namespace).items():
+        if name.startswith(prefix) and values is not None:
+            found[name.removeprefix(prefix)] = values[0] if len(values) == 1 else values
+    return found
+
+
+def default_settings():
+    """The default of every field of RunArguments that has one."""
+    return {one.name: one.default for one in fields(RunArguments)}

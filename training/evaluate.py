@@ -1,0 +1,205 @@
+"""Score any segmentation model on any data at the original resolution: `python -m training.evaluate MODEL DATA`.
+
+The path is the one a user of the published model takes: image file, processor, model, processor. Works for our built
+repositories and for any semantic segmentation model with an image processor, from a folder or the Hub.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser
+
+from modeling.image_processing_unet import UNetImageProcessor
+from modeling.modeling_unet import segmentation_loss
+from modeling.variants import find_variant, variant_names
+from training.metrics import count_pixels, mean_with_interval, summarize
+from training.partition import make_partition
+from training.reading import read_image, read_labels, require_same_size
+from training.results import data_record, environment_record, write_results
+from training.sources import load_source
+
+BINS = 200  # of the probability histograms
+
+
+@dataclass
+class Scores:
+    """What is kept of each scored image, in order: nothing that grows with its size.
+
+    `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
+    pixel), `histograms` int64 images x 2 x BINS (pixels of background and of polyp by predicted probability).
+    """
+
+    names: list = field(default_factory=list)
+    sizes: list = field(default_factory=list)
+    counts: list = field(default_factory=list)
+    losses: list = field(default_factory=list)
+    histograms: list = field(default_factory=list)
+
+    def summary(self, names=None):
+        """The metrics of these images, or of those among `names`, as `results.json` holds them."""
+        chosen = [index for index, name in enumerate(self.names) if names is None or name in names]
+        counts = np.stack([self.counts[index] for index in chosen])
+        losses = [self.losses[index] for index in chosen]
+        return {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+
+
+def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=8, progress=""):
+    """Score every row.
+
+    Args:
+        model: a semantic segmentation model, in eval mode.
+        processor: its image processor, with `post_process_semantic_segmentation`.
+        rows: Dataset with name, image, annotation (encoded).
+        polyp_labels: the model's labels that count as polyp, for masks of two classes; None takes the masks' classes
+            to be the model's own.
+        threshold: for our binary heads; None takes the processor's `mask_threshold`.
+        batch_size: images a forward pass.
+        progress: what the progress bar says; empty shows none.
+
+    Returns:
+        Scores, in the order of the rows.
+    """
+    num_labels = model.config.num_labels if polyp_labels is None else 2
+    classes = tuple((label,) for label in range(1, num_labels)) if polyp_labels is None else (tuple(polyp_labels),)
+    options = {} if threshold is None else {"threshold": threshold}
+    scores = Scores()
+    bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
+    for start in range(0, len(rows), batch_size):
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        images = [read_image(row["image"], row["name"]) for row in batch]
+        truths = [read_labels(row["annotation"], row["name"], num_labels) for row in batch]
+        for row, image, truth in zip(batch, images, truths, strict=True):
+            require_same_size(image, truth, row["name"])
+        sizes = [truth.shape for truth in truths]
+        outputs = _forward(model, processor(images, return_tensors="pt"))
+        masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
+        for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
+            _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
+        bar.update(len(batch))
+    bar.close()
+    return scores
+
+
+@torch.inference_mode()
+def _forward(model, inputs):
+    return model(pixel_values=inputs["pixel_values"].to(model.device, model.dtype))
+
+
+def _at_size(logits, size, polyp_labels):
+    """One image's logits C x h x w to float32 1 x K x H x W; K = 1, the polyp's log-odds, where labels are grouped."""
+    if polyp_labels is not None and logits.shape[0] > 1:
+        rest = [label for label in range(logits.shape[0]) if label not in polyp_labels]
+        logits = (logits[list(polyp_labels)].logsumexp(0) - logits[rest].logsumexp(0))[None]
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear")
+
+
+def _add(scores, name, truth, mask, logits, classes):
+    scores.names.append(name)
+    scores.sizes.append(truth.shape)
+    scores.counts.append(count_pixels(mask, truth, classes))
+    scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
+    if logits.shape[1] == 1:
+        bins = (logits[0, 0].sigmoid() * BINS).long().clamp(max=BINS - 1).cpu().numpy()
+        scores.histograms.append(np.stack([np.bincount(bins[truth == k], minlength=BINS) for k in (0, 1)]))
+
+
+def threshold_counts(scores):
+    """Counts of every image at thresholds k / BINS: (float64 BINS - 1, int64 thresholds x images x 4)."""
+    background, polyp = np.moveaxis(np.stack(scores.histograms), 1, 0)  # images x BINS each
+    above = [np.cumsum(side[:, ::-1], axis=1)[:, ::-1][:, 1:].T for side in (polyp, background)]
+    totals = [side.sum(axis=1) for side in (polyp, background)]
+    counts = np.stack([above[0], above[1], totals[0] - above[0], totals[1] - above[1]], axis=-1)
+    return np.arange(1, BINS) / BINS, counts
+
+
+def load_model(name, trust_remote_code=False, revision=None):
+    """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
+
+    Raises:
+        ValueError: the repository's code would have to be run and `trust_remote_code` is not given.
+        OSError: nothing can be loaded from `name`.
+    """
+    local = Path(name) / "config.json"
+    if local.is_file() and "auto_map" not in (fields := json.loads(local.read_text("utf-8"))) and fields.get("model_type") in variant_names():
+        _, model_class = find_variant(fields["model_type"])
+        return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
+    options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    config = AutoConfig.from_pretrained(name, **options)
+    model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
+    return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
+
+
+def polyp_labels_of(config):
+    """Which labels of a model mean polyp: all but a label called background, those called polyp, or 1 of two.
+
+    Raises:
+        ValueError: the names do not tell.
+    """
+    names = {int(label): str(name).lower() for label, name in config.id2label.items()}
+    if "background" in names.values():
+        return tuple(label for label in sorted(names) if names[label] != "background")
+    polyps = tuple(label for label in sorted(names) if "polyp" in names[label])
+    if polyps or len(names) == 2:
+        return polyps or (1,)
+    raise ValueError(f"which of the labels {list(names.values())[:8]} mean polyp? Name their numbers: --polyp_labels.")
+
+
+@dataclass
+class EvaluateArguments:
+    """Score a segmentation model at the original resolution."""
+
+    data: str = field(metadata={"help": "Folder, zip or parquet file, Hub id, or phantoms."})
+    output: str = field(default="evaluation", metadata={"help": "Folder for results.json and per_image.csv."})
+    split: str | None = field(default=None, metadata={"help": "Named split; the default scores every image as test."})
+    split_seed: int = field(default=42, metadata={"help": "Seed of the split."})
+    image_column: str | None = field(default=None, metadata={"help": "Column (or sub-folder) of the images."})
+    mask_column: str | None = field(default=None, metadata={"help": "Column (or sub-folder) of the masks."})
+    polyp_labels: list[int] = field(default=None, metadata={"help": "Labels of the model that mean polyp."})
+    threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
+    batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
+
+
+def main(argv=None):
+    parser = HfArgumentParser(EvaluateArguments, prog="python -m training.evaluate", usage="%(prog)s MODEL DATA ...")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if len(argv) >= 2 and not argv[1].startswith("-"):
+        argv[1:2] = ["--data", argv[1]]
+    parser.add_argument("model", help="Folder or Hub id of a segmentation model with an image processor.")
+    arguments, rest = parser.parse_args_into_dataclasses(argv)
+    started = time.perf_counter()
+    model, processor = load_model(rest.model, arguments.trust_remote_code, arguments.revision)
+    source = load_source(arguments.data, arguments.image_column, arguments.mask_column)
+    rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
+    multi_class = arguments.polyp_labels is None and hasattr(model.config, "binary_head") and model.config.num_labels > 2
+    labels = None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config))
+    parts = {}
+    for part in ("validation", "test"):
+        indices = getattr(partition, part)
+        if indices:
+            options = {"polyp_labels": labels, "threshold": arguments.threshold, "batch_size": arguments.batch_size}
+            parts[part] = score(model, processor, rows.select(indices), **options, progress=f"Score {part}")
+    run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": vars(arguments) | {}}
+    run["settings"].pop("data")
+    results = {
+        "run": run,
+        "data": data_record(arguments.data, partition),
+        "environment": environment_record(model),
+        "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
+    }
+    print(write_results(arguments.output, results, parts, partition.twins))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

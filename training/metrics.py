@@ -1,0 +1,140 @@
+"""Dice and its relatives at the original resolution, each named for what it is: per image, or pooled over pixels."""
+
+import datasets
+import evaluate
+import numpy as np
+
+NAMES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
+COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+RESAMPLES = 2000
+
+_DESCRIPTION = """Overlap of predicted and true masks from pixel counts.
+
+per_image: the metric of each image, then the mean over images. pooled: the metric of the counts summed over images
+("micro"). F1 is the same number as Dice. Where both masks are empty every metric is 1; where only one is, Dice, IoU,
+precision and recall are 0. For more than one foreground class the classes' mean is taken; `per_class` has each.
+Intervals are 95 % percentile bootstrap intervals over images, 2000 resamples, seed 0.
+"""
+_INPUTS = "predictions, references: masks of class indices, H x W each, any sizes; 255 in a reference is ignored."
+
+
+class SegmentationOverlap(evaluate.Metric):
+    """An `evaluate` metric that keeps four numbers an image and class, whatever the images' size.
+
+    Args:
+        classes: for each foreground class the label indices that count as it; the default is one class, label 1.
+    """
+
+    def __init__(self, classes=((1,),), **kwargs):
+        self.classes = [tuple(labels) for labels in classes]
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="Maier-Hein et al., Metrics reloaded, Nature Methods 2024",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"counts": datasets.Sequence(datasets.Value("int64"))}),
+        )
+
+    def add_batch(self, *, predictions=None, references=None, counts=None, **kwargs):
+        """Count a batch of masks, or take their `counts`, one row of classes x 4 an image."""
+        if counts is None:
+            counts = [
+                count_pixels(prediction, reference, self.classes).ravel()
+                for prediction, reference in zip(predictions, references, strict=True)
+            ]
+        super().add_batch(counts=[np.asarray(row).ravel().tolist() for row in counts], **kwargs)
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Count one mask."""
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
+
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """The summary of every image added, and of those given."""
+        if predictions is not None:
+            self.add_batch(predictions=predictions, references=references)
+        return super().compute(**kwargs)
+
+    def _compute(self, counts):
+        return summarize(np.asarray(counts, np.int64).reshape(len(counts), len(self.classes), 4))
+
+
+def count_pixels(prediction, reference, classes=((1,),)):
+    """Pixel counts of one image: int64, classes x (true and false positives, false and true negatives).
+
+    Args:
+        prediction, reference: class indices, H x W; reference pixels of 255 are ignored.
+        classes: for each foreground class the labels of the prediction that count as it; the reference holds the
+            class's number, from 1.
+    """
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction is {prediction.shape} and reference {reference.shape}: give the same H x W.")
+    rows = []
+    for number, labels in enumerate(classes, start=1):
+        predicted = prediction == labels[0] if len(labels) == 1 else np.isin(prediction, labels)
+        truth = reference == number
+        ignored = np.count_nonzero(reference == 255)
+        both = np.count_nonzero(predicted & truth)
+        positives = np.count_nonzero(predicted & (reference != 255) if ignored else predicted)
+        truths = np.count_nonzero(truth)
+        rows.append((both, positives - both, truths - both, reference.size - ignored - positives - truths + both))
+    return np.array(rows, np.int64)
+
+
+def metrics_from_counts(counts):
+    """Counts ... x 4 to a dictionary of the six metrics, float64, ...; see `SegmentationOverlap` for empty masks."""
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    empty = tp + fp + fn == 0
+
+    def ratio(numerator, denominator):
+        return np.where(empty, 1.0, numerator / np.maximum(denominator, 1e-12))
+
+    dice = ratio(2 * tp, 2 * tp + fp + fn)
+    return {
+        "dice": dice,
+        "iou": ratio(tp, tp + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "f1": dice,
+        "accuracy": (tp + tn) / np.maximum(tp + fp + fn + tn, 1),
+    }
+
+
+def summarize(counts):
+    """Counts images x classes x 4 to {"per_image", "pooled"[, "per_class"]} with {"value", "low", "high"} each."""
+    per_image = {name: values.mean(axis=1) for name, values in metrics_from_counts(counts).items()}
+    summary = {
+        "per_image": {name: mean_with_interval(values) for name, values in per_image.items()},
+        "pooled": _pooled(counts),
+    }
+    if counts.shape[1] > 1:
+        summary["per_class"] = [summarize(counts[:, [number]]) for number in range(counts.shape[1])]
+    return summary
+
+
+def mean_with_interval(values):
+    """Mean of one number an image, and its 95 % bootstrap interval over images."""
+    values = np.asarray(values, np.float64)
+    means = np.concatenate([weights @ values for weights in _bootstrap_weights(len(values))])
+    return _value_and_interval(values.mean(), means)
+
+
+def _pooled(counts):
+    samples = [np.tensordot(weights, counts, axes=1) for weights in _bootstrap_weights(len(counts))]
+    resampled = metrics_from_counts(np.concatenate(samples))
+    pooled = metrics_from_counts(counts.sum(axis=0))
+    return {name: _value_and_interval(pooled[name].mean(), resampled[name].mean(axis=-1)) for name in NAMES}
+
+
+def _bootstrap_weights(count, chunk=100):
+    """How often each of `count` images is drawn, over its count: chunks of float64 chunk x count."""
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES // chunk):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=chunk) / count
+
+
+def _value_and_interval(value, resampled):
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return {"value": float(value), "low": float(low), "high": float(high)}

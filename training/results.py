@@ -1,0 +1,130 @@
+"""results.json and per_image.csv: what a run or an evaluation found, written here and nowhere else."""
+
+import csv
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jsonschema
+import torch
+
+from training.metrics import COUNTS, NAMES, metrics_from_counts
+
+SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
+_PACKAGES = ("torch", "timm", "transformers", "datasets", "accelerate", "evaluate", "albumentations", "numpy", "pillow")
+
+
+def write_results(folder, results, scores, twins=()):
+    """Write `results.json` (checked against the schema) and `per_image.csv`.
+
+    Args:
+        folder: where; made if need be.
+        results: run, data, environment and cost; schema_version and metrics are added.
+        scores: {"validation", "test"} to Scores.
+        twins: test names with a twin in training or validation; then the test is also summarised without them.
+
+    Returns:
+        str: the figures, to print.
+    """
+    metrics = {part: one.summary() for part, one in scores.items()}
+    without = [name for name in scores["test"].names if name not in set(twins)]
+    if twins and without:
+        metrics["test_without_twins"] = scores["test"].summary(set(without))
+    results = {"schema_version": 1, **results, "metrics": metrics}
+    check_results(results)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_per_image(folder / "per_image.csv", scores, set(twins))
+    partial = folder / ".results.json"
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "results.json")
+    return "\n".join(summary_lines(results))
+
+
+def read_results(path):
+    """A results.json that fits the schema.
+
+    Raises:
+        ValueError: it does not; says where.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    check_results(results, path)
+    return results
+
+
+def check_results(results, path="results.json"):
+    """Raise ValueError, naming the place, unless the results fit the schema."""
+    for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(results):
+        raise ValueError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}")
+
+
+def summary_lines(results):
+    """One line a part: Dice and IoU per image with interval, pooled Dice, precision, recall, loss."""
+    for part, metrics in results["metrics"].items():
+        dice, iou = metrics["per_image"]["dice"], metrics["per_image"]["iou"]
+        yield (
+            f"{part.replace('_', ' '):<19}{metrics['images']:>5} images   Dice {dice['value']:.4f} "
+            f"({dice['low']:.4f}-{dice['high']:.4f})   IoU {iou['value']:.4f}   "
+            f"pooled Dice {metrics['pooled']['dice']['value']:.4f}   "
+            f"precision {metrics['per_image']['precision']['value']:.4f}   "
+            f"recall {metrics['per_image']['recall']['value']:.4f}   loss {metrics['loss']['value']:.4f}"
+        )
+
+
+def data_record(data, partition):
+    """What `results.json` says of the data; a local path is kept by its last name only."""
+    local = Path(data.partition("?")[0]).expanduser().exists()
+    return {
+        "source": Path(data).name if local else data,
+        "split": partition.name,
+        "split_seed": partition.seed,
+        "sizes": partition.sizes,
+        "sha256": partition.sha256,
+        "twins": list(partition.twins),
+    }
+
+
+def environment_record(model):
+    """Hardware and versions."""
+    device = model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {_cpu_name()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }
+
+
+def _cpu_name():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _write_per_image(path, scores, twins):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = None
+        for part, one in scores.items():
+            for row in _rows(part, one, twins):
+                if writer is None:
+                    writer = csv.DictWriter(file, fieldnames=list(row))
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+def _rows(part, scores, twins):
+    for name, size, counts, loss in zip(scores.names, scores.sizes, scores.counts, scores.losses, strict=True):
+        metrics = metrics_from_counts(counts)
+        row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
+        row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
+        row["loss"] = f"{loss:.6f}"
+        for number, of_class in enumerate(counts, start=1):
+            suffix = f"_{number}" if len(counts) > 1 else ""
+            row |= {f"{label}{suffix}": int(count) for label, count in zip(COUNTS, of_class, strict=True)}
+        yield row

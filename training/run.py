@@ -1,0 +1,252 @@
+"""Train one model: `accelerate launch training/run.py RECIPE.yaml [--any.field value]`.
+
+Data, network, training, scoring of the best epoch, pictures; the folder it leaves is what hub_repos.build takes.
+"""
+
+import sys
+from pathlib import Path
+
+# a script's own folder comes first on the path, and this one's evaluate.py would hide the package `evaluate`
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import contextlib  # noqa: E402
+import logging  # noqa: E402
+import resource  # noqa: E402
+import shlex  # noqa: E402
+import time  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+import yaml  # noqa: E402
+from accelerate import PartialState  # noqa: E402
+
+from modeling.image_processing_unet import UNetImageProcessor  # noqa: E402
+from modeling.variants import find_variant  # noqa: E402
+from training import figures  # noqa: E402
+from training.arguments import parse  # noqa: E402
+from training.augmentation import Augmentation  # noqa: E402
+from training.backbone_weights import load_backbone_weights  # noqa: E402
+from training.check_data import print_check  # noqa: E402
+from training.checkpoints import RunFolder  # noqa: E402
+from training.evaluate import polyp_labels_of, score, threshold_counts  # noqa: E402
+from training.losses import WeightedSum  # noqa: E402
+from training.metrics import metrics_from_counts  # noqa: E402
+from training.partition import PARTS, make_partition  # noqa: E402
+from training.reading import read_image, read_labels  # noqa: E402
+from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
+from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
+from training.sources import load_source  # noqa: E402
+from training.trainer import UNetTrainer  # noqa: E402
+
+NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
+
+
+def main(argv=None):
+    arguments, model_fields, loss_weights, settings = parse(argv)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    rows, partition = make_partition(
+        load_source(arguments.data, arguments.image_column, arguments.mask_column),
+        arguments.split,
+        arguments.split_seed,
+    )
+    state = PartialState()
+    if state.is_main_process:
+        say_split(partition)
+    if arguments.check_data:
+        print_check(rows, partition, model_fields.get("num_labels", 2))
+        return
+    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
+        state.wait_for_everyone()
+        if is_finished(arguments.output_dir):
+            state.print(f"{arguments.output_dir} is finished: remove it or choose another output_dir to train again.")
+        else:
+            train_and_score(arguments, model_fields, loss_weights, settings, rows, partition)
+    if state.is_main_process:
+        say_results(arguments.output_dir)
+
+
+def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
+    """Everything between the data and results.json."""
+    started = time.perf_counter()
+    model, processor = build(arguments, model_fields)
+    loss = WeightedSum(loss_weights)
+    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    with PartialState().main_process_first():
+        samples = cached_samples(rows, partition.digests, processor, model.config.num_labels)
+    indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
+    training = TrainingSamples(samples.select(indices["train"]), processor, augmentation)
+    validation = EvaluationSamples(samples.select(indices["validation"]), processor)
+    require_images(arguments, training, validation)
+    trainer = UNetTrainer(model, arguments, training, validation, loss, processor)
+    if trainer.is_world_process_zero():
+        draw_first_batch(training, processor, Path(arguments.output_dir) / "first_batch.png")
+    resumed, passed_over = trainer.train_or_resume()
+    best = trainer.load_best()
+    if not trainer.is_world_process_zero():
+        return
+    say_resumed(resumed, passed_over)
+    trained = time.perf_counter() - started
+    run = {
+        "name": Path(arguments.output_dir).name,
+        "model_type": model.config.model_type,
+        "settings": settings,
+        "command": command_line(),
+        "seed": arguments.seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "best": best,
+        "history": trainer.state.log_history,
+    }
+    save_checkpoint(model, processor, Path(arguments.output_dir))
+    scores = score_parts(model, processor, rows, indices, Path(arguments.output_dir))
+    results = {
+        "run": run,
+        "data": data_record(arguments.data, partition),
+        "environment": environment_record(model) | {"processes": arguments.world_size},
+        "cost": {"training_seconds": round(trained, 1), "peak_memory_mb": round(peak_memory_mb(), 1)},
+    }
+    draw(arguments.output_dir, trainer.state.log_history, scores, rows, model, processor)
+    write_results(arguments.output_dir, results, scores, partition.twins)
+
+
+def build(arguments, model_fields):
+    """The network with its encoder's ImageNet weights, and its processor.
+
+    Raises:
+        ValueError: a field that the network refuses, or weights that do not fit.
+    """
+    config_class, model_class = find_variant(arguments.variant)
+    transformers.set_seed(arguments.seed)
+    config = config_class(**model_fields)
+    if config.num_channels != 3:
+        raise ValueError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
+    model = model_class(config)
+    if config.backbone is not None:
+        load_backbone_weights(model, arguments.backbone_weights)
+    processor = UNetImageProcessor(
+        size=arguments.image_size,
+        image_mean=arguments.image_mean,
+        image_std=arguments.image_std,
+        mirror_margin=config.valid_margin,
+    )
+    config.check_valid_size(arguments.image_size + 2 * config.valid_margin)
+    return model, processor
+
+
+def require_images(arguments, training, validation):
+    if not len(training) or not len(validation):
+        raise ValueError(
+            f"split {arguments.split!r} leaves {len(training)} training and {len(validation)} validation images of "
+            f"{arguments.data}: training needs both."
+        )
+
+
+def score_parts(model, processor, rows, indices, folder):
+    """Scores of validation and test, as a user of the published model would get them; each scoring is logged."""
+    model.to(memory_format=torch.channels_last).eval()
+    labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
+    scores = {}
+    for part in ("validation", "test"):
+        with (folder / "scorings.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {len(indices[part])} images\n")
+        scores[part] = score(model, processor, rows.select(indices[part]), labels, progress=f"Score {part}")
+    return scores
+
+
+def save_checkpoint(model, processor, folder):
+    """What hub_repos.build and from_pretrained take, in the run's folder."""
+    model.float().to(memory_format=torch.contiguous_format)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def draw(folder, history, scores, rows, model, processor):
+    """The run's pictures: curves, thresholds on validation, typical and worst test cases."""
+    folder = Path(folder)
+    figures.training_curves(history, folder / "curves.png")
+    if scores["validation"].histograms:
+        thresholds, counts = threshold_counts(scores["validation"])
+        curves = {name: values.mean(axis=1) for name, values in metrics_from_counts(counts).items()}
+        figures.threshold_curves(
+            thresholds, curves["dice"], curves["precision"], curves["recall"], folder / "thresholds.png",
+            chosen=processor.mask_threshold,
+        )  # fmt: skip
+    test = scores["test"]
+    dice = metrics_from_counts(np.stack(test.counts))["dice"].mean(axis=1)
+    by_name = {name: index for index, name in enumerate(rows["name"])}
+    for kind, names in zip(("typical", "worst"), figures.pick_cases(dice, test.names), strict=True):
+        cases = [case(rows[by_name[name]], model, processor, dice[test.names.index(name)]) for name in names]
+        figures.prediction_grid(cases, folder / f"{kind}.png", title=f"{kind.capitalize()} test cases")
+
+
+@torch.inference_mode()
+def case(row, model, processor, dice):
+    """What a grid shows of one image."""
+    image = read_image(row["image"], row["name"])
+    truth = read_labels(row["annotation"], row["name"], model.config.num_labels)
+    outputs = model(**processor(image).to(model.device))
+    prediction = processor.post_process_semantic_segmentation(outputs, target_sizes=[truth.shape])[0]
+    return {
+        "name": row["name"],
+        "image": np.asarray(image),
+        "truth": truth,
+        "prediction": prediction.cpu().numpy(),
+        "dice": float(dice),
+    }
+
+
+def draw_first_batch(training, processor, path, count=8):
+    """The first augmented samples, un-normalised, with their masks."""
+    keys = [(0, int(index)) for index in np.random.default_rng([training.augmentation.seed, 0]).permutation(len(training))]
+    items = [training[key] for key in keys[:count]]
+    mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    images = [
+        np.rint((item["pixel_values"].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        for item in items
+    ]
+    figures.first_batch(images, [item["labels"].numpy() for item in items], path, max_images=count)
+
+
+def is_finished(folder):
+    return (Path(folder) / "results.json").exists()
+
+
+def say_split(partition):
+    sizes = ", ".join(f"{count} {part}" for part, count in partition.sizes.items())
+    print(f"Split {partition.name}: {sizes}; sha256 {partition.sha256}")
+    if partition.twins:
+        print(
+            f"{len(partition.twins)} test images have a twin in training or validation: the score without them stands "
+            "beside the other."
+        )
+
+
+def say_resumed(resumed, passed_over):
+    for folder in passed_over:
+        print(f"Passed over {folder}: it was only half written.")
+    if resumed is not None:
+        print(f"Resumed from {resumed}.")
+
+
+def say_results(folder):
+    print("\n".join(summary_lines(read_results(Path(folder) / "results.json"))))
+    print(f"Results, weights and pictures: {folder}")
+    print(f"Next: python -m hub_repos.build {folder} {folder}/repository")
+
+
+def command_line():
+    return shlex.join(["accelerate", "launch", "training/run.py", *sys.argv[1:]])
+
+
+def peak_memory_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
