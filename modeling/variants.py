@@ -21,7 +21,9 @@ def find_variant(name):
     """
     if name not in variant_names():
         near = difflib.get_close_matches(str(name), variant_names(), n=1, cutoff=0)
-        raise ValueError(f"variant {name!r} is unknown; did you mean {near[0]}? There are {', '.join(variant_names())}.")
+        raise ValueError(
+            f"variant {name!r} is unknown; did you mean {near[0]}? There are {', '.join(variant_names())}."
+        )
     config_class = _class_of(importlib.import_module(f"configuration.configuration_{name}"), "Config")
     return config_class, _class_of(importlib.import_module(f"modeling.modeling_{name}"), "ForSemanticSegmentation")
 

@@ -43,7 +43,9 @@ class RunArguments(TrainingArguments):
     )
     split: str = field(
         default="80/10/10",
-        metadata={"help": "official, official-halved, pranet, 80/10/10, half-validation, or own (the source's parts)."},
+        metadata={
+            "help": "official, official-halved, pranet, 80/10/10, half-validation, or own (the source's parts)."
+        },
     )
     split_seed: int = field(default=42, metadata={"help": "Seed of the split, apart from the training seed."})
     max_samples: int | None = field(
@@ -84,9 +86,12 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: samples are made on the fly."})
     metric_for_best_model: str = field(
-        default="dice", metadata={"help": "The validation Dice per image at original size decides which epoch is kept."}
+        default="dice",
+        metadata={"help": "The validation Dice per image at original size decides which epoch is kept."},
     )
-    greater_is_better: bool = field(default=True, metadata={"help": "A higher Dice is better; a tie keeps the earlier."})
+    greater_is_better: bool = field(
+        default=True, metadata={"help": "A higher Dice is better; a tie keeps the earlier."}
+    )
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -149,7 +154,9 @@ def find_recipe(name):
             return path
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
-    raise ValueError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
+    raise ValueError(
+        f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file."
+    )
 
 
 def read_recipe(path):
@@ -189,7 +196,9 @@ def _parser(config_class):
             parser.add_argument(f"--model.{name}", type=_value, nargs="+", help=documented.get(name))
     parser.add_argument("--model.num_labels", type=_value, nargs="+", help="classes, the background included.")
     for name, function in LOSSES.items():
-        parser.add_argument(f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}")
+        parser.add_argument(
+            f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
+        )
     return parser
 
 

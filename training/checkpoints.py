@@ -102,7 +102,9 @@ class RunFolder:
             self.lock = FileLock(self.path / ".lock")
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise OSError(f"output_dir {self.path} is in use by another run: wait for it, or choose another.") from None
+            raise OSError(
+                f"output_dir {self.path} is in use by another run: wait for it, or choose another."
+            ) from None
         except OSError as error:
             raise OSError(f"output_dir {self.path} can't be written ({error.strerror}): choose another.") from error
         try:

@@ -127,7 +127,11 @@ def load_model(name, trust_remote_code=False, revision=None):
         OSError: nothing can be loaded from `name`.
     """
     local = Path(name) / "config.json"
-    if local.is_file() and "auto_map" not in (fields := json.loads(local.read_text("utf-8"))) and fields.get("model_type") in variant_names():
+    if (
+        local.is_file()
+        and "auto_map" not in (fields := json.loads(local.read_text("utf-8")))
+        and fields.get("model_type") in variant_names()
+    ):
         _, model_class = find_variant(fields["model_type"])
         return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
@@ -179,7 +183,9 @@ def main(argv=None):
     model, processor = load_model(rest.model, arguments.trust_remote_code, arguments.revision)
     source = load_source(arguments.data, arguments.image_column, arguments.mask_column)
     rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
-    multi_class = arguments.polyp_labels is None and hasattr(model.config, "binary_head") and model.config.num_labels > 2
+    multi_class = (
+        arguments.polyp_labels is None and hasattr(model.config, "binary_head") and model.config.num_labels > 2
+    )
     labels = None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config))
     parts = {}
     for part in ("validation", "test"):

@@ -13,7 +13,17 @@ import torch
 from training.metrics import COUNTS, NAMES, metrics_from_counts
 
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
-_PACKAGES = ("torch", "timm", "transformers", "datasets", "accelerate", "evaluate", "albumentations", "numpy", "pillow")
+_PACKAGES = (
+    "torch",
+    "timm",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "albumentations",
+    "numpy",
+    "pillow",
+)
 
 
 def write_results(folder, results, scores, twins=()):

@@ -199,7 +199,9 @@ def case(row, model, processor, dice):
 
 def draw_first_batch(training, processor, path, count=8):
     """The first augmented samples, un-normalised, with their masks."""
-    keys = [(0, int(index)) for index in np.random.default_rng([training.augmentation.seed, 0]).permutation(len(training))]
+    keys = [
+        (0, int(index)) for index in np.random.default_rng([training.augmentation.seed, 0]).permutation(len(training))
+    ]
     items = [training[key] for key in keys[:count]]
     mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     images = [

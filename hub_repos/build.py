@@ -1,0 +1,175 @@
+"""Checkpoint to Hub repository: `python -m hub_repos.build CHECKPOINT OUT`.
+
+The repository holds weights, config, processor, and flat copies of just the code that the variant needs; it loads with
+`trust_remote_code=True` where this project is not installed. Two builds of one checkpoint are byte-identical.
+"""
+
+import argparse
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hub_repos.card import write_card
+from modeling.image_processing_unet import UNetImageProcessor
+from modeling.variants import find_variant
+from training.results import read_results
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGES = ("configuration", "modeling")
+PROCESSOR_FILES = ("modeling/image_processing_unet.py", "modeling/pipeline_unet.py")
+MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
+PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
+
+
+def build(checkpoint, out):
+    """Write the repository of a run's folder.
+
+    Args:
+        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
+        out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
+
+    Raises:
+        ValueError: a file is missing or does not fit, or `out` holds something else.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
+    refuse_foreign_folder(out)
+    results = read_results(checkpoint / "results.json")
+    model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    config_class, model_class = find_variant(model_type)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staged:
+        staged = Path(staged) / "repository"
+        staged.mkdir()
+        save_model(checkpoint, staged, config_class, model_class)
+        copy_code(model_type, staged)
+        for name in ("results.json", "per_image.csv", *PICTURES):
+            if (checkpoint / name).exists():
+                shutil.copyfile(checkpoint / name, staged / name)
+        write_card(staged, results)
+        if out.exists():
+            shutil.rmtree(out)
+        staged.rename(out)
+
+
+def save_model(checkpoint, folder, config_class, model_class):
+    """Weights, config with every Auto class and the pipeline, and the processor."""
+    model = model_class.from_pretrained(checkpoint)
+    module = f"modeling_{model.config.model_type}"
+    model.config.auto_map = {
+        "AutoConfig": f"configuration_{model.config.model_type}.{config_class.__name__}",
+        **{auto_class: f"{module}.{model_class.__name__}" for auto_class in MODEL_CLASSES},
+    }
+    model.config.custom_pipelines = {
+        "image-segmentation": {
+            "impl": "pipeline_unet.UNetImageSegmentationPipeline",
+            "pt": ["AutoModelForImageSegmentation"],
+            "type": "image",
+        }
+    }
+    model.save_pretrained(folder)
+    processor = UNetImageProcessor.from_pretrained(checkpoint)
+    processor.auto_map = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
+    processor.save_pretrained(folder)
+
+
+def copy_code(model_type, folder):
+    """The variant's modeling file, the processor, the pipeline, and what they import, flat."""
+    for relative in code_files(model_type):
+        (folder / relative.name).write_text(flatten(PROJECT / relative), encoding="utf-8")
+
+
+def code_files(model_type):
+    """Paths, relative to the project, of every file that a variant's repository needs; sorted."""
+    waiting = [Path(f"modeling/modeling_{model_type}.py"), *map(Path, PROCESSOR_FILES)]
+    found = set()
+    while waiting:
+        relative = waiting.pop()
+        if relative not in found:
+            found.add(relative)
+            tree = ast.parse((PROJECT / relative).read_text(encoding="utf-8"))
+            waiting += [Path(*node.module.split(".")).with_suffix(".py") for node in project_imports(tree, relative)]
+    return sorted(found)
+
+
+def project_imports(tree, path):
+    """The nodes `from configuration.x import y` and `from modeling.x import y` of a syntax tree.
+
+    Raises:
+        ValueError: an import of the project that can't be made flat.
+    """
+    nodes = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES and not node.level:
+            if node.module.count(".") != 1:
+                raise ValueError(f"{path}:{node.lineno}: only `from package.module import name` can be published.")
+            nodes.append(node)
+        elif isinstance(node, ast.Import) and any(name.name.split(".")[0] in PACKAGES for name in node.names):
+            raise ValueError(f"{path}:{node.lineno}: only `from package.module import name` can be published.")
+    return nodes
+
+
+def flatten(path):
+    """A source file as it is published: imports of the project become siblings, a first line says where it is from."""
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines(keepends=True)
+    for node in sorted(project_imports(ast.parse(source), path), key=lambda node: node.lineno, reverse=True):
+        sibling = ast.ImportFrom(module=node.module.split(".")[1], names=node.names, level=1)
+        lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + ast.unparse(sibling) + "\n"]
+    relative = path.relative_to(PROJECT).as_posix()
+    return f"# {relative} of hub-unets {release()}; Apache-2.0\n" + "".join(lines)
+
+
+def release():
+    """The project's version, and its commit where it runs from a checkout; `+changes` where published code differs."""
+    try:
+        number = version("hub-unets")
+    except PackageNotFoundError:
+        number = "unreleased"
+    commit = _git("rev-parse", "HEAD") if (PROJECT / ".git").exists() else ""
+    if not commit:
+        return number
+    changed = _git("status", "--porcelain", "--", *PACKAGES)
+    return f"{number}, commit {commit}{'+changes' if changed else ''}"
+
+
+def _git(*arguments):
+    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def refuse_foreign_folder(out):
+    """Raise ValueError unless `out` is absent, empty, or an earlier build."""
+    if not out.exists():
+        return
+    config = out / "config.json"
+    is_build = config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    if not out.is_dir() or (any(out.iterdir()) and not is_build):
+        raise ValueError(f"{out} is not empty and not an earlier build: choose another folder.")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m hub_repos.build", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="folder of a finished run")
+    parser.add_argument("out", help="folder to write the repository to")
+    arguments = parser.parse_args(argv)
+    build(arguments.checkpoint, arguments.out)
+    print(f"Repository: {arguments.out}")
+    print(
+        "Next: from transformers import pipeline; "
+        f'pipeline("image-segmentation", model="{arguments.out}", trust_remote_code=True)("image.jpg")'
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,75 @@
+"""The model card, rendered from results.json alone."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
+KVASIR_SPLITS = ("official", "official-halved", "pranet", "half-validation")
+SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+
+
+def write_card(folder, results):
+    """Write README.md of a staged repository.
+
+    Args:
+        folder: the repository, with its config.json and pictures in place.
+        results: a checked results.json.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    card = ModelCard.from_template(
+        card_data(results, config),
+        template_path=str(TEMPLATE),
+        results=results,
+        config=config,
+        shown=SHOWN,
+        parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
+        pictures=sorted(path.name for path in folder.glob("*.png")),
+        megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+        kvasir=is_kvasir(results),
+    )
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def card_data(results, config):
+    """The card's metadata, with the test figures as `model-index`."""
+    data, test = results["data"], results["metrics"]["test"]
+    dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
+    figures = [
+        EvalResult(
+            task_type="image-segmentation",
+            metric_type=metric,
+            metric_name=f"{metric} ({how.replace('_', ' ')}, original size)",
+            metric_value=round(test[how][metric]["value"], 4),
+            dataset_split=f"{data['split']}, test, {test['images']} images",
+            **dataset,
+        )
+        for how in ("per_image", "pooled")
+        for metric in ("dice", "iou")
+    ]
+    backbone = config.get("backbone")
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        license="other" if is_kvasir(results) else "apache-2.0",
+        license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
+        license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
+        tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
+        metrics=["dice", "mean_iou"],
+        model_name=results["run"]["name"],
+        eval_results=figures,
+    )
+
+
+def is_kvasir(results):
+    """Whether the data were Kvasir-SEG: by a published split's name, or the source's."""
+    source = results["data"]["source"].lower()
+    return results["data"]["split"] in KVASIR_SPLITS or "kvasir" in source
+
+
+def dataset_name(results):
+    if is_kvasir(results):
+        return "Kvasir-SEG"
+    source = results["data"]["source"]
+    return "generated phantoms" if source.startswith("phantoms") else source

@@ -1,0 +1,67 @@
+"""The U-Net's configuration: defaults, refusals, and the sizes of unpadded convolutions."""
+
+import pytest
+
+from configuration.configuration_unet import UNetConfig
+
+NAMES = {0: "background", 1: "polyp"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_labels": 2}, {"id2label": NAMES}])
+def test_two_labels_are_background_and_polyp_with_one_logit(fields):
+    config = UNetConfig(**fields)
+    assert config.id2label == NAMES
+    assert config.label2id == {"background": 0, "polyp": 1}
+    assert (config.num_labels, config.binary_head, config.num_logits) == (2, True, 1)
+
+
+def test_own_names_are_kept():
+    config = UNetConfig(id2label={0: "none", 1: "tool"}, label2id={"none": 0, "tool": 1})
+    assert config.id2label == {0: "none", 1: "tool"}
+    assert config.num_logits == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "logits"),
+    [({"num_labels": 4}, 4), ({"binary_head": False}, 2), ({"num_labels": 2, "binary_head": True}, 1)],
+)
+def test_one_logit_for_each_label_without_a_binary_head(fields, logits):
+    assert UNetConfig(**fields).num_logits == logits
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_channels": 0}, "num_channels must be at least 1, got 0"),
+        ({"base_channels": 0}, "base_channels must be at least 1"),
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"padding": "reflect"}, "padding must be one of same, valid, got 'reflect'"),
+        ({"upsample": "nearest"}, "upsample must be one of transpose, bilinear"),
+        ({"num_labels": 1}, "num_labels=1 leaves no background"),
+        ({"num_labels": 3, "binary_head": True}, "binary_head needs exactly 2 labels, got 3"),
+        ({"padding": "valid", "backbone": "resnet18"}, "padding='valid' is for the plain path"),
+        ({"detail_channels": 4}, "detail_channels is for backbones"),
+        ({"decoder_channels": [8, 8]}, r"decoder_channels needs 4 widths \(depth\)"),
+    ],
+)
+def test_a_config_that_describes_no_network_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**fields)
+
+
+@pytest.mark.parametrize(("depth", "margin"), [(1, 8), (2, 20), (3, 44), (4, 92)])
+def test_margin_of_unpadded_convolutions(depth, margin):
+    assert UNetConfig(depth=depth, padding="valid").valid_margin == margin
+    assert UNetConfig(depth=depth).valid_margin == 0
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "nearest"),
+    [(4, 571, 572), (4, 579, 572), (4, 581, 588), (4, 100, 188), (1, 21, 20), (1, 19, 20), (1, 1, 20)],
+)
+def test_a_size_that_loses_rows_is_refused_naming_the_nearest(depth, size, nearest):
+    config = UNetConfig(depth=depth, padding="valid")
+    with pytest.raises(ValueError, match=f"got {size}, the nearest that fits is {nearest}"):
+        config.check_valid_size(size)
+    config.check_valid_size(nearest)
+    UNetConfig(depth=depth).check_valid_size(size)

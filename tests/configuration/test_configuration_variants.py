@@ -1,0 +1,83 @@
+"""What holds for the configuration of every variant."""
+
+import ast
+import inspect
+import re
+
+import pytest
+import torch
+from transformers import PretrainedConfig
+
+from tests.variants import ROOT, VARIANTS, config_class, each_encoder, each_variant, model_class, small_config
+
+
+def test_the_u_net_is_found_by_its_file():
+    assert "unet" in VARIANTS
+    assert config_class("unet").__name__ == "UNetConfig"
+    assert model_class("unet").__name__ == "UNetForSemanticSegmentation"
+
+
+@each_variant
+def test_model_class_names_its_config_class(variant):
+    assert model_class(variant).config_class is config_class(variant)
+    assert config_class(variant).__module__ == f"configuration.configuration_{variant}"
+
+
+@each_variant
+def test_the_default_config_builds_a_model(variant):
+    with torch.device("meta"):
+        model = model_class(variant)(config_class(variant)())
+        assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 1, 64, 64)
+
+
+@each_variant
+@each_encoder
+@pytest.mark.parametrize("labels", [{}, {"num_labels": 4}, {"num_labels": 2, "binary_head": False}])
+def test_a_saved_config_comes_back_equal(variant, encoder, labels, tmp_path):
+    config = small_config(variant, encoder, num_channels=5, reduction_channels=6, **labels)
+    config.save_pretrained(tmp_path)
+    loaded = config_class(variant).from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.id2label == config.id2label
+    assert loaded.num_logits == config.num_logits
+
+
+@each_variant
+def test_every_field_is_read_by_the_code_of_the_variant(variant):
+    fields = set()
+    for one in config_class(variant).__mro__:
+        if issubclass(one, PretrainedConfig) and one is not PretrainedConfig and "__init__" in vars(one):
+            fields |= inspect.signature(one.__init__).parameters.keys() - {"self", "args", "kwargs"}
+        if one is PretrainedConfig:
+            break
+    assert "num_channels" in fields
+    assert fields - fields_read(variant) == set()
+
+
+def fields_read(variant):
+    """Names x of every `config.x` and, in configuration files and outside of the checks, `self.x`."""
+    todo, seen, names = [f"modeling.modeling_{variant}"], set(), set()
+    while todo:
+        module = todo.pop()
+        source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+        seen.add(module)
+        imported = re.findall(r"^from ((?:configuration|modeling)\.\w+) import", source, re.M)
+        todo += [one for one in imported if one not in seen]
+        owners = ("config", "self") if module.startswith("configuration") else ("config",)
+        tree = ast.parse(source)
+        skipped = {
+            id(inner)
+            for outer in ast.walk(tree)
+            if isinstance(outer, ast.FunctionDef) and outer.name in ("__init__", "check_fields")
+            for inner in ast.walk(outer)
+            if module.startswith("configuration")
+        }
+        names |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Load)
+            and id(node) not in skipped
+            and ast.unparse(node.value).split(".")[-1] in owners
+        }
+    return names

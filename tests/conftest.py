@@ -1,0 +1,32 @@
+"""Quiet and offline settings, one thread, and the real data set where it is present."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same weights and pixels in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def kvasir():
+    """The folder of Kvasir-SEG, or the test is skipped."""
+    folder = Path(os.environ.get("KVASIR_SEG") or Path(__file__).parents[2] / "shared" / "kvasir-seg")
+    if not (folder / "images").is_dir():
+        pytest.skip("Kvasir-SEG not found; set KVASIR_SEG to its folder")
+    return folder

@@ -1,0 +1,61 @@
+"""Every U-Net variant, found by its files, and small models of each for the tests that all variants share."""
+
+import functools
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+from transformers import PretrainedConfig
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = sorted(path.stem.removeprefix("configuration_") for path in ROOT.glob("configuration/configuration_*.py"))
+
+SMALL_DECODER = {"decoder_channels": [16, 8, 8, 8, 8], "detail_channels": 4}
+ENCODERS = {
+    "plain": {"base_channels": 4, "depth": 3},
+    "resnet18": {"backbone": "resnet18", **SMALL_DECODER},
+    "convnext_atto": {"backbone": "convnext_atto", **SMALL_DECODER},
+    "mobilenetv2_100": {"backbone": "mobilenetv2_100", **SMALL_DECODER},
+    "pvt_v2_b0": {"backbone": "pvt_v2_b0", **SMALL_DECODER},
+    "swin_tiny": {"backbone": "swin_tiny_patch4_window7_224", **SMALL_DECODER},
+    "efficientnet_b0": {"backbone": "efficientnet_b0", **SMALL_DECODER},
+}
+BACKBONES = [name for name in ENCODERS if name != "plain"]
+
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+
+
+def config_class(variant):
+    """The config class whose `model_type` is the variant's name."""
+    classes = vars(importlib.import_module(f"configuration.configuration_{variant}")).values()
+    return next(
+        one
+        for one in classes
+        if inspect.isclass(one) and issubclass(one, PretrainedConfig) and getattr(one, "model_type", "") == variant
+    )
+
+
+def model_class(variant):
+    """The class of the variant's modeling file that is named *ForSemanticSegmentation."""
+    module = importlib.import_module(f"modeling.modeling_{variant}")
+    return next(
+        one
+        for name, one in vars(module).items()
+        if name.endswith("ForSemanticSegmentation") and one.__module__ == module.__name__
+    )
+
+
+def small_config(variant="unet", encoder="plain", **fields):
+    return config_class(variant)(**{**ENCODERS[encoder], **fields})
+
+
+def small_model(variant="unet", encoder="plain", **fields):
+    return model_class(variant)(small_config(variant, encoder, **fields))
+
+
+@functools.cache
+def shared_model(variant, encoder):
+    """A small model in evaluation mode for tests that change nothing in it."""
+    return small_model(variant, encoder).eval()
