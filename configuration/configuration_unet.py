@@ -8,7 +8,7 @@ class UNetConfig(PretrainedConfig):
 
     Args:
         num_channels: channels of `pixel_values`.
-        backbone: a timm model name (`"resnet50"`) whose feature pyramid is the encoder; None is the plain path of 2015.
+        backbone: a timm model name (`"resnet50"`) whose feature pyramid is the encoder; None is the plain path.
         base_channels: width of the plain path at full resolution; doubles at each level.
         depth: number of 2x2 poolings of the plain path.
         padding: `"same"` keeps the input's size; `"valid"` crops as in 2015 (plain path only).
@@ -39,7 +39,7 @@ class UNetConfig(PretrainedConfig):
         binary_head=None,
         **kwargs,
     ):
-        if not {"id2label", "label2id", "num_labels"} & kwargs.keys():
+        if kwargs.get("num_labels", 2) == 2 and not {"id2label", "label2id"} & kwargs.keys():
             kwargs["id2label"] = {0: "background", 1: "polyp"}
             kwargs["label2id"] = {"background": 0, "polyp": 1}
         super().__init__(**kwargs)
@@ -94,6 +94,6 @@ class UNetConfig(PretrainedConfig):
         fits = smallest + max(0, round((size - smallest) / step)) * step
         if self.padding == "valid" and size != fits:
             raise ValueError(
-                f"padding='valid' at depth {self.depth} takes sides of {smallest} + n x {step} pixels (572 at depth 4) "
-                f"and returns {2 * self.valid_margin} fewer; got {size}, the nearest that fits is {fits}."
+                f"padding='valid' at depth {self.depth} takes sides of {smallest} + n x {step} pixels (as 572 "
+                f"at depth 4) and returns {2 * self.valid_margin} fewer; got {size}, the nearest that fits is {fits}."
             )

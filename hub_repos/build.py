@@ -21,7 +21,7 @@ from training.results import read_results
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configuration", "modeling")
-PROCESSOR_FILES = ("modeling/image_processing_unet.py", "modeling/pipeline_unet.py")
+PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
 
@@ -65,11 +65,11 @@ def save_model(checkpoint, folder, config_class, model_class):
     module = f"modeling_{model.config.model_type}"
     model.config.auto_map = {
         "AutoConfig": f"configuration_{model.config.model_type}.{config_class.__name__}",
-        **{auto_class: f"{module}.{model_class.__name__}" for auto_class in MODEL_CLASSES},
+        **dict.fromkeys(MODEL_CLASSES, f"{module}.{model_class.__name__}"),
     }
     model.config.custom_pipelines = {
         "image-segmentation": {
-            "impl": "pipeline_unet.UNetImageSegmentationPipeline",
+            "impl": "image_processing_unet.UNetImageSegmentationPipeline",
             "pt": ["AutoModelForImageSegmentation"],
             "type": "image",
         }
@@ -81,14 +81,14 @@ def save_model(checkpoint, folder, config_class, model_class):
 
 
 def copy_code(model_type, folder):
-    """The variant's modeling file, the processor, the pipeline, and what they import, flat."""
+    """The variant's modeling file, the processor's with the pipeline, and what they import, flat."""
     for relative in code_files(model_type):
         (folder / relative.name).write_text(flatten(PROJECT / relative), encoding="utf-8")
 
 
 def code_files(model_type):
     """Paths, relative to the project, of every file that a variant's repository needs; sorted."""
-    waiting = [Path(f"modeling/modeling_{model_type}.py"), *map(Path, PROCESSOR_FILES)]
+    waiting = [Path(f"modeling/modeling_{model_type}.py"), PROCESSOR_FILE]
     found = set()
     while waiting:
         relative = waiting.pop()

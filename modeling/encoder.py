@@ -122,7 +122,7 @@ def probe_backbone(name, num_channels):
             maps = {size: backbone(torch.zeros(1, num_channels, size, size)) for size in (96, 256)}
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(_refusal(name, reason)) from error
+        raise ValueError(_refusal(name, reason.rstrip("."))) from error
     widths = backbone.feature_info.channels()
     channels_last = maps[256][0].shape[1] != widths[0]
     sides = {size: [level.shape[1 if channels_last else 2] for level in maps[size]] for size in maps}

@@ -1,13 +1,20 @@
-"""Images to `pixel_values`, and logits to masks and polyps at the images' own size."""
+"""Images to `pixel_values`, logits to masks and polyps at the images' own size, and the pipeline of both.
 
+The pipeline stands in the processor's file because transformers copies that file when a user saves the processor; a
+file of its own would stay behind.
+"""
+
+import contextlib
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
+from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from modeling.images import to_rgb
 
 
 class UNetImageProcessor(BaseImageProcessor):
@@ -98,11 +105,12 @@ class UNetImageProcessor(BaseImageProcessor):
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling(self.resample))
 
     def resize_labels(self, labels):
-        """Class indices H x W (uint8) at `size`, by nearest neighbour."""
+        """Class indices H x W at `size`, by nearest neighbour."""
         if not self.do_resize:
             return labels
-        mask = Image.fromarray(labels.astype(np.uint8))
-        return np.asarray(mask.resize((self.size["width"], self.size["height"]), Image.Resampling.NEAREST))
+        mask = Image.fromarray(labels.astype(np.int32))
+        resized = mask.resize((self.size["width"], self.size["height"]), Image.Resampling.NEAREST)
+        return np.asarray(resized).astype(labels.dtype)
 
     def mirror(self, array):
         """An array ... x H x W with `mirror_margin` mirrored rows and columns on each side."""
@@ -117,7 +125,7 @@ class UNetImageProcessor(BaseImageProcessor):
         return np.pad(array, margins, mode="reflect")
 
     def normalize(self, pixels):
-        """uint8 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, mirrored where the model needs it."""
+        """uint8 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, mirrored where the model asks."""
         values = self.mirror(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).astype(np.float32)
         if self.do_rescale:
             values *= np.float32(self.rescale_factor)
@@ -179,6 +187,26 @@ class UNetImageProcessor(BaseImageProcessor):
         if not 0 < threshold < 1:
             raise ValueError(f"mask_threshold must lie between 0 and 1, got {threshold}.")
         return (logits[0] > math.log(threshold / (1 - threshold))).long()
+
+
+class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
+    """As the stock pipeline, but the union of its entries is the semantic mask.
+
+    The stock class drops entries that score below .9, and with them many true polyps.
+    """
+
+    def check_model_type(self, supported_models):
+        """Accept any model: the stock list names the architectures inside transformers only."""
+
+    def preprocess(self, image, subtask=None, timeout=None):
+        with contextlib.suppress(OSError):  # an address or base64 text: left to the stock class
+            image = to_rgb(image)  # the stock class clips images of 16 bits to white
+        return super().preprocess(image, subtask, timeout)
+
+    def postprocess(
+        self, model_outputs, subtask=None, threshold=None, mask_threshold=None, overlap_mask_area_threshold=None
+    ):
+        return super().postprocess(model_outputs, subtask, threshold, mask_threshold, overlap_mask_area_threshold)
 
 
 def upsample(logits, target_sizes=None):
@@ -248,57 +276,6 @@ def connected_components(mask):
     np.add.at(edges, (rows, starts), numbers)
     np.add.at(edges, (rows, ends), -numbers)
     return np.cumsum(edges, axis=1, dtype=np.int32)[:, :-1], int(numbers.max(initial=0))
-
-
-def to_rgb(image):
-    """Any image as an upright RGB PIL image of 8 bits.
-
-    Args:
-        image: path, PIL image of any mode (EXIF orientation is applied, transparency dropped), NumPy array or torch
-            tensor, H x W, H x W x C or C x H x W with C in 1, 3, 4; uint8, uint16, or floats in 0..1 or 0..255.
-
-    Raises:
-        ValueError: the array has another shape or negative values.
-    """
-    if isinstance(image, (str, Path)):
-        with Image.open(image) as opened:
-            opened.load()
-            return to_rgb(opened)
-    if not isinstance(image, Image.Image):
-        return _array_to_rgb(image)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        return _array_to_rgb(np.asarray(image))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _array_to_rgb(array):
-    array = array.detach().cpu().float().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size:
-        raise ValueError(f"An image must be H x W, H x W x C or C x H x W with C in 1, 3, 4; got {array.shape}.")
-    array = np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array[..., :3]
-    return Image.fromarray(_to_uint8(array))
-
-
-def _to_uint8(array):
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 65535):  # also refuses NaN
-        raise ValueError(
-            f"Pixels must lie in 0..1, 0..255 or 0..65535, got {low:.3g}..{high:.3g}: undo normalisation."
-        )
-    sixteen_bits = array.dtype == np.uint16 or high > 255
-    scale = 1 / 257 if sixteen_bits else 255.0 if array.dtype.kind == "f" and high <= 1 else 1.0
-    return np.rint(array * scale).astype(np.uint8)
 
 
 def _logits(outputs):

@@ -201,6 +201,8 @@ def align_labels(labels, logits, config):
     if size not in (wanted, with_margin):
         raise ValueError(f"labels of {size} pixels do not fit logits of {wanted}: give them the input's size.")
     labels = center_crop(labels, wanted)
+    if not labels.is_floating_point():
+        labels = labels.long()  # in uint8, -100 would be 156
     if not torch.compiler.is_compiling():
         _check_label_values(labels, config.num_labels)
     return labels.long()

@@ -1,15 +1,12 @@
-"""Every U-Net variant, found by its files, and small models of each for the tests that all variants share."""
+"""Every U-Net variant, and small models of each for the tests that all variants share."""
 
 import functools
-import importlib
-import inspect
-from pathlib import Path
 
 import pytest
-from transformers import PretrainedConfig
 
-ROOT = Path(__file__).parents[1]
-VARIANTS = sorted(path.stem.removeprefix("configuration_") for path in ROOT.glob("configuration/configuration_*.py"))
+from modeling.variants import find_variant, variant_names
+
+VARIANTS = variant_names()
 
 SMALL_DECODER = {"decoder_channels": [16, 8, 8, 8, 8], "detail_channels": 4}
 ENCODERS = {
@@ -28,23 +25,11 @@ each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
 
 
 def config_class(variant):
-    """The config class whose `model_type` is the variant's name."""
-    classes = vars(importlib.import_module(f"configuration.configuration_{variant}")).values()
-    return next(
-        one
-        for one in classes
-        if inspect.isclass(one) and issubclass(one, PretrainedConfig) and getattr(one, "model_type", "") == variant
-    )
+    return find_variant(variant)[0]
 
 
 def model_class(variant):
-    """The class of the variant's modeling file that is named *ForSemanticSegmentation."""
-    module = importlib.import_module(f"modeling.modeling_{variant}")
-    return next(
-        one
-        for name, one in vars(module).items()
-        if name.endswith("ForSemanticSegmentation") and one.__module__ == module.__name__
-    )
+    return find_variant(variant)[1]
 
 
 def small_config(variant="unet", encoder="plain", **fields):

@@ -4,6 +4,7 @@ A recipe is YAML with flat keys, but for `model:` (fields of the variant's confi
 line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`.
 """
 
+import argparse
 import difflib
 import inspect
 import json
@@ -101,7 +102,10 @@ class RunArguments(TrainingArguments):
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
+        asked = self.bf16, self.fp16
         self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        if any(asked) and asked != (self.bf16, self.fp16):
+            raise ValueError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
         super().__post_init__()
@@ -127,21 +131,22 @@ def parse(argv=None):
         SystemExit: an unknown name (with the nearest), a value of the wrong type, or `--help`.
         ValueError: the recipe can't be found or read, or is no mapping.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = ["--help" if text == "-h" else text for text in (sys.argv[1:] if argv is None else argv)]
     recipe = {}
     if argv and not argv[0].startswith("-"):
         recipe = read_recipe(find_recipe(argv[0]))
         recipe.setdefault("output_dir", f"runs/{Path(argv[0]).stem}")
         argv = argv[1:]
     overrides = _pairs(argv)
-    config_class = find_variant(overrides.get("--variant", [recipe.get("variant", "unet")])[0])[0]
+    config_class = find_variant((overrides.get("--variant") or [recipe.get("variant", "unet")])[0])[0]
     parser = _parser(config_class)
-    given = {**{f"--{name}": _texts(value) for name, value in recipe.items()}, **overrides}
+    given = {**{f"--{name}": _texts(value, "." in name) for name, value in recipe.items()}, **overrides}
     _refuse_unknown(given, parser)
     arguments, namespace = parser.parse_args_into_dataclasses(
         [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
     )
     model = _nested(namespace, "model.")
+    _refuse_wrong_types(model, config_class, parser)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
     return arguments, model, loss, settings
@@ -191,10 +196,12 @@ def _parser(config_class):
         allow_abbrev=False,
     )
     documented = argument_help(config_class)
-    for name in inspect.signature(config_class.__init__).parameters:
+    nested = {"type": _value, "nargs": "+", "default": argparse.SUPPRESS}
+    for name, parameter in inspect.signature(config_class.__init__).parameters.items():
         if name not in ("self", "kwargs"):
-            parser.add_argument(f"--model.{name}", type=_value, nargs="+", help=documented.get(name))
-    parser.add_argument("--model.num_labels", type=_value, nargs="+", help="classes, the background included.")
+            text = f"{documented.get(name)} (default: {parameter.default})"
+            parser.add_argument(f"--model.{name}", **nested, help=text)
+    parser.add_argument("--model.num_labels", **nested, help="classes, the background included. (default: 2)")
     for name, function in LOSSES.items():
         parser.add_argument(
             f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
@@ -218,6 +225,7 @@ def _pairs(argv):
     for text in argv:
         if text.startswith("--"):
             name, equals, value = text.partition("=")
+            name = f"--{name[2:].replace('-', '_')}"
             pairs[name] = [value] if equals else []
         elif name is None:
             raise ValueError(f"unexpected {text!r}: a recipe comes first, then --name value.")
@@ -226,11 +234,11 @@ def _pairs(argv):
     return pairs
 
 
-def _texts(value):
-    """A YAML value as command-line texts; None leaves the default."""
+def _texts(value, nested):
+    """A YAML value as command-line texts; None leaves the default. A nested list is one text: it may hold one item."""
     if value is None:
         return None
-    if isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value) and value:
+    if value and isinstance(value, list) and not nested and all(isinstance(one, (int, float, str)) for one in value):
         return [str(item) for item in value]
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
@@ -249,6 +257,15 @@ def _refuse_unknown(given, parser):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             parser.error(f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?")
+
+
+def _refuse_wrong_types(model, config_class, parser):
+    """A config field whose default is a number, a truth value or a text takes no other; the config checks the rest."""
+    defaults = {name: one.default for name, one in inspect.signature(config_class.__init__).parameters.items()}
+    for name, value in model.items():
+        wanted = type(defaults.get(name, 2))  # num_labels, which has no default there, is a whole number
+        if wanted in (bool, int, str) and type(value) is not wanted:
+            parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
 
 
 def _nested(namespace, prefix):

@@ -27,6 +27,8 @@ class Augmentation:
     """
 
     def __init__(self, spec, seed):
+        if not isinstance(spec, list):
+            raise ValueError(f"augmentation must be a list like [{{HorizontalFlip: {{p: 0.5}}}}], got {spec!r}.")
         self.seed = seed
         self.compose = albumentations.Compose([_transform(entry) for entry in spec])
 
@@ -41,9 +43,12 @@ def _transform(entry):
         raise ValueError(f"augmentation must list entries like {{HorizontalFlip: {{p: 0.5}}}}, got {entry!r}.")
     ((name, arguments),) = entry.items()
     arguments = arguments or {}
-    kind = getattr(albumentations, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)):
-        _refuse(f"augmentation {name!r} is not an albumentations transform", name, dir(albumentations))
+    transforms = {key: kind for key, kind in vars(albumentations).items() if _is_transform(kind)}
+    if name not in transforms:
+        _refuse(f"augmentation {name!r} is not an albumentations transform", str(name), transforms)
+    if not isinstance(arguments, dict):
+        raise ValueError(f"augmentation {name} takes its arguments by name, like {{p: 0.5}}, got {arguments!r}.")
+    kind = transforms[name]
     known = [*inspect.signature(kind.__init__).parameters][1:]
     for argument in arguments:
         if argument not in known:
@@ -52,6 +57,10 @@ def _transform(entry):
         return kind(**arguments)
     except (ValueError, TypeError) as error:
         raise ValueError(f"augmentation {name}: {error}") from error
+
+
+def _is_transform(kind):
+    return inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)
 
 
 def _refuse(message, name, known):

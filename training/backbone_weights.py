@@ -53,9 +53,11 @@ def _require_all_loaded(random, loaded, name, source):
     """timm skips missing keys in silence; a weight that is still the random one (same seed) was not in the file."""
     missing = [
         key
-        for (key, before), after in zip(random.named_parameters(), loaded.parameters(), strict=True)
-        if before.dim() > 1 and torch.equal(before, after)
+        for (key, before), after in zip(random.state_dict().items(), loaded.state_dict().values(), strict=True)
+        if (before.dim() > 1 or key.endswith("running_mean")) and torch.equal(before, after)
     ]
+    if missing and source == "timm":
+        raise OSError(f"timm has no ImageNet weights of {name}; {_alternatives(name)}.")
     if missing:
         raise ValueError(
             f"backbone_weights: {source} lacks {len(missing)} weights of {name}, {missing[0]} among them: it is "

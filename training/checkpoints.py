@@ -1,5 +1,6 @@
 """Checkpoints that a killed run can trust: complete or passed over, and never the last one lost."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -14,15 +16,7 @@ MARKER = "complete.json"
 
 
 class CheckpointKeeper(TrainerCallback):
-    """Marks each checkpoint complete once all of it is written, then removes all but the newest and the best.
-
-    Args:
-        save_extra: called with the checkpoint's folder before it is marked; writes what the Trainer does not.
-        wait_for_everyone: returns when every process has written its share.
-    """
-
-    def __init__(self, save_extra, wait_for_everyone):
-        self.save_extra, self.wait_for_everyone = save_extra, wait_for_everyone
+    """Saves after each validation, and at the end of an epoch not before it."""
 
     def on_evaluate(self, args, state, control, **kwargs):
         control.should_save = True  # the best epoch is always one that has a checkpoint
@@ -32,23 +26,20 @@ class CheckpointKeeper(TrainerCallback):
         if ends_epoch and args.eval_strategy == IntervalStrategy.EPOCH:
             control.should_save = False  # saved after the epoch's validation; a resume from here would skip that
 
-    def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if args.should_save:
-            self.save_extra(folder)
-        self.wait_for_everyone()
-        if args.should_save:
-            mark_complete(folder)
-            kept = {state.global_step, state.best_global_step}
-            for step, older in checkpoints(args.output_dir):
-                if step not in kept and step < state.global_step:
-                    shutil.rmtree(older)
+
+def remove_older(output_dir, kept):
+    """Remove the checkpoints before the newest of the steps `kept` that are not among them."""
+    kept = kept - {None}
+    for step, folder in checkpoints(output_dir):
+        if step < max(kept) and step not in kept:
+            shutil.rmtree(folder)
 
 
 def mark_complete(folder):
     """Write the sizes of all the checkpoint's files beside them, atomically and after them."""
-    sizes = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir()) if path.name != MARKER}
     partial = Path(folder) / f".{MARKER}"
+    written = sorted(path for path in Path(folder).iterdir() if path.name not in (MARKER, partial.name))
+    sizes = {path.name: path.stat().st_size for path in written}
     with partial.open("w", encoding="utf-8") as file:
         json.dump(sizes, file)
         file.flush()
@@ -85,6 +76,26 @@ def last_complete(output_dir):
     return None, passed_over
 
 
+def remove_passed_over(folders):
+    """Remove half-written checkpoints, so that nothing of them is taken for a part of the one written next."""
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def naming_write_errors(path):
+    """Turns what torch, safetensors and the file system raise for a full disk into an OSError that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        last, _ = last_complete(Path(path).parent)
+        kept = f"the last complete checkpoint, {last}, is kept" if last else "there is no complete checkpoint yet"
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise OSError(
+            f"{path} can't be written ({reason}); {kept}: make room and repeat the command to resume."
+        ) from error
+
+
 class RunFolder:
     """The output folder of one run: held by one process at a time, with the settings that it was started with.
 
@@ -101,15 +112,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.path / ".lock")
             self.lock.acquire(timeout=0)
+            self._check_settings()
         except Timeout:
             raise OSError(
                 f"output_dir {self.path} is in use by another run: wait for it, or choose another."
             ) from None
         except OSError as error:
             raise OSError(f"output_dir {self.path} can't be written ({error.strerror}): choose another.") from error
-        try:
-            self._check_settings()
-        except BaseException:
+        except ValueError:
             self.lock.release()
             raise
         return self
@@ -126,8 +136,9 @@ class RunFolder:
             return
         before = json.loads(stored.read_text(encoding="utf-8"))
         for name in sorted({*before, *self.settings}):
-            if before.get(name) != self.settings.get(name):
+            old, new = before.get(name), self.settings.get(name)
+            if old != new:
                 raise ValueError(
-                    f"output_dir {self.path} holds a run with {name}={before.get(name)}, not {self.settings.get(name)}: "
+                    f"output_dir {self.path} holds a run with {name}={old}, not {new}: "
                     "choose another output_dir, or repeat that run's command to resume it."
                 )

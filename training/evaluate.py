@@ -21,7 +21,7 @@ from modeling.modeling_unet import segmentation_loss
 from modeling.variants import find_variant, variant_names
 from training.metrics import count_pixels, mean_with_interval, summarize
 from training.partition import make_partition
-from training.reading import read_image, read_labels, require_same_size
+from training.reading import IGNORE, read_image, read_labels, require_same_size
 from training.results import data_record, environment_record, write_results
 from training.sources import load_source
 
@@ -50,31 +50,34 @@ class Scores:
         return {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
 
 
-def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=8, progress=""):
+def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=8, progress="", mask_labels=2):
     """Score every row.
 
     Args:
         model: a semantic segmentation model, in eval mode.
         processor: its image processor, with `post_process_semantic_segmentation`.
         rows: Dataset with name, image, annotation (encoded).
-        polyp_labels: the model's labels that count as polyp, for masks of two classes; None takes the masks' classes
-            to be the model's own.
+        polyp_labels: the model's labels that count as polyp; None takes the masks' classes to be the model's own.
         threshold: for our binary heads; None takes the processor's `mask_threshold`.
         batch_size: images a forward pass.
         progress: what the progress bar says; empty shows none.
+        mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
 
     Returns:
         Scores, in the order of the rows.
+
+    Raises:
+        ValueError: a bad file, by its name; labels or a threshold that the model does not have.
     """
-    num_labels = model.config.num_labels if polyp_labels is None else 2
-    classes = tuple((label,) for label in range(1, num_labels)) if polyp_labels is None else (tuple(polyp_labels),)
+    classes = _foreground(model.config, polyp_labels, threshold)
+    grouped = polyp_labels is not None
     options = {} if threshold is None else {"threshold": threshold}
     scores = Scores()
     bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         images = [read_image(row["image"], row["name"]) for row in batch]
-        truths = [read_labels(row["annotation"], row["name"], num_labels) for row in batch]
+        truths = [_truth(row, mask_labels if grouped else model.config.num_labels, grouped) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
         sizes = [truth.shape for truth in truths]
@@ -85,6 +88,26 @@ def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=
         bar.update(len(batch))
     bar.close()
     return scores
+
+
+def _foreground(config, polyp_labels, threshold):
+    """For each foreground class the model's labels that count as it."""
+    if threshold is not None and not getattr(config, "binary_head", False):
+        raise ValueError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
+    if polyp_labels is None:
+        return tuple((label,) for label in range(1, config.num_labels))
+    if not set() < set(polyp_labels) < set(range(config.num_labels)):
+        raise ValueError(
+            f"polyp_labels must be some of the model's labels, 0 to {config.num_labels - 1}, and not all of them, "
+            f"got {list(polyp_labels)}."
+        )
+    return (tuple(polyp_labels),)
+
+
+def _truth(row, num_labels, grouped):
+    """A row's labels; grouped, every label above 0 is 1."""
+    labels = read_labels(row["annotation"], row["name"], num_labels)
+    return np.where(labels == IGNORE, IGNORE, labels > 0).astype(np.uint8) if grouped else labels
 
 
 @torch.inference_mode()
@@ -135,7 +158,11 @@ def load_model(name, trust_remote_code=False, revision=None):
         _, model_class = find_variant(fields["model_type"])
         return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-    config = AutoConfig.from_pretrained(name, **options)
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"model {name}: no folder with a config.json, nor loadable from the Hub ({reason})") from error
     model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
     return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
 
@@ -166,6 +193,12 @@ class EvaluateArguments:
     image_column: str | None = field(default=None, metadata={"help": "Column (or sub-folder) of the images."})
     mask_column: str | None = field(default=None, metadata={"help": "Column (or sub-folder) of the masks."})
     polyp_labels: list[int] = field(default=None, metadata={"help": "Labels of the model that mean polyp."})
+    mask_labels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of labels in the masks when it is not the model's; every label above 0 counts as polyp."
+        },
+    )
     threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
@@ -183,18 +216,21 @@ def main(argv=None):
     model, processor = load_model(rest.model, arguments.trust_remote_code, arguments.revision)
     source = load_source(arguments.data, arguments.image_column, arguments.mask_column)
     rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
-    multi_class = (
-        arguments.polyp_labels is None and hasattr(model.config, "binary_head") and model.config.num_labels > 2
-    )
-    labels = None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config))
+    regrouped = arguments.polyp_labels is not None or arguments.mask_labels is not None
+    multi_class = not regrouped and hasattr(model.config, "binary_head") and model.config.num_labels > 2
+    options = {
+        "polyp_labels": None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config)),
+        "mask_labels": arguments.mask_labels or 2,
+        "threshold": arguments.threshold,
+        "batch_size": arguments.batch_size,
+    }
     parts = {}
     for part in ("validation", "test"):
         indices = getattr(partition, part)
         if indices:
-            options = {"polyp_labels": labels, "threshold": arguments.threshold, "batch_size": arguments.batch_size}
             parts[part] = score(model, processor, rows.select(indices), **options, progress=f"Score {part}")
-    run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": vars(arguments) | {}}
-    run["settings"].pop("data")
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
+    run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
         "run": run,
         "data": data_record(arguments.data, partition),

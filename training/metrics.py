@@ -104,10 +104,13 @@ def metrics_from_counts(counts):
 
 def summarize(counts):
     """Counts images x classes x 4 to {"per_image", "pooled"[, "per_class"]} with {"value", "low", "high"} each."""
-    per_image = {name: values.mean(axis=1) for name, values in metrics_from_counts(counts).items()}
+    per_image = np.stack(_class_means(counts), axis=1)  # images x 6
+    resampled = _resampled_means(np.concatenate([per_image, counts.reshape(len(counts), -1)], axis=1))
+    resampled, resampled_counts = np.split(resampled, [len(NAMES)], axis=1)
+    resampled_counts = resampled_counts.reshape(-1, *counts.shape[1:])
     summary = {
-        "per_image": {name: mean_with_interval(values) for name, values in per_image.items()},
-        "pooled": _pooled(counts),
+        "per_image": _with_intervals(per_image.mean(axis=0), resampled.T),
+        "pooled": _with_intervals(_class_means(counts.sum(axis=0)), _class_means(resampled_counts)),
     }
     if counts.shape[1] > 1:
         summary["per_class"] = [summarize(counts[:, [number]]) for number in range(counts.shape[1])]
@@ -117,22 +120,27 @@ def summarize(counts):
 def mean_with_interval(values):
     """Mean of one number an image, and its 95 % bootstrap interval over images."""
     values = np.asarray(values, np.float64)
-    means = np.concatenate([weights @ values for weights in _bootstrap_weights(len(values))])
-    return _value_and_interval(values.mean(), means)
+    return _value_and_interval(values.mean(), _resampled_means(values[:, None])[:, 0])
 
 
-def _pooled(counts):
-    samples = [np.tensordot(weights, counts, axes=1) for weights in _bootstrap_weights(len(counts))]
-    resampled = metrics_from_counts(np.concatenate(samples))
-    pooled = metrics_from_counts(counts.sum(axis=0))
-    return {name: _value_and_interval(pooled[name].mean(), resampled[name].mean(axis=-1)) for name in NAMES}
+def _class_means(counts):
+    """Counts ... x classes x 4 to the means over classes of the six metrics, a list of arrays ..."""
+    return [values.mean(axis=-1) for values in metrics_from_counts(counts).values()]
 
 
-def _bootstrap_weights(count, chunk=100):
-    """How often each of `count` images is drawn, over its count: chunks of float64 chunk x count."""
-    rng = np.random.default_rng(0)
-    for _ in range(RESAMPLES // chunk):
-        yield rng.multinomial(count, np.full(count, 1 / count), size=chunk) / count
+def _with_intervals(values, resampled):
+    return {name: _value_and_interval(*pair) for name, *pair in zip(NAMES, values, resampled, strict=True)}
+
+
+def _resampled_means(columns, chunk=100):
+    """Means of images x columns over bootstrap samples of the images: float64 RESAMPLES x columns.
+
+    Whole numbers of draws are summed and divided last, so that no mean leaves the range of its values.
+    """
+    count, rng = len(columns), np.random.default_rng(0)
+    shares = np.full(count, 1 / count)
+    draws = (rng.multinomial(count, shares, size=chunk) for _ in range(RESAMPLES // chunk))
+    return np.concatenate([drawn.astype(np.float64) @ columns / count for drawn in draws])
 
 
 def _value_and_interval(value, resampled):

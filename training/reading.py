@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from modeling.image_processing_unet import to_rgb
+from modeling.images import to_rgb
 
 IGNORE = 255
 THRESHOLD = 127  # a grey value above it is foreground

@@ -11,6 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import contextlib  # noqa: E402
 import logging  # noqa: E402
+import os  # noqa: E402
 import resource  # noqa: E402
 import shlex  # noqa: E402
 import time  # noqa: E402
@@ -28,7 +29,7 @@ from training.arguments import parse  # noqa: E402
 from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
 from training.check_data import print_check  # noqa: E402
-from training.checkpoints import RunFolder  # noqa: E402
+from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
 from training.evaluate import polyp_labels_of, score, threshold_counts  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
@@ -39,19 +40,21 @@ from training.samples import EvaluationSamples, TrainingSamples, cached_samples 
 from training.sources import load_source  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
+SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
 def main(argv=None):
-    arguments, model_fields, loss_weights, settings = parse(argv)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    arguments, model_fields, loss_weights, settings = parse(argv)
+    state = PartialState()
+    require_processes(state)
     rows, partition = make_partition(
         load_source(arguments.data, arguments.image_column, arguments.mask_column),
         arguments.split,
         arguments.split_seed,
     )
-    state = PartialState()
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
@@ -71,25 +74,52 @@ def main(argv=None):
 def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
     """Everything between the data and results.json."""
     started = time.perf_counter()
+    folder = Path(arguments.output_dir)
     model, processor = build(arguments, model_fields)
     loss = WeightedSum(loss_weights)
-    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
-    with PartialState().main_process_first():
-        samples = cached_samples(rows, partition.digests, processor, model.config.num_labels)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
-    training = TrainingSamples(samples.select(indices["train"]), processor, augmentation)
-    validation = EvaluationSamples(samples.select(indices["validation"]), processor)
-    require_images(arguments, training, validation)
+    training, validation = make_samples(arguments, rows, partition, indices, model, processor)
     trainer = UNetTrainer(model, arguments, training, validation, loss, processor)
+    checkpoint, passed_over = last_complete(folder)
     if trainer.is_world_process_zero():
-        draw_first_batch(training, processor, Path(arguments.output_dir) / "first_batch.png")
-    resumed, passed_over = trainer.train_or_resume()
+        say_resumed(checkpoint, passed_over)
+        remove_passed_over(passed_over)
+        with naming_write_errors(folder / "first_batch.png"):
+            draw_first_batch(training, processor, folder / "first_batch.png")
+    PartialState().wait_for_everyone()
+    trainer.train_from(checkpoint)
     best = trainer.load_best()
     if not trainer.is_world_process_zero():
         return
-    say_resumed(resumed, passed_over)
     trained = time.perf_counter() - started
-    run = {
+    run = run_record(arguments, settings, model, best, trainer.state.log_history)
+    with naming_write_errors(folder / "model.safetensors"):
+        save_checkpoint(model, processor, folder)
+    scores = score_parts(model, processor, rows, indices, folder)
+    results = {
+        "run": run,
+        "data": data_record(arguments.data, partition),
+        "environment": environment_record(model) | {"processes": arguments.world_size},
+        "cost": {"training_seconds": round(trained, 1), "peak_memory_mb": round(peak_memory_mb(), 1)},
+    }
+    with naming_write_errors(folder / "results.json"):
+        draw(folder, trainer.state.log_history, scores, rows, model, processor)
+        write_results(folder, results, scores, partition.twins)
+
+
+def make_samples(arguments, rows, partition, indices, model, processor):
+    """Training and validation samples; the first process decodes, the others find its cache."""
+    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    with PartialState().main_process_first():
+        samples = cached_samples(rows, partition.digests, processor, model.config.num_labels)
+    training = TrainingSamples(samples.select(indices["train"]), processor, augmentation)
+    validation = EvaluationSamples(samples.select(indices["validation"]), processor)
+    require_images(arguments, training, validation)
+    return training, validation
+
+
+def run_record(arguments, settings, model, best, history):
+    return {
         "name": Path(arguments.output_dir).name,
         "model_type": model.config.model_type,
         "settings": settings,
@@ -97,18 +127,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "best": best,
-        "history": trainer.state.log_history,
+        "history": history,
     }
-    save_checkpoint(model, processor, Path(arguments.output_dir))
-    scores = score_parts(model, processor, rows, indices, Path(arguments.output_dir))
-    results = {
-        "run": run,
-        "data": data_record(arguments.data, partition),
-        "environment": environment_record(model) | {"processes": arguments.world_size},
-        "cost": {"training_seconds": round(trained, 1), "peak_memory_mb": round(peak_memory_mb(), 1)},
-    }
-    draw(arguments.output_dir, trainer.state.log_history, scores, rows, model, processor)
-    write_results(arguments.output_dir, results, scores, partition.twins)
 
 
 def build(arguments, model_fields):
@@ -133,6 +153,16 @@ def build(arguments, model_fields):
     )
     config.check_valid_size(arguments.image_size + 2 * config.valid_margin)
     return model, processor
+
+
+def require_processes(state):
+    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
+    asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
+    if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
+            "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
+        )
 
 
 def require_images(arguments, training, validation):
@@ -227,9 +257,9 @@ def say_split(partition):
 
 def say_resumed(resumed, passed_over):
     for folder in passed_over:
-        print(f"Passed over {folder}: it was only half written.")
+        print(f"Passed over {folder}: it was only half written.", flush=True)
     if resumed is not None:
-        print(f"Resumed from {resumed}.")
+        print(f"Resumed from {resumed}.", flush=True)
 
 
 def say_results(folder):
@@ -246,9 +276,18 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-if __name__ == "__main__":
+def command():
+    """`main`, with a user's error as one line and exit code 1."""
     logging.captureWarnings(True)
     try:
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        if int(os.environ.get("LOCAL_RANK", 0)):
+            time.sleep(SECONDS_TO_SPEAK)
+        if not isinstance(error, (ValueError, OSError)):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    command()

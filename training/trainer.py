@@ -1,17 +1,22 @@
 """The HF Trainer with a loss of ours: weighted sums per image, validation at the original size, EMA, exact resume."""
 
+import math
+from pathlib import Path
+
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling.modeling_unet import align_labels
-from training.checkpoints import CheckpointKeeper, last_complete
+from training.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
 from training.metrics import count_pixels, summarize
 from training.samples import EpochSampler, collate
 
 EMA_FILE = "ema.safetensors"
+FIXED = {"save_total_limit": None, "save_only_model": False, "ignore_data_skip": False, "auto_find_batch_size": False}
 
 
 class UNetTrainer(Trainer):
@@ -22,10 +27,16 @@ class UNetTrainer(Trainer):
             TrainingSamples and EvaluationSamples.
         loss: logits and labels to one number an image.
         processor: turns logits into masks at the original size.
+
+    Raises:
+        ValueError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
     """
 
     def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
+        require_resumable(args)
         model = model.to(memory_format=torch.channels_last)
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False
         self.sampler = EpochSampler(len(train_dataset), args.seed)
         self.loss, self.processor, self.ema = loss, processor, None
         super().__init__(
@@ -45,39 +56,69 @@ class UNetTrainer(Trainer):
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.ema.to(args.device)
         self.add_callback(EpochFollower(self.sampler, self.ema, model))
-        self.add_callback(CheckpointKeeper(self._save_ema, self.accelerator.wait_for_everyone))
+        self.add_callback(CheckpointKeeper())
         if args.early_stopping_patience is not None:
-            self.add_callback(QuietEarlyStopping(args.early_stopping_patience))
+            self.add_callback(EarlyStopping(args.early_stopping_patience))
         for callback in callbacks:
             self.add_callback(callback)
+        self.saved_step = None
 
-    def train_or_resume(self):
-        """Train from the newest complete checkpoint in the output folder, or from the start.
-
-        Returns:
-            the checkpoint resumed from (None at the start) and the half-written checkpoints passed over.
-        """
-        checkpoint, passed_over = last_complete(self.args.output_dir)
-        if checkpoint is not None and self.ema is not None:
+    def train_from(self, checkpoint):
+        """Train to the end, from a complete checkpoint or, where that is None, from the start."""
+        if checkpoint is None:
+            self.train()
+            return
+        if self.ema is not None:
             _load_ema(self.ema, checkpoint / EMA_FILE)
-        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        return checkpoint, passed_over
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        patience = self.args.early_stopping_patience
+        if state.global_step >= state.max_steps or out_of_patience(state.log_history, patience):
+            self.state = state
+            self._load_from_checkpoint(str(checkpoint))
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step, and how many images they hold."""
+        """The micro-batches of one optimizer step with each image's weight, and how many images all processes hold."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, sum(len(batch["labels"]) for batch in batches)
+        accumulated = self.args.gradient_accumulation_steps
+        steps_per_epoch = math.ceil(len(self.callback_handler.train_dataloader) / accumulated)
+        first = self.state.global_step % steps_per_epoch * accumulated
+        for number, batch in enumerate(batches, start=first):
+            batch["weight"] = self._weights(number, len(batch["labels"])).to(device)
+        images = sum((batch["weight"].sum() for batch in batches), torch.zeros((), device=device))
+        return batches, self.accelerator.reduce(images)
+
+    def _weights(self, number, size):
+        """0 where accelerate repeats images, so that every process has a full last batch; else 1."""
+        start = (number * self.args.world_size + self.args.process_index) * self._train_batch_size
+        return (torch.arange(start, start + size) < len(self.train_dataset)).float()
 
     def _get_num_items_in_batch(self, batch_samples, device):
         return None  # super() would count label tokens
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The mean of the images' losses; in training over all images of the optimizer step on this process."""
+        """The mean of the images' losses; in training over all images of the optimizer step on all processes."""
         pixel_values = inputs["pixel_values"].to(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixel_values)
         losses = self.loss(outputs["logits"], align_labels(inputs["labels"], outputs["logits"], self.model.config))
-        loss = losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:  # the processes' gradients are averaged
+            loss = (losses * inputs["weight"]).sum() * self.args.world_size / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        """As Trainer's; the loss it returns, for the log, is the mean over the processes."""
+        return self.accelerator.reduce(super().training_step(*args, **kwargs), "mean")
+
+    def evaluate(self, *args, **kwargs):
+        """As Trainer's, with the first process's batch-norm statistics on all: they are the ones that are saved."""
+        if self.args.world_size > 1:
+            for module in (self.model, self.ema):
+                for buffer in [] if module is None else module.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+        return super().evaluate(*args, **kwargs)
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -105,7 +146,7 @@ class UNetTrainer(Trainer):
         """As Trainer's, with the encoder's parameters at `encoder_learning_rate`."""
         if self.args.encoder_learning_rate is None or self.optimizer is not None:
             return super().create_optimizer()
-        decayed = set(self.get_decay_parameter_names(self.model))
+        decayed = self.get_decay_parameter_names(self.model)
         groups = {}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -122,19 +163,27 @@ class UNetTrainer(Trainer):
         )
         return self.optimizer
 
+    def get_decay_parameter_names(self, model):
+        """Weights of convolutions and linear layers; norms, biases and layer scales are vectors in every backbone."""
+        return [name for name, one in model.named_parameters() if one.squeeze().dim() > 1 and "bias" not in name]
+
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
 
     def _save_checkpoint(self, model, trial):
-        folder = f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
-        try:
+        step, output_dir = self.state.global_step, self.args.output_dir
+        if step == self.saved_step:
+            return  # the end of an epoch whose last step was saved: writing it again would put it at risk
+        folder = Path(output_dir) / f"checkpoint-{step}"
+        with naming_write_errors(folder):
             super()._save_checkpoint(model, trial)
-        except Exception as error:  # torch, safetensors and the file system each have their own for a full disk
-            last, _ = last_complete(self.args.output_dir)
-            kept = f"{last} is kept" if last else "there is none before it"
-            raise OSError(
-                f"{folder} can't be written ({error}); {kept}: make room and repeat the command to resume."
-            ) from error
+            if self.args.should_save:
+                self._save_ema(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_complete(folder)
+                remove_older(output_dir, {step, self.state.best_global_step})
+        self.saved_step = step
 
     def _save_ema(self, folder):
         if self.ema is not None:
@@ -147,7 +196,7 @@ class UNetTrainer(Trainer):
         Returns:
             dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation.
         """
-        if self.state.best_global_step is None or not self.state.best_global_step:
+        if not self.state.best_global_step:
             if self.ema is not None:
                 self.model.load_state_dict(self.ema.module.state_dict())
             return None
@@ -176,11 +225,35 @@ class EpochFollower(TrainerCallback):
             self.ema.update_parameters(self.model)
 
 
-class QuietEarlyStopping(EarlyStoppingCallback):
-    """Early stopping without the warning about `load_best_model_at_end`: `load_best` does that here."""
+class EarlyStopping(TrainerCallback):
+    """Stops after `patience` evaluations without a higher Dice, counted in the history: a resumed run counts alike."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        pass
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop |= out_of_patience(state.log_history, self.patience)
+
+
+def out_of_patience(history, patience):
+    """Whether `patience` evaluations follow the first highest `eval_dice` of a log history; False where it is None."""
+    dices = [entry["eval_dice"] for entry in history if "eval_dice" in entry]
+    return patience is not None and len(dices) > 0 and len(dices) - 1 - int(np.argmax(dices)) >= patience
+
+
+def require_resumable(args):
+    """Raise ValueError, naming the field, unless a killed run can go on exactly and end with its best epoch."""
+    for name, value in FIXED.items():
+        if getattr(args, name) != value:
+            raise ValueError(
+                f"{name} must stay {value}: the newest and the best checkpoint are kept, to resume exactly."
+            )
+    if args.save_strategy == "no":
+        raise ValueError(
+            "save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint."
+        )
+    if args.early_stopping_patience is not None and args.early_stopping_patience < 1:
+        raise ValueError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
 
 
 def foreground_classes(num_labels):

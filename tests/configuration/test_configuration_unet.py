@@ -7,7 +7,7 @@ from configuration.configuration_unet import UNetConfig
 NAMES = {0: "background", 1: "polyp"}
 
 
-@pytest.mark.parametrize("fields", [{}, {"num_labels": 2}, {"id2label": NAMES}])
+@pytest.mark.parametrize("fields", [{}, {"num_labels": 2}, {"binary_head": True}])
 def test_two_labels_are_background_and_polyp_with_one_logit(fields):
     config = UNetConfig(**fields)
     assert config.id2label == NAMES
@@ -16,7 +16,7 @@ def test_two_labels_are_background_and_polyp_with_one_logit(fields):
 
 
 def test_own_names_are_kept():
-    config = UNetConfig(id2label={0: "none", 1: "tool"}, label2id={"none": 0, "tool": 1})
+    config = UNetConfig(id2label={0: "none", 1: "tool"})
     assert config.id2label == {0: "none", 1: "tool"}
     assert config.num_logits == 1
 

@@ -3,12 +3,15 @@
 import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PretrainedConfig
 
-from tests.variants import ROOT, VARIANTS, config_class, each_encoder, each_variant, model_class, small_config
+from tests.variants import VARIANTS, config_class, each_encoder, each_variant, model_class, small_config
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_u_net_is_found_by_its_file():
@@ -20,6 +23,7 @@ def test_the_u_net_is_found_by_its_file():
 @each_variant
 def test_model_class_names_its_config_class(variant):
     assert model_class(variant).config_class is config_class(variant)
+    assert config_class(variant).model_type == variant
     assert config_class(variant).__module__ == f"configuration.configuration_{variant}"
 
 

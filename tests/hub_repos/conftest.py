@@ -1,0 +1,63 @@
+"""Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
+
+import numpy as np
+import pytest
+import torch
+
+from hub_repos.build import build
+from modeling.image_processing_unet import UNetImageProcessor
+from modeling.variants import find_variant
+from tests.variants import small_config
+from training.evaluate import score
+from training.partition import make_partition
+from training.results import data_record, environment_record, write_results
+from training.sources import load_source
+
+DATA = "phantoms?count=6&size=64&seed=0"
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory):
+    """A function (variant, encoder) -> folder of a finished run."""
+
+    def make(variant="unet", encoder="plain"):
+        folder = tmp_path_factory.mktemp("checkpoint")
+        torch.manual_seed(0)
+        model = find_variant(variant)[1](small_config(variant, encoder)).eval()
+        processor = UNetImageProcessor(size=64, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+        _centre(model, processor)
+        rows, partition = make_partition(load_source(DATA), "own")
+        parts = {part: rows.select(getattr(partition, part)) for part in ("validation", "test")}
+        scores = {part: score(model, processor, of_part, (1,)) for part, of_part in parts.items()}
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        run = {"name": f"{variant}-test", "model_type": variant, "settings": {"data": DATA}, "command": "a command"}
+        results = {
+            "run": run | {"parameters": model.num_parameters(), "best": None, "history": [], "seed": 0},
+            "data": data_record(DATA, partition),
+            "environment": environment_record(model),
+            "cost": {"training_seconds": 1.0},
+        }
+        write_results(folder, results, scores, partition.twins)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(make_checkpoint):
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def repository(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built") / "repository"
+    build(checkpoint, folder)
+    return folder
+
+
+@torch.no_grad()
+def _centre(model, processor):
+    """Shift the last bias until half of the pixels are polyp: masks neither empty nor full."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    model.head.classifier.bias -= model(**processor(image)).logits.median()

@@ -1,0 +1,111 @@
+import ast
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from hub_repos import build as building
+from hub_repos.build import build, code_files, flatten
+
+
+def digest(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_repository_holds_just_what_it_needs(repository):
+    code = {path.name for path in code_files("unet")}
+    assert code == {
+        f"{name}.py"
+        for name in ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
+    }
+    data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
+    assert {path.name for path in repository.iterdir()} == code | data | {"results.json"}
+
+
+def test_config_and_processor_name_every_auto_class(repository):
+    config = json.loads((repository / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_unet.UNetConfig",
+        "AutoModel": "modeling_unet.UNetForSemanticSegmentation",
+        "AutoModelForSemanticSegmentation": "modeling_unet.UNetForSemanticSegmentation",
+        "AutoModelForImageSegmentation": "modeling_unet.UNetForSemanticSegmentation",
+    }
+    processor = json.loads((repository / "preprocessor_config.json").read_text())
+    assert processor["auto_map"] == {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
+    assert "--" not in json.dumps([config, processor])
+
+
+def test_weights_are_those_of_the_checkpoint(checkpoint, repository):
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, repository))
+    assert before.keys() == after.keys()
+    assert all(bool((before[key] == after[key]).all()) for key in before)
+
+
+def test_two_builds_are_byte_identical(checkpoint, repository, tmp_path):
+    build(checkpoint, tmp_path / "again")
+    assert digest(tmp_path / "again") == digest(repository)
+
+
+def test_published_code_imports_siblings_only_and_says_where_it_is_from(repository):
+    for path in repository.glob("*.py"):
+        source = path.read_text()
+        assert re.match(r"# (configuration|modeling)/\w+\.py of hub-unets \S+.*; Apache-2.0\n", source)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or node.module.split(".")[0] not in ("configuration", "modeling")
+                if node.level:
+                    assert (repository / f"{node.module}.py").exists()
+
+
+def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "PROJECT", tmp_path)
+    for number, line in enumerate(("import modeling.layers", "from modeling import layers")):
+        path = tmp_path / f"modeling_{number}.py"
+        path.write_text(f"{line}\n")
+        with pytest.raises(ValueError, match="can be published"):
+            flatten(path)
+
+
+def test_a_multi_line_import_is_flattened(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "PROJECT", tmp_path)
+    path = tmp_path / "modeling_x.py"
+    path.write_text("from modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
+    assert flatten(path).splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json", "results.json"])
+def test_an_unfinished_run_is_refused(missing, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    with pytest.raises(ValueError, match=f"not a finished run: {missing}"):
+        build(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_an_earlier_build_is_replaced(checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    build(checkpoint, tmp_path / "out")
+    (tmp_path / "out" / "stale.txt").write_text("old")
+    build(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out" / "stale.txt").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="not empty"):
+        build(checkpoint, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+
+def test_the_card_says_what_results_json_says(repository):
+    card = ModelCard.load(repository / "README.md")
+    results = json.loads((repository / "results.json").read_text())
+    dice = results["metrics"]["test"]["per_image"]["dice"]
+    assert f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})" in card.text
+    metadata = yaml.safe_load(card.data.to_yaml())
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "image-segmentation"
+    figures = {entry.metric_name: entry.metric_value for entry in card.data.eval_results}
+    assert figures["dice (per image, original size)"] == round(dice["value"], 4)

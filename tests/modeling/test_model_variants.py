@@ -1,0 +1,285 @@
+"""What every variant does with every encoder."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch.export import Dim, export
+
+from tests.variants import (
+    BACKBONES,
+    ENCODERS,
+    VARIANTS,
+    config_class,
+    each_encoder,
+    each_variant,
+    model_class,
+    shared_model,
+    small_config,
+    small_model,
+)
+
+SIZES = [(32, 32), (33, 47), (65, 97), (255, 64)]
+
+
+def without_drop_path(model):
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    return model
+
+
+@each_variant
+@each_encoder
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_logits_have_the_size_of_the_input(variant, encoder, size):
+    logits = shared_model(variant, encoder)(torch.rand(1, 3, *size)).logits
+    assert logits.shape == (1, 1, *size)
+    assert logits.isfinite().all()
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", ["plain", "resnet18"])
+@torch.no_grad()
+def test_logits_have_the_size_of_a_large_odd_input(variant, encoder):
+    assert shared_model(variant, encoder)(torch.rand(1, 3, 1024, 1021)).logits.shape == (1, 1, 1024, 1021)
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", ["plain", "convnext_atto"])
+@torch.no_grad()
+def test_padding_is_zeros_on_the_right_and_below(variant, encoder):
+    model = shared_model(variant, encoder)
+    pixels = torch.rand(1, 3, 41, 70)
+    padded = torch.zeros(1, 3, 64, 96)
+    padded[..., :41, :70] = pixels
+    if encoder == "plain":
+        padded = padded[..., :48, :72]
+    assert torch.equal(model(pixels).logits, model(padded).logits[..., :41, :70])
+
+
+@each_variant
+@each_encoder
+def test_every_parameter_receives_a_gradient(variant, encoder):
+    model = without_drop_path(small_model(variant, encoder)).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():  # ResNet's last batch norm of a block starts at 0 and would block the gradient
+                parameter.fill_(0.1)
+    labels = torch.randint(0, 2, (2, 64, 64))
+    model(torch.rand(2, 3, 64, 64), labels=labels).loss.backward()
+    without = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
+    assert without == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@each_variant
+@each_encoder
+def test_top_level_names_are_the_same_for_all(variant, encoder):
+    names = {name.split(".")[0] for name in shared_model(variant, encoder).state_dict()}
+    assert names == {"encoder", "decoder", "head"}
+
+
+@each_variant
+@each_encoder
+@torch.no_grad()
+def test_a_saved_model_comes_back_bit_equal(variant, encoder, tmp_path):
+    model = small_model(variant, encoder).train()
+    model(torch.rand(2, 3, 64, 64))  # batch norm's statistics leave their defaults
+    model.eval().save_pretrained(tmp_path)
+    loaded, info = model_class(variant).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not loaded.training
+    loaded = copy.deepcopy(loaded)  # a file's tensors are not aligned in memory, and some kernels then round otherwise
+    for size in (64, 96):
+        pixels = torch.rand(1, 3, size, size + 32)
+        assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+
+
+@each_variant
+@each_encoder
+def test_bfloat16_autocast_stays_close(variant, encoder):
+    model = without_drop_path(small_model(variant, encoder)).eval()
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64))
+    with torch.no_grad():
+        exact = model(pixels).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(pixels, labels=labels)
+    output.loss.backward()
+    assert output.logits.dtype == torch.bfloat16
+    assert output.loss.dtype == torch.float32
+    difference = (output.logits.float() - exact).square().mean().sqrt()
+    assert 0 < difference < 0.05 * exact.std()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@each_variant
+@each_encoder
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_gradient_checkpointing_changes_no_gradient(variant, encoder):
+    model = without_drop_path(small_model(variant, encoder)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64))
+
+    def gradients():
+        calls = {}
+
+        def count(module, *_):
+            calls[module] = calls.get(module, 0) + 1
+
+        leaves = [part for part in model.modules() if not list(part.children()) and list(part.parameters())]
+        hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+        model.load_state_dict(before)
+        model.zero_grad()
+        model(pixels, labels=labels).loss.backward()
+        for hook in hooks:
+            hook.remove()
+        names = {leaf: name for name, leaf in model.named_modules()}
+        recomputed = {names[leaf].split(".")[0] for leaf, number in calls.items() if number > 1}
+        return recomputed, [parameter.grad.clone() for parameter in model.parameters()]
+
+    recomputed, plain = gradients()
+    assert recomputed == set()
+    model.gradient_checkpointing_enable()
+    recomputed, checkpointed = gradients()
+    assert recomputed >= {"encoder", "decoder"}
+    for one, other in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(one, other)
+    model.gradient_checkpointing_disable()
+    assert gradients()[0] == set()
+
+
+@each_variant
+@each_encoder
+@torch.no_grad()
+def test_export_at_a_fixed_size(variant, encoder):
+    model = shared_model(variant, encoder)
+    exported = export(model, (torch.rand(1, 3, 64, 64),)).module()
+    pixels = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(exported(pixels).logits, model(pixels).logits)
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", [name for name in ENCODERS if name != "swin_tiny"])  # pads inside its blocks
+@torch.no_grad()
+def test_export_for_any_batch_and_multiples_of_the_stride(variant, encoder):
+    model = shared_model(variant, encoder)
+    height, width = (model.stride * Dim(name, min=1, max=64) for name in ("height", "width"))
+    shapes = {"pixel_values": {0: Dim("batch"), 2: height, 3: width}}
+    exported = export(model, (torch.rand(2, 3, 64, 96),), dynamic_shapes=shapes).module()
+    pixels = torch.rand(1, 3, 128, 160)
+    torch.testing.assert_close(exported(pixels).logits, model(pixels).logits)
+
+
+@each_variant
+@each_encoder
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_a_trace_at_one_size_answers_at_others(variant, encoder):
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = shared_model(variant, encoder)
+
+        def forward(self, pixel_values):
+            return self.model(pixel_values).logits
+
+    traced = torch.jit.trace(Logits(), torch.rand(1, 3, 64, 64), check_trace=False)
+    for shape in ((2, 3, 65, 97), (1, 3, 96, 33)):
+        pixels = torch.rand(shape)
+        torch.testing.assert_close(traced(pixels), shared_model(variant, encoder)(pixels).logits)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name == "unet" else pytest.mark.slow) for name in VARIANTS]
+)
+@torch.no_grad()
+def test_compiled_model_answers_at_two_sizes(variant):
+    model = small_model(variant, depth=1).eval()
+    compiled = torch.compile(model, fullgraph=True)
+    for size in ((32, 32), (33, 46)):
+        pixels = torch.rand(1, 3, *size)
+        torch.testing.assert_close(compiled(pixels).logits, model(pixels).logits, rtol=1e-4, atol=1e-4)
+
+
+@each_variant
+@each_encoder
+def test_frozen_encoder_stays_as_it_is_through_training(variant, encoder):
+    model = small_model(variant, encoder)
+    model.freeze_encoder()
+
+    def changed_by_a_step():
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer.zero_grad()
+        model(torch.rand(2, 3, 64, 64), labels=torch.randint(0, 2, (2, 64, 64))).loss.backward()
+        optimizer.step()
+        return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+    changed = changed_by_a_step()
+    assert changed
+    assert not any(name.startswith("encoder.") for name in changed)
+    assert not any(part.training for part in model.encoder.modules())
+    assert model.decoder.training
+    model.unfreeze_encoder()
+    assert model.encoder.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    changed = changed_by_a_step()
+    assert any(name.startswith("encoder.") and name.endswith("weight") for name in changed)
+    assert any(name.startswith("encoder.") and name.endswith("running_mean") for name in changed)
+
+
+@each_variant
+def test_freezing_keeps_evaluation_mode(variant):
+    model = small_model(variant).eval()
+    model.freeze_encoder()
+    model.unfreeze_encoder()
+    assert not any(part.training for part in model.modules())
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", ["plain", "resnet18"])
+@pytest.mark.parametrize("fields", [{"num_channels": 1}, {"num_channels": 5}, {"num_labels": 4}, {"num_labels": 2}])
+@torch.no_grad()
+def test_channels_and_labels(variant, encoder, fields):
+    model = small_model(variant, encoder, **fields).eval()
+    logits = model(torch.rand(2, fields.get("num_channels", 3), 40, 48)).logits
+    assert logits.shape == (2, 4 if fields.get("num_labels") == 4 else 1, 40, 48)
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", ["plain", "resnet18", "convnext_atto"])
+@torch.no_grad()
+def test_bilinear_upsampling(variant, encoder):
+    model = small_model(variant, encoder, upsample="bilinear").eval()
+    assert not any(isinstance(part, torch.nn.ConvTranspose2d) for part in model.modules())
+    assert model(torch.rand(1, 3, 65, 40)).logits.shape == (1, 1, 65, 40)
+
+
+@each_variant
+@pytest.mark.parametrize("encoder", BACKBONES)
+@torch.no_grad()
+def test_backbone_without_a_detail_branch(variant, encoder):
+    model = small_model(variant, encoder, detail_channels=0).eval()
+    assert model.encoder.channels[0] == 0
+    assert model(torch.rand(1, 3, 65, 40)).logits.shape == (1, 1, 65, 40)
+
+
+@each_variant
+@pytest.mark.parametrize("widths", [[16, 8, 8, 8], [16, 8, 8, 8, 8, 8]])
+def test_decoder_channels_of_the_wrong_length_are_refused(variant, widths):
+    config = small_config(variant, "resnet18", decoder_channels=widths)
+    with pytest.raises(ValueError, match="decoder_channels needs 5 widths for backbone='resnet18'"):
+        model_class(variant)(config)
+
+
+@each_variant
+def test_a_config_changed_after_its_construction_is_checked_again(variant):
+    config = config_class(variant)()
+    config.num_labels = 3
+    with pytest.raises(ValueError, match="binary_head needs exactly 2 labels, got 3"):
+        model_class(variant)(config)

@@ -1,0 +1,246 @@
+"""Runs of training/run.py for the tests: one process imports everything once and forks a real process for each run.
+
+`start` and `finish` talk to that process, which is this file run as a script; where the system permits it, it lives in
+a mount namespace of its own, so that a test can give a run a small or a read-only disk.
+"""
+
+import atexit
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SERVER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+TINY = {
+    "model.base_channels": 4,
+    "model.depth": 2,
+    "data": "phantoms?count=20&size=64&seed=0",
+    "split": "own",
+    "image_size": 32,
+    "precision": "fp32",
+    "num_train_epochs": 2,
+    "learning_rate": 0.01,
+    "per_device_train_batch_size": 8,
+    "disable_tqdm": "true",
+}
+
+
+class Finished(NamedTuple):
+    """How a run ended: exit code (negative: the signal), and what it wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def arguments(output_dir, **changes):
+    """The command line of a tiny run; `changes` by name with __ for the dot, None leaves a field out."""
+    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()} | {"output_dir": output_dir}
+    return [text for name, value in fields.items() if value is not None for text in (f"--{name}", str(value))]
+
+
+def run(output_dir, moment=None, environment=None, draws=False, **changes):
+    """A tiny run to its end; see `start`."""
+    return finish(start(arguments(output_dir, **changes), moment, environment, draws))
+
+
+def run_in_two_processes(output_dir, moment=None, **changes):
+    """The same as two processes that share the gradient, as a launcher starts them."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    started = [start(arguments(output_dir, **changes), moment, environment) for environment in ranks]
+    return [finish(one) for one in started]
+
+
+def start(argv, moment=None, environment=None, draws=False):
+    """Fork a run.
+
+    Args:
+        argv: what follows `training/run.py`.
+        moment: (name in MOMENTS, step) at which the process kills itself, or stops, with a third item "stop".
+        environment: further environment variables.
+        draws: whether pictures are drawn, which takes longer than the training.
+    """
+    outputs = [tempfile.mkstemp()[1] for _ in range(2)]
+    request = {"argv": argv, "moment": moment, "environment": environment or {}, "draws": draws, "outputs": outputs}
+    return _ask({"start": request}), outputs
+
+
+def finish(started):
+    """Wait until a started run ends, or stops itself, and return how."""
+    pid, outputs = started
+    code = _ask({"wait": pid})
+    return Finished(code, *(Path(path).read_text(encoding="utf-8") for path in outputs))
+
+
+def resume_stopped(started):
+    os.kill(started[0], signal.SIGCONT)
+
+
+def shell(command):
+    """Run a shell command where the runs live: it sees their mounts. Returns its exit code."""
+    return _ask({"shell": command})
+
+
+def has_own_mounts():
+    """Whether the system permits a mount namespace."""
+    command = ["unshare", "-rm", "true"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@functools.cache
+def _server():
+    wrapper = ["unshare", "-rm"] if has_own_mounts() else []
+    cache = tempfile.mkdtemp()
+    environment = os.environ | SERVER_ENVIRONMENT | {"HF_DATASETS_CACHE": cache}
+    server = subprocess.Popen(
+        [*wrapper, sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    atexit.register(server.stdin.close)
+    return server
+
+
+def _ask(request):
+    server = _server()
+    server.stdin.write(json.dumps(request, default=str) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+# From here on: the process that forks.
+
+
+def serve():
+    sys.path.insert(0, str(ROOT))
+    import training.run  # noqa: F401
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        ((name, request),) = json.loads(line).items()
+        print(json.dumps(SERVED[name](request)), file=answers, flush=True)
+
+
+def fork(request):
+    pid = os.fork()
+    if pid:
+        return pid
+    for number, path in enumerate([os.devnull, *request["outputs"]]):
+        os.dup2(os.open(path, os.O_RDWR), number)
+    os.environ.update(request["environment"])
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    code = 1
+    try:
+        code = _child(request)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _child(request):
+    import traceback
+
+    import training.run
+
+    sys.argv = ["training/run.py", *request["argv"]]
+    if not request["draws"]:
+        training.run.draw = training.run.draw_first_batch = lambda *arguments, **options: None
+    if request["moment"]:
+        name, step, *stops = request["moment"]
+        MOMENTS[name](step, signal.SIGSTOP if stops else signal.SIGKILL)
+    try:
+        training.run.command()
+    except SystemExit as error:
+        print(error.code or "", file=sys.stderr)
+        return int(error.code is not None and error.code != 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def wait(pid):
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    return -os.WSTOPSIG(status) if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+
+
+def signal_before(owner, name, sent, applies):
+    """Send this process a signal when `owner.name` is called with arguments for which `applies` holds."""
+    original = getattr(owner, name)
+
+    def wrapped(*arguments, **options):
+        if applies(*arguments):
+            sys.stdout.flush()
+            os.kill(os.getpid(), sent)
+        return original(*arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def after_step(step, sent):
+    """After the optimizer's step, before its checkpoint, or its epoch's validation."""
+    from training.trainer import UNetTrainer
+
+    signal_before(UNetTrainer, "_maybe_log_save_evaluate", sent, lambda self, *_: self.state.global_step == step)
+
+
+def before_save(step, sent):
+    """After an epoch's validation, before its checkpoint."""
+    from training.trainer import UNetTrainer
+
+    signal_before(UNetTrainer, "_save_checkpoint", sent, lambda self, *_: self.state.global_step == step)
+
+
+def inside_write(step, sent):
+    """With the weights of the checkpoint written, and half of the optimizer's state."""
+    import torch
+
+    def half_written(_, path, *rest):
+        if f"checkpoint-{step}/optimizer.pt" not in str(path):
+            return False
+        Path(path).write_bytes(b"PK\x03\x04 half")
+        return True
+
+    signal_before(torch, "save", sent, half_written)
+
+
+def before_marker(step, sent):
+    """With every file of the checkpoint written but the one that says so."""
+    import training.trainer
+
+    signal_before(training.trainer, "mark_complete", sent, lambda folder: folder.name == f"checkpoint-{step}")
+
+
+def before_scoring(step, sent):
+    """With the training done."""
+    import training.run
+
+    signal_before(training.run, "score_parts", sent, lambda *_: True)
+
+
+MOMENTS = {one.__name__: one for one in (after_step, before_save, inside_write, before_marker, before_scoring)}
+SERVED = {"start": fork, "wait": wait, "shell": lambda command: subprocess.call(command, shell=True)}
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,139 @@
+"""A run killed with SIGKILL and started again ends with the same bits as one that was never interrupted."""
+
+import functools
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.runs import run, run_in_two_processes
+
+# 20 images: 3 steps an epoch, the last of 4 images; checkpoints at 2, 4 and after each validation (3, 6)
+SETTINGS = {
+    "ema_decay": 0.5,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "encoder_learning_rate": 0.005,
+    "lr_scheduler_type": "cosine",
+    "augmentation": "[{HorizontalFlip: {p: 0.5}}, {RandomBrightnessContrast: {p: 0.8}}]",
+}
+SPREADS = {
+    "1x8": {"per_device_train_batch_size": 8},
+    "4x2": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+}
+# moment: (where the process kills itself, the checkpoint resumed from, the one passed over)
+MOMENTS = {
+    "mid-epoch": (("after_step", 5), 4, None),
+    "last batch": (("after_step", 3), 2, None),
+    "epoch end": (("before_save", 3), 2, None),
+    "in a file": (("inside_write", 6), 4, 6),
+    "before the marker": (("before_marker", 4), 3, 4),
+    "before scoring": (("before_scoring", 0), 6, None),
+}
+ALWAYS = [("1x8", 0), ("4x2", 2)]  # the other combinations are slow
+
+
+@functools.cache
+def uninterrupted(spread, processes=1):
+    folder = Path(tempfile.mkdtemp()) / "run"
+    start_run = run if processes == 1 else run_in_two_processes
+    start_run(folder, **SETTINGS, **SPREADS[spread])
+    return folder
+
+
+def combinations():
+    for moment in MOMENTS:
+        for spread in SPREADS:
+            for workers in (0, 2):
+                marks = [] if (spread, workers) in ALWAYS else [pytest.mark.slow]
+                yield pytest.param(moment, spread, workers, marks=marks, id=f"{moment}-{spread}-{workers} workers")
+
+
+@pytest.mark.parametrize(("moment", "spread", "workers"), combinations())
+def test_killed_run_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path, moment, spread, workers):
+    kill, resumed_from, passed_over = MOMENTS[moment]
+    options = {**SETTINGS, **SPREADS[spread], "dataloader_num_workers": workers}
+    killed = run(tmp_path / "run", kill, **options)
+    assert killed.code == -9, killed.stderr
+    ended = run(tmp_path / "run", **options)
+    assert ended.code == 0, ended.stderr
+    assert f"Resumed from {tmp_path}/run/checkpoint-{resumed_from}." in ended.stdout
+    assert re.findall(r"Passed over .*checkpoint-(\d+):", ended.stdout) == ([str(passed_over)] if passed_over else [])
+    assert_same_end(tmp_path / "run", uninterrupted(spread))
+
+
+def test_resumption_is_said_before_training_goes_on(tmp_path):
+    run(tmp_path / "run", ("after_step", 3), **SETTINGS)
+    killed_again = run(tmp_path / "run", ("after_step", 5), **SETTINGS)
+    assert killed_again.code == -9
+    assert "Resumed from" in killed_again.stdout
+    run(tmp_path / "run", **SETTINGS)
+    assert_same_end(tmp_path / "run", uninterrupted("1x8"))
+
+
+def test_killed_before_the_first_checkpoint_starts_again(tmp_path):
+    run(tmp_path / "run", ("inside_write", 2), **SETTINGS)
+    ended = run(tmp_path / "run", **SETTINGS)
+    assert "Passed over" in ended.stdout and "Resumed from" not in ended.stdout
+    assert_same_end(tmp_path / "run", uninterrupted("1x8"))
+
+
+def test_damaged_checkpoint_is_passed_over(tmp_path):
+    run(tmp_path / "run", ("after_step", 5), **SETTINGS)
+    (tmp_path / "run/checkpoint-4/model.safetensors").write_bytes(b"damaged")
+    ended = run(tmp_path / "run", **SETTINGS)
+    assert "Passed over" in ended.stdout and "checkpoint-3." in ended.stdout
+    assert_same_end(tmp_path / "run", uninterrupted("1x8"))
+
+
+def test_stop_in_the_middle_of_an_epoch_trains_no_further_step(tmp_path):
+    options = {**SETTINGS, "max_steps": 5}
+    run(tmp_path / "killed", ("before_scoring", 0), **options)
+    run(tmp_path / "whole", **options)
+    assert run(tmp_path / "killed", **options).code == 0
+    assert_same_end(tmp_path / "killed", tmp_path / "whole", step=5)
+
+
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    options = {**SETTINGS, **SPREADS["4x2"]}
+    killed = run_in_two_processes(tmp_path / "run", ("after_step", 2), num_train_epochs=1, **options)
+    assert [one.code for one in killed] == [-9, -9]
+    ended = run_in_two_processes(tmp_path / "run", num_train_epochs=1, **options)
+    assert [one.code for one in ended] == [0, 0], ended
+    whole = run_in_two_processes(tmp_path / "whole", num_train_epochs=1, **options)
+    assert whole[0].code == 0
+    assert_same_end(tmp_path / "run", tmp_path / "whole", step=2)
+
+
+def assert_same_end(found, expected, step=6):
+    checkpoint = f"checkpoint-{step}"
+    for name in ("model.safetensors", f"{checkpoint}/model.safetensors", f"{checkpoint}/ema.safetensors"):
+        one, other = load_file(found / name), load_file(expected / name)
+        assert one.keys() == other.keys()
+        assert [key for key in one if not torch.equal(one[key], other[key])] == [], name
+    for name in ("optimizer.pt", "scheduler.pt"):
+        one, other = (torch.load(folder / checkpoint / name) for folder in (found, expected))
+        assert_equal(one, other)
+    one, other = (json.loads((folder / checkpoint / "trainer_state.json").read_text()) for folder in (found, expected))
+    for field in ("best_metric", "best_global_step", "global_step", "epoch"):
+        assert one[field] == other[field], field
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (found, expected))
+    assert one["metrics"] == other["metrics"] and one["run"]["best"] == other["run"]["best"]
+
+
+def assert_equal(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_equal(*pair)
+    else:
+        assert one == other
