@@ -56,8 +56,6 @@ def _require_all_loaded(random, loaded, name, source):
         for (key, before), after in zip(random.state_dict().items(), loaded.state_dict().values(), strict=True)
         if (before.dim() > 1 or key.endswith("running_mean")) and torch.equal(before, after)
     ]
-    if missing and source == "timm":
-        raise OSError(f"timm has no ImageNet weights of {name}; {_alternatives(name)}.")
     if missing:
         raise ValueError(
             f"backbone_weights: {source} lacks {len(missing)} weights of {name}, {missing[0]} among them: it is "

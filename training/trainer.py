@@ -165,7 +165,7 @@ class UNetTrainer(Trainer):
 
     def get_decay_parameter_names(self, model):
         """Weights of convolutions and linear layers; norms, biases and layer scales are vectors in every backbone."""
-        return [name for name, one in model.named_parameters() if one.squeeze().dim() > 1 and "bias" not in name]
+        return [name for name, one in model.named_parameters() if one.dim() > 1 and "bias" not in name]
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler

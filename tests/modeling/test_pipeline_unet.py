@@ -6,8 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.image_processing_unet import UNetImageSegmentationPipeline
+from modeling.image_processing_unet import UNetImageProcessor, UNetImageSegmentationPipeline
 from tests.variants import each_variant, shared_model, small_model
 
 

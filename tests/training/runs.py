@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,8 +123,6 @@ def _ask(request):
 
 
 def _free_port():
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return str(one.getsockname()[1])
@@ -159,8 +159,6 @@ def fork(request):
 
 
 def _child(request):
-    import traceback
-
     import training.run
 
     sys.argv = ["training/run.py", *request["argv"]]
@@ -186,11 +184,12 @@ def wait(pid):
 
 
 def signal_before(owner, name, sent, applies):
-    """Send this process a signal when `owner.name` is called with arguments for which `applies` holds."""
+    """Send this process a signal when `owner.name` is first called with arguments for which `applies` holds."""
     original = getattr(owner, name)
 
     def wrapped(*arguments, **options):
         if applies(*arguments):
+            setattr(owner, name, original)
             sys.stdout.flush()
             os.kill(os.getpid(), sent)
         return original(*arguments, **options)

@@ -70,7 +70,9 @@ class TestPureFunction:
         image, mask = pair
         size = {"height": 32, "width": 40}
         processor = SimpleNamespace(
-            size=size, normalize=lambda pixels: pixels.transpose(0, 3, 1, 2) / np.float32(255), mirror=lambda array: array
+            size=size,
+            normalize=lambda pixels: pixels.transpose(0, 3, 1, 2) / np.float32(255),
+            mirror=lambda array: array,
         )
         rows = [{"pixels": np.roll(image, i, 0).tobytes(), "labels": mask.tobytes()} for i in range(5)]
         samples = TrainingSamples(rows, processor, Augmentation(SPEC, 1))
@@ -117,7 +119,10 @@ def test_an_empty_list_changes_nothing(pair):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ([{"HorizontalFlp": {}}], "'HorizontalFlp' is not an albumentations transform; did you mean HorizontalFlip[?]"),
+        (
+            [{"HorizontalFlp": {}}],
+            "'HorizontalFlp' is not an albumentations transform; did you mean HorizontalFlip[?]",
+        ),
         ([{"affine": {}}], "'affine' is not an albumentations transform; did you mean Affine[?]"),
         ([{"Compose": {}}], "'Compose' is not an albumentations transform"),
         ([{"Affine": {"rotat": 5}}], "augmentation Affine has no argument 'rotat'; did you mean rotate[?]"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from tests.training.runs import run, run_in_two_processes
 
 # 20 images: 3 steps an epoch, the last of 4 images; checkpoints at 2, 4 and after each validation (3, 6)

@@ -1,0 +1,31 @@
+"""The README's figures are those of the committed results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from training.results import read_results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted(ROOT.glob("hub_repos/*/results.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_every_part_of_committed_results_stands_in_the_readme(path):
+    results = read_results(path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for part, metrics in results["metrics"].items():
+        row = next(line for line in readme.splitlines() if line.startswith(f"| {part.replace('_', ' ')} |"))
+        shown = [metrics["images"]]
+        for kind, metric in (("per_image", "dice"), ("per_image", "iou"), ("pooled", "dice")):
+            shown += [metrics[kind][metric][bound] for bound in ("value", "low", "high")]
+        shown += [metrics["per_image"][metric]["value"] for metric in ("precision", "recall")]
+        numbers = [float(text) for text in re.findall(r"\d+(?:\.\d+)?", row)]
+        assert numbers == [round(number, 4) for number in shown]
+    assert results["data"]["sha256"][:8] in readme
+
+
+def test_committed_results_name_no_folder_of_a_machine():
+    for path in RESULTS:
+        assert not re.search(r'"/|[ =]/(home|root|tmp|work|mnt)/', path.read_text(encoding="utf-8"))

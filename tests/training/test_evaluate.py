@@ -1,0 +1,365 @@
+"""Scores of real models on real files, by hand where the model says the same everywhere, and the command around them."""
+
+import csv
+import dataclasses
+import io
+import math
+import runpy
+import sys
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+from configuration.configuration_unet import UNetConfig
+from modeling.image_processing_unet import UNetImageProcessor
+from modeling.modeling_unet import UNetForSemanticSegmentation
+from training.evaluate import BINS, load_model, main, polyp_labels_of, score, threshold_counts
+from training.results import read_results
+
+PROCESSOR = UNetImageProcessor(size=16)
+FEATURES = datasets.Features(
+    name=datasets.Value("string"), image=datasets.Image(decode=False), annotation=datasets.Image(decode=False)
+)
+SHAPES = [(20, 30), (17, 16), (30, 24)]
+
+
+def png(array):
+    stored = io.BytesIO()
+    Image.fromarray(np.asarray(array, np.uint8)).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def rows_of(masks):
+    """One noisy image for each mask."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, mask in enumerate(masks):
+        files = {"image": png(rng.integers(0, 256, (*np.shape(mask), 3))), "annotation": png(mask)}
+        rows.append({"name": f"f{number}", **{key: {"bytes": value, "path": None} for key, value in files.items()}})
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def box(shape, height, width, value=255):
+    """A mask with `height` x `width` pixels of `value` in one corner."""
+    mask = np.zeros(shape, np.uint8)
+    mask[:height, :width] = value
+    return mask
+
+
+def random_model(**fields):
+    torch.manual_seed(0)
+    return UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2, **fields)).eval()
+
+
+def constant_model(*logits, **fields):
+    """Says `logits` at every pixel."""
+    model = random_model(**fields)
+    torch.nn.init.zeros_(model.head.classifier.weight)
+    model.head.classifier.bias.data = torch.tensor(logits, dtype=torch.float32)
+    return model
+
+
+def segformer(labels=("background", "polyp")):
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        depths=[1] * 4,
+        hidden_sizes=[8] * 4,
+        num_attention_heads=[1] * 4,
+        decoder_hidden_size=8,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+def save(model, folder, processor=PROCESSOR):
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of twelve images and black and white masks, one of them empty."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for number in range(12):
+        shape = 20 + number, 24
+        image = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8))
+        image.save(tmp_path / "data" / "images" / f"f{number:02d}.png")
+        Image.fromarray(box(shape, number, 10)).save(tmp_path / "data" / "masks" / f"f{number:02d}.png")
+    return str(tmp_path / "data")
+
+
+def scored(folder):
+    """The results and the rows of per_image.csv that a command left."""
+    with (folder / "per_image.csv").open(encoding="utf-8") as file:
+        return read_results(folder / "results.json"), list(csv.DictReader(file))
+
+
+class TestScoreByHand:
+    """A model that says 1 everywhere: polyp with probability 0.731."""
+
+    MASKS = (box((20, 30), 5, 6), np.zeros((17, 16)), box((30, 24), 30, 24))
+
+    @pytest.mark.parametrize(
+        ("threshold", "counts"),
+        [
+            (None, [[30, 570, 0, 0], [0, 272, 0, 0], [720, 0, 0, 0]]),
+            (0.73, [[30, 570, 0, 0], [0, 272, 0, 0], [720, 0, 0, 0]]),
+            (0.74, [[0, 0, 30, 570], [0, 0, 0, 272], [0, 0, 720, 0]]),
+        ],
+    )
+    def test_counts(self, threshold, counts):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,), threshold)
+        assert np.stack(scores.counts).tolist() == [[row] for row in counts]
+        assert (scores.names, scores.sizes) == (["f0", "f1", "f2"], SHAPES)
+
+    def test_the_processors_threshold_is_the_default(self):
+        careful = UNetImageProcessor(size=16, mask_threshold=0.74)
+        scores = score(constant_model(1.0), careful, rows_of(self.MASKS), (1,))
+        assert [counts[0, :2].tolist() for counts in scores.counts] == [[0, 0]] * 3
+
+    def test_losses(self):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        polyp, background = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
+        assert scores.losses == pytest.approx([(30 * polyp + 570 * background) / 600, background, polyp])
+
+    def test_summary(self):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        summary = scores.summary()
+        assert summary["images"] == 3
+        assert summary["per_image"]["dice"]["value"] == pytest.approx((60 / 630 + 0 + 1) / 3)
+        assert summary["pooled"]["dice"]["value"] == pytest.approx(2 * 750 / (750 + 1592))
+        some = scores.summary({"f0", "f2"})
+        assert (some["images"], some["per_image"]["dice"]["value"]) == (2, pytest.approx((60 / 630 + 1) / 2))
+
+    def test_an_empty_mask_predicted_empty_is_right(self):
+        scores = score(constant_model(-9.0), PROCESSOR, rows_of([np.zeros((9, 9))]), (1,))
+        assert scores.summary()["per_image"]["dice"] == {"value": 1, "low": 1, "high": 1}
+        assert scores.losses == pytest.approx([math.log1p(math.exp(-9))], rel=1e-3)
+
+    def test_ignored_pixels_count_nowhere(self):
+        mask = box((10, 10), 2, 5, value=1)
+        mask[5:] = 255
+        scores = score(constant_model(1.0), PROCESSOR, rows_of([mask]), (1,))
+        assert scores.counts[0].tolist() == [[10, 40, 0, 0]]
+        assert scores.losses == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
+        assert scores.histograms[0].sum(axis=1).tolist() == [40, 10]
+
+    def test_histograms_and_thresholds(self):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        thresholds, counts = threshold_counts(scores)
+        assert (len(thresholds), thresholds[0], thresholds[-1]) == (BINS - 1, 1 / BINS, 1 - 1 / BINS)
+        predicted = counts[:, 0, :2].sum(axis=1) > 0
+        assert np.array_equal(predicted, thresholds <= 0.73)  # the bin of 0.731 is 0.730 to 0.735
+        assert counts[predicted][:, 0].tolist() == [[30, 570, 0, 0]] * predicted.sum()
+        assert counts[~predicted][:, 0].tolist() == [[0, 0, 30, 570]] * (~predicted).sum()
+
+
+class TestScoreClasses:
+    MASK = np.array([[0, 1, 1, 2], [0, 0, 255, 2]], np.uint8).repeat(3, 0).repeat(3, 1)  # 9 pixels each
+
+    @pytest.mark.parametrize(
+        ("logits", "expected"),
+        [((0.0, 0.0, 5.0), [[0, 0, 18, 45], [18, 45, 0, 0]]), ((9.0, 0.0, 0.0), [[0, 0, 18, 45], [0, 0, 18, 45]])],
+    )
+    def test_each_class_of_the_model(self, logits, expected):
+        scores = score(constant_model(*logits, num_labels=3), PROCESSOR, rows_of([self.MASK]))
+        assert scores.counts[0].tolist() == expected
+        assert not scores.histograms
+        assert len(scores.summary()["per_class"]) == 2
+
+    @pytest.mark.parametrize(("labels", "probability"), [((1, 2), 0.8), ((1,), 0.5)])
+    def test_classes_grouped_as_polyp(self, labels, probability):
+        model = constant_model(*np.log([0.2, 0.5, 0.3]), num_labels=3)
+        scores = score(model, PROCESSOR, rows_of([self.MASK]), labels, mask_labels=3)
+        assert scores.counts[0].tolist() == [[36, 27, 0, 0]]
+        expected = -(36 * math.log(probability) + 27 * math.log(1 - probability)) / 63
+        assert scores.losses == pytest.approx([expected])
+
+    @pytest.mark.parametrize(("fields", "logits"), [({}, (1.0,)), ({"binary_head": False}, (0.0, 1.0))])
+    def test_masks_of_more_classes_than_the_model(self, fields, logits):
+        scores = score(constant_model(*logits, **fields), PROCESSOR, rows_of([self.MASK]), (1,), mask_labels=3)
+        assert scores.counts[0].tolist() == [[36, 27, 0, 0]]
+        assert scores.losses == pytest.approx([(36 * math.log1p(math.exp(-1)) + 27 * math.log1p(math.e)) / 63])
+
+    def test_such_masks_are_refused_when_nothing_is_said(self):
+        with pytest.raises(ValueError, match="f0: labels out of range: found 0, 1, 2, 255"):
+            score(constant_model(1.0), PROCESSOR, rows_of([self.MASK]), (1,))
+
+    @pytest.mark.parametrize("labels", [(), (3,), (0, 1, 2), (-1,)])
+    def test_labels_that_the_model_does_not_have(self, labels):
+        with pytest.raises(ValueError, match="must be some of the model's labels, 0 to 2, and not all of them"):
+            score(constant_model(0.0, 0.0, 0.0, num_labels=3), PROCESSOR, rows_of([self.MASK]), labels)
+
+    def test_a_threshold_needs_a_binary_head(self):
+        with pytest.raises(ValueError, match="threshold is for a binary head"):
+            score(constant_model(0.0, 0.0, 0.0, num_labels=3), PROCESSOR, rows_of([self.MASK]), threshold=0.4)
+
+
+class TestScoreOfRandomModels:
+    @pytest.mark.parametrize("fields", [{}, {"binary_head": False}])
+    def test_equals_a_users_own_steps(self, fields):
+        rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model(**fields)
+        scores = score(model, PROCESSOR, rows, (1,))
+        for row, shape, counts in zip(rows, SHAPES, scores.counts, strict=True):
+            image = Image.open(io.BytesIO(row["image"]["bytes"]))
+            with torch.no_grad():
+                logits = model(**PROCESSOR(image)).logits
+            odds = F.interpolate(logits, size=shape, mode="bilinear")[0].numpy()
+            predicted, truth = odds[-1] > (0 if len(odds) == 1 else odds[0]), box(shape, 9, 9) > 0
+            expected = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
+            assert counts.tolist() == [[int(one.sum()) for one in expected]]
+            assert 0 < predicted.mean() < 1
+
+    def test_batches_do_not_matter(self):
+        rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
+        one, three = (score(model, PROCESSOR, rows, (1,), batch_size=size) for size in (1, 3))
+        assert np.array_equal(one.counts, three.counts)
+        assert one.losses == pytest.approx(three.losses, rel=1e-5)
+        assert one.names == three.names == ["f0", "f1", "f2"]
+
+    def test_counts_at_one_half_are_the_counts(self):
+        rows = rows_of([box(shape, 9, 9) for shape in SHAPES] + [np.zeros((8, 8))])
+        scores = score(random_model(), PROCESSOR, rows, (1,))
+        thresholds, counts = threshold_counts(scores)
+        assert counts.shape == (BINS - 1, 4, 4)
+        assert np.array_equal(counts[thresholds == 0.5][0], np.stack(scores.counts)[:, 0])
+        for threshold in (0.3, 0.62):
+            scored_there = score(random_model(), PROCESSOR, rows, (1,), threshold)
+            at = np.flatnonzero(np.isclose(thresholds, threshold))[0]
+            assert np.array_equal(counts[at], np.stack(scored_there.counts)[:, 0])
+
+    def test_nothing_kept_grows_with_the_images(self):
+        def kept(side):
+            scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,))
+            values = [value for name in ("counts", "losses", "histograms") for value in getattr(scores, name)]
+            assert {field.name for field in dataclasses.fields(scores)} == {
+                "names", "sizes", "counts", "losses", "histograms"
+            }  # fmt: skip
+            return [np.asarray(value).nbytes for value in values]
+
+        assert kept(16) == kept(160) == [32, 32, 8, 8, 16 * BINS, 16 * BINS]
+
+    def test_files_of_two_sizes_are_named(self):
+        row = rows_of([np.zeros((9, 9))])[0] | {"annotation": {"bytes": png(np.zeros((9, 8))), "path": None}}
+        with pytest.raises(ValueError, match="f0: .*9"):
+            score(random_model(), PROCESSOR, datasets.Dataset.from_list([row], features=FEATURES), (1,))
+
+
+@pytest.mark.parametrize(
+    ("id2label", "expected"),
+    [
+        ({0: "background", 1: "polyp"}, (1,)),
+        ({0: "polyp", 1: "background"}, (0,)),
+        ({0: "Background", 1: "neoplastic", 2: "non-neoplastic"}, (1, 2)),
+        ({0: "LABEL_0", 1: "LABEL_1"}, (1,)),
+        ({"0": "mucosa", "1": "lesion"}, (1,)),
+        ({0: "Polyp", 1: "mucosa"}, (0,)),
+        ({0: "mucosa", 1: "forceps", 2: "adenomatous polyp", 3: "hyperplastic polyp"}, (2, 3)),
+    ],
+)
+def test_polyp_labels_of(id2label, expected):
+    assert polyp_labels_of(SimpleNamespace(id2label=id2label)) == expected
+
+
+def test_polyp_labels_that_the_names_do_not_tell():
+    with pytest.raises(ValueError, match=r"which of the labels \['wall', 'tree', 'sky'\] mean polyp.*--polyp_labels"):
+        polyp_labels_of(SimpleNamespace(id2label={0: "wall", 1: "tree", 2: "sky"}))
+
+
+class TestLoadModel:
+    def test_a_runs_own_checkpoint(self, tmp_path):
+        model = random_model()
+        loaded, processor = load_model(save(model, tmp_path, UNetImageProcessor(size=24, mask_threshold=0.4)))
+        assert isinstance(loaded, UNetForSemanticSegmentation) and not loaded.training
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+        assert (processor.size["width"], processor.mask_threshold) == (24, 0.4)
+
+    def test_a_model_of_transformers(self, tmp_path):
+        loaded, processor = load_model(save(segformer(), tmp_path, SegformerImageProcessor(size=32)))
+        assert isinstance(loaded, SegformerForSemanticSegmentation) and not loaded.training
+        assert hasattr(processor, "post_process_semantic_segmentation")
+
+    @pytest.mark.parametrize("name", ["nowhere", "no/where", "deep/down/nowhere"])
+    def test_nothing_there(self, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(OSError, match=f"model {name}: no folder with a config.json, nor loadable from the Hub"):
+            load_model(name)
+
+
+class TestCommand:
+    def test_results_and_rows(self, tmp_path, data):
+        main([save(random_model(), tmp_path / "unet"), data, "--output", str(tmp_path / "out")])
+        results, rows = scored(tmp_path / "out")
+        assert results["run"]["name"] == results["run"]["model_type"] == "unet"
+        assert results["data"]["sizes"] == {"train": 0, "validation": 0, "test": 12}
+        assert set(results["metrics"]) == {"test"} and results["metrics"]["test"]["images"] == 12
+        assert [row["name"] for row in rows] == [f"f{number:02d}" for number in range(12)]
+        for name in ("dice", "iou", "precision", "recall", "accuracy"):
+            mean = np.mean([float(row[name]) for row in rows])
+            assert mean == pytest.approx(results["metrics"]["test"]["per_image"][name]["value"], abs=1e-6)
+        mean = np.mean([float(row["loss"]) for row in rows])
+        assert mean == pytest.approx(results["metrics"]["test"]["loss"]["value"], abs=1e-6)
+        assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("labels", [("background", "polyp"), ("background", "adenoma", "hyperplastic")])
+    def test_a_model_of_transformers(self, tmp_path, data, labels):
+        model = save(segformer(labels), tmp_path / "foreign", SegformerImageProcessor(size=32))
+        main([model, data, "--output", str(tmp_path / "out"), "--batch_size", "5"])
+        results, rows = scored(tmp_path / "out")
+        assert results["run"]["model_type"] == "segformer"
+        assert results["metrics"]["test"]["images"] == len(rows) == 12
+        assert "per_class" not in results["metrics"]["test"]
+        counts = [[int(row[name]) for name in ("true_positives", "false_negatives")] for row in rows]
+        assert [sum(pair) for pair in counts] == [number * 10 for number in range(12)]
+
+    def test_a_named_split(self, tmp_path, data):
+        model = save(random_model(), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "out"), "--split", "80/10/10", "--split_seed", "3"])
+        results, rows = scored(tmp_path / "out")
+        assert (results["data"]["split"], results["data"]["split_seed"]) == ("80/10/10", 3)
+        assert results["data"]["sizes"] == {"train": 10, "validation": 1, "test": 1}
+        assert [row["part"] for row in rows] == ["validation", "test"]
+        assert {part: one["images"] for part, one in results["metrics"].items()} == {"validation": 1, "test": 1}
+
+    def test_masks_of_more_classes_than_the_model(self, tmp_path, data):
+        for number in range(12):
+            mask = box((20 + number, 24), number, 10, value=1 + number % 2)
+            Image.fromarray(mask).save(f"{data}/masks/f{number:02d}.png")
+        model = save(random_model(), tmp_path / "unet")
+        with pytest.raises(ValueError, match="labels out of range"):
+            main([model, data, "--output", str(tmp_path / "out")])
+        main([model, data, "--output", str(tmp_path / "out"), "--mask_labels", "3"])
+        results, rows = scored(tmp_path / "out")
+        assert results["run"]["settings"]["mask_labels"] == 3
+        positives = [int(row["true_positives"]) + int(row["false_negatives"]) for row in rows]
+        assert positives == [number * 10 for number in range(12)]
+
+    def test_own_classes_and_grouped_classes(self, tmp_path, data):
+        model = save(constant_model(0.0, 1.0, 0.0, num_labels=3), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "own")])
+        main([model, data, "--output", str(tmp_path / "grouped"), "--polyp_labels", "1", "2"])
+        own, grouped = (scored(tmp_path / name)[0]["metrics"]["test"] for name in ("own", "grouped"))
+        assert len(own["per_class"]) == 2 and "per_class" not in grouped
+        assert own["per_class"][0]["pooled"] == grouped["pooled"]
+
+    def test_threshold(self, tmp_path, data):
+        model = save(constant_model(1.0), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "out"), "--threshold", "0.74"])
+        assert scored(tmp_path / "out")[0]["metrics"]["test"]["pooled"]["recall"]["value"] == 0
+
+    def test_an_error_is_one_line(self, monkeypatch, tmp_path, data):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["evaluate", "nowhere", data])
+        monkeypatch.delitem(sys.modules, "training.evaluate")
+        with pytest.raises(SystemExit, match=r"^error: model nowhere: no folder with a config.json, nor .*\)$"):
+            runpy.run_module("training.evaluate", run_name="__main__")

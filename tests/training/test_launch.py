@@ -1,0 +1,85 @@
+"""One process and two: the same weights; and accelerate's launcher, for real."""
+
+import functools
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training import runs
+from tests.training.runs import run, run_in_two_processes
+
+# 11 images, 8 a step: the last step of each epoch has 3
+SETTINGS = {
+    "model.batch_norm": "false",
+    "data": "phantoms?count=11&size=64&seed=0",
+    "augmentation": "[{HorizontalFlip: {p: 0.5}}]",
+    "logging_steps": 1,
+}
+
+
+@functools.cache
+def one_process():
+    """The folder of the run with 1 x 8 images a step."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    assert run(folder, per_device_train_batch_size=8, **SETTINGS).code == 0
+    return folder
+
+
+def assert_same_weights(found, expected):
+    one, other = (load_file(folder / "model.safetensors") for folder in (found, expected))
+    for name, value in other.items():
+        torch.testing.assert_close(one[name], value, rtol=1e-5, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize(("size", "accumulated"), [(4, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
+def test_accumulation_ends_with_the_same_weights(tmp_path, size, accumulated):
+    ended = run(tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated, **SETTINGS)
+    assert ended.code == 0, ended.stderr
+    assert_same_weights(tmp_path, one_process())
+
+
+@pytest.mark.parametrize(("size", "accumulated"), [(2, 2), pytest.param(1, 4, marks=pytest.mark.slow)])
+def test_two_processes_with_accumulation_end_with_the_same_weights(tmp_path, size, accumulated):
+    options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, **SETTINGS}
+    first, second = run_in_two_processes(tmp_path, **options)
+    assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == "" and "Warning" not in first.stderr + second.stderr
+    assert_same_weights(tmp_path, one_process())
+
+
+def launch(output_dir, *options, **changes):
+    """accelerate launch training/run.py"""
+    changes = {**SETTINGS, "per_device_train_batch_size": 4, **changes}
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "training/run.py"]
+    return subprocess.run(
+        [*command, *runs.arguments(output_dir, **changes)],
+        cwd=runs.ROOT,
+        env={**runs.os.environ, **runs.SERVER_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_accelerate_launch_of_two_processes_ends_with_the_same_weights(tmp_path):
+    options = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    ended = launch(tmp_path, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert '"processes": 2' in (tmp_path / "results.json").read_text()
+    assert "Warning" not in ended.stderr and ended.stdout.count("Split own") == 1
+    assert_same_weights(tmp_path, one_process())
+    refused = launch(tmp_path, *options, learning_rate=0.5)  # what only the first process finds
+    assert refused.returncode == 1
+    errors = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "learning_rate=0.01, not 0.5" in errors[0], refused.stderr
+    assert 'run.py", line' not in refused.stderr
+
+
+def test_launch_that_would_start_one_process_instead_of_two_is_refused(tmp_path):
+    ended = run(tmp_path / "run", environment={"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"})
+    assert ended.code == 1 and "--multi_gpu" in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()

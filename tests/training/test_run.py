@@ -1,0 +1,147 @@
+"""training/run.py from its command line to the folder it leaves, and what it says to wrong input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from modeling.modeling_unet import UNetForSemanticSegmentation
+from tests.training import runs
+from tests.training.runs import run
+from training.phantoms import phantom
+from training.results import read_results
+
+PICTURES = {"first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png"}
+LEFT = {
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "results.json",
+    "per_image.csv",
+    "scorings.log",
+}
+RECIPE = """
+model: {base_channels: 4, depth: 2}
+data: phantoms?count=12&size=64&seed=0
+split: own
+image_size: 64
+precision: fp32
+num_train_epochs: 2
+per_device_train_batch_size: 4
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of a recipe in a fresh interpreter: (its folder, how it ended)."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, "training/run.py", str(folder / "tiny.yaml"), "--output_dir", str(folder / "out")]
+    environment = {**runs.os.environ, **runs.SERVER_ENVIRONMENT}
+    return folder, subprocess.run(command, cwd=runs.ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_leaves_what_a_repository_is_built_from(ended):
+    folder, result = ended
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (folder / "out").iterdir()} >= LEFT | PICTURES
+    results = read_results(folder / "out/results.json")
+    assert results["metrics"]["test"]["images"] == 3 and results["metrics"]["validation"]["images"] == 2
+    best = results["run"]["best"]
+    assert results["metrics"]["validation"]["per_image"]["dice"]["value"] == pytest.approx(best["dice"], abs=1e-6)
+    assert len((folder / "out/per_image.csv").read_text().splitlines()) == 6
+    UNetForSemanticSegmentation.from_pretrained(folder / "out")
+    for picture in PICTURES:
+        Image.open(folder / "out" / picture).verify()
+
+
+def test_is_quiet(ended):
+    _, result = ended
+    for noise in ("Warning", "Writing model shards", "Loading weights", "Traceback"):
+        assert noise not in result.stdout + result.stderr
+
+
+def test_finished_run_scores_nothing_again(ended):
+    folder, _ = ended
+    scorings = (folder / "out/scorings.log").read_text()
+    assert [line.split()[1] for line in scorings.splitlines()] == ["validation", "test"]
+    before = (folder / "out/results.json").stat().st_mtime_ns
+    argv = [str(folder / "tiny.yaml"), "--output_dir", str(folder / "out")]
+    again = runs.finish(runs.start(argv))
+    assert again.code == 0 and "is finished" in again.stdout and "Dice" in again.stdout
+    assert (folder / "out/scorings.log").read_text() == scorings
+    assert (folder / "out/results.json").stat().st_mtime_ns == before
+
+
+def test_check_data_trains_nothing_and_leaves_no_folder(tmp_path):
+    checked = run(tmp_path / "run", check_data="true")
+    assert checked.code == 0 and "empty masks" in checked.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_in_the_middle_of_an_epoch_is_validated_and_scored(tmp_path):
+    assert run(tmp_path / "run", max_steps=1, per_device_train_batch_size=4).code == 0
+    assert read_results(tmp_path / "run/results.json")["run"]["best"]["step"] == 1
+
+
+def test_without_validation_during_training_the_last_weights_are_scored(tmp_path):
+    ended = run(tmp_path / "run", eval_strategy="no", ema_decay=0.5)
+    assert ended.code == 0, ended.stderr
+    assert read_results(tmp_path / "run/results.json")["run"]["best"] is None
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of six frames; the third one's file is cut short."""
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for index in range(6):
+        image, mask = phantom(0, index, 64)
+        Image.fromarray(image).save(tmp_path / f"data/images/frame{index}.jpg")
+        Image.fromarray(mask).save(tmp_path / f"data/masks/frame{index}.png")
+    cut = tmp_path / "data/images/frame2.jpg"
+    cut.write_bytes(cut.read_bytes()[:400])
+    return tmp_path / "data"
+
+
+def test_truncated_image_is_named(tmp_path, data):
+    ended = run(tmp_path / "run", data=data, split="80/10/10")
+    assert_one_error(ended, "frame2")
+
+
+def test_empty_folder_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_error(run(tmp_path / "run", data=tmp_path / "empty"), "empty")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"model.backbone": "resnet81", "model.base_channels": None, "model.depth": None}, "resnet81"),
+        ({"model.padding": "valid", "image_size": 33}, "padding='valid'"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"loss.ce": 1}, "loss ce"),
+        ({"augmentation": "[{HorizontalFlop: {p: 0.5}}]"}, "HorizontalFlip"),
+        ({"ema_decay": 2}, "ema_decay"),
+        ({"save_total_limit": 1}, "save_total_limit"),
+        ({"split": "pranet"}, "pranet"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_input_is_one_line(tmp_path, fields, named):
+    assert_one_error(run(tmp_path / "run", **fields), named)
+
+
+def assert_one_error(ended, named):
+    assert ended.code == 1 and "Traceback" not in ended.stderr, ended
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert named in line, line
+
+
+def test_results_hold_the_command_and_the_settings(ended):
+    folder, _ = ended
+    written = json.loads((folder / "out/results.json").read_text())["run"]
+    assert written["command"].startswith("accelerate launch training/run.py")
+    assert written["settings"]["num_train_epochs"] == "2" and written["parameters"] > 0
