@@ -129,7 +129,7 @@ def _add(scores, name, truth, mask, logits, classes):
     scores.counts.append(count_pixels(mask, truth, classes))
     scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
     if logits.shape[1] == 1:
-        bins = (logits[0, 0].sigmoid() * BINS).long().clamp(max=BINS - 1).cpu().numpy()
+        bins = ((logits[0, 0].sigmoid() * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()  # (k, k + 1] / BINS
         scores.histograms.append(np.stack([np.bincount(bins[truth == k], minlength=BINS) for k in (0, 1)]))
 
 

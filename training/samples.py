@@ -65,7 +65,7 @@ def _sample(row, processor, num_labels):
     return {
         "name": row["name"],
         "pixels": np.asarray(processor.resize(image)).tobytes(),
-        "labels": processor.resize_labels(labels).astype(np.uint8).tobytes(),
+        "labels": processor.resize_labels(labels).tobytes(),
         "native_labels": native.getvalue(),
     }
 

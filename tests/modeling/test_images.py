@@ -9,6 +9,7 @@ from modeling.images import to_rgb
 
 COLOUR = (np.arange(2 * 5 * 3) * 8).reshape(2, 5, 3).astype(np.uint8)  # height 2, width 5
 GREY = COLOUR[..., 0]
+GREY_16 = GREY.astype(np.uint16) * 257 + 100  # rounds to GREY
 
 as_float = torch.from_numpy(COLOUR).float()
 
@@ -42,16 +43,18 @@ def test_colour_images(image):
     "image",
     [
         Image.fromarray(GREY),
+        Image.fromarray(GREY_16.astype(np.int32)),
         Image.fromarray(GREY.astype(np.int32)),
         Image.fromarray(GREY.astype(np.float32)),
+        Image.fromarray((GREY / 255).astype(np.float32)),
         Image.fromarray(np.stack([GREY, GREY * 2], axis=-1), "LA"),
-        Image.fromarray(GREY.astype(np.uint16) * 257),
-        Image.frombytes("I;16B", (5, 2), (GREY.astype(np.uint16) * 257).astype(">u2").tobytes()),
+        Image.fromarray(GREY_16),
+        Image.frombytes("I;16B", (5, 2), GREY_16.astype(">u2").tobytes()),
         GREY,
         GREY[None],
         GREY[..., None],
-        GREY.astype(np.uint16) * 257,
-        GREY.astype(np.int32) * 257,
+        GREY_16,
+        GREY_16.astype(np.int32),
         GREY / 255,
         torch.from_numpy(GREY),
         torch.from_numpy(GREY)[None].float() / 255,
@@ -87,7 +90,7 @@ def test_paths(kind, tmp_path):
 
 
 def test_png_of_16_bits(tmp_path):
-    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "image.png")
+    Image.fromarray(GREY_16).save(tmp_path / "image.png")
     assert Image.open(tmp_path / "image.png").mode.startswith("I")
     assert np.array_equal(to_rgb(tmp_path / "image.png"), np.stack([GREY] * 3, axis=-1))
 

@@ -100,6 +100,13 @@ def test_loss_is_a_mean_over_the_pixels_of_the_batch():
     torch.testing.assert_close(segmentation_loss(logits, labels), torch.tensor(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loss_of_half_precision_is_computed_in_float32(dtype):
+    logits, labels = torch.randn(1, 1, 8, 8).to(dtype), torch.randint(0, 2, (1, 8, 8))
+    assert segmentation_loss(logits, labels).dtype == torch.float32
+    assert torch.equal(segmentation_loss(logits, labels), segmentation_loss(logits.float(), labels))
+
+
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_forward_returns_that_loss(num_labels):
     model = small_model(num_labels=num_labels).eval()

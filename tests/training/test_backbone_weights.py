@@ -126,7 +126,9 @@ def test_no_network_is_an_error_and_never_random_weights(monkeypatch):
 
 
 def test_a_backbone_that_timm_never_trained_is_an_error():
-    with pytest.raises(OSError, match="weights of mobilenetv2_035 could not be .*No pretrained weights exist.*; give a local file"):
+    with pytest.raises(
+        OSError, match="weights of mobilenetv2_035 could not be .*No pretrained weights exist.*; give a local file"
+    ):
         load_backbone_weights(a_model("mobilenetv2_035"), "timm")
 
 

@@ -1,4 +1,4 @@
-"""Scores of real models on real files, by hand where the model says the same everywhere, and the command around them."""
+"""Scores of real models on real files: by hand where the model says the same everywhere; and the command."""
 
 import csv
 import dataclasses
@@ -144,7 +144,7 @@ class TestScoreByHand:
     def test_an_empty_mask_predicted_empty_is_right(self):
         scores = score(constant_model(-9.0), PROCESSOR, rows_of([np.zeros((9, 9))]), (1,))
         assert scores.summary()["per_image"]["dice"] == {"value": 1, "low": 1, "high": 1}
-        assert scores.losses == pytest.approx([math.log1p(math.exp(-9))], rel=1e-3)
+        assert scores.losses == pytest.approx([math.log1p(math.exp(-9))], rel=0.01)  # float32
 
     def test_ignored_pixels_count_nowhere(self):
         mask = box((10, 10), 2, 5, value=1)

@@ -34,7 +34,7 @@ MOMENTS = {
     "before the marker": (("before_marker", 4), 3, 4),
     "before scoring": (("before_scoring", 0), 6, None),
 }
-ALWAYS = [("1x8", 0), ("4x2", 2)]  # the other combinations are slow
+COMBINATIONS = [("1x8", 0), ("4x2", 2), ("4x2", 0), ("1x8", 2)]
 
 
 @functools.cache
@@ -46,14 +46,14 @@ def uninterrupted(spread, processes=1):
 
 
 def combinations():
-    for moment in MOMENTS:
-        for spread in SPREADS:
-            for workers in (0, 2):
-                marks = [] if (spread, workers) in ALWAYS else [pytest.mark.slow]
-                yield pytest.param(moment, spread, workers, marks=marks, id=f"{moment}-{spread}-{workers} workers")
+    """Each moment with one combination of accumulation and workers, each in turn; the others are slow."""
+    for number, moment in enumerate(MOMENTS):
+        for place, (spread, workers) in enumerate(COMBINATIONS):
+            marks = [] if number % len(COMBINATIONS) == place else [pytest.mark.slow]
+            yield pytest.param(moment, spread, workers, marks=marks, id=f"{moment}-{spread}-{workers} workers")
 
 
-@pytest.mark.parametrize(("moment", "spread", "workers"), combinations())
+@pytest.mark.parametrize(("moment", "spread", "workers"), list(combinations()))
 def test_killed_run_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path, moment, spread, workers):
     kill, resumed_from, passed_over = MOMENTS[moment]
     options = {**SETTINGS, **SPREADS[spread], "dataloader_num_workers": workers}
