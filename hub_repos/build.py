@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import transformers
+
 from hub_repos.card import write_card
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.variants import find_variant
@@ -160,6 +162,7 @@ def main(argv=None):
     parser.add_argument("checkpoint", help="folder of a finished run")
     parser.add_argument("out", help="folder to write the repository to")
     arguments = parser.parse_args(argv)
+    transformers.logging.disable_progress_bar()
     build(arguments.checkpoint, arguments.out)
     print(f"Repository: {arguments.out}")
     print(

@@ -18,11 +18,13 @@ def write_card(folder, results):
         results: a checked results.json.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
     card = ModelCard.from_template(
         card_data(results, config),
         template_path=str(TEMPLATE),
         results=results,
         config=config,
+        size=size,
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         pictures=sorted(path.name for path in folder.glob("*.png")),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser
 
@@ -72,6 +73,7 @@ def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=
     classes = _foreground(model.config, polyp_labels, threshold)
     grouped = polyp_labels is not None
     options = {} if threshold is None else {"threshold": threshold}
+    model.to(memory_format=torch.channels_last)
     scores = Scores()
     bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
     for start in range(0, len(rows), batch_size):
@@ -206,6 +208,7 @@ class EvaluateArguments:
 
 
 def main(argv=None):
+    transformers.logging.disable_progress_bar()
     parser = HfArgumentParser(EvaluateArguments, prog="python -m training.evaluate", usage="%(prog)s MODEL DATA ...")
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) >= 2 and not argv[1].startswith("-"):

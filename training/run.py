@@ -11,6 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import contextlib  # noqa: E402
 import logging  # noqa: E402
+import math  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import shlex  # noqa: E402
@@ -30,7 +31,7 @@ from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
-from training.evaluate import polyp_labels_of, score, threshold_counts  # noqa: E402
+from training.evaluate import load_model, polyp_labels_of, score, threshold_counts  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
 from training.partition import PARTS, make_partition  # noqa: E402
@@ -73,7 +74,6 @@ def main(argv=None):
 
 def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
     """Everything between the data and results.json."""
-    started = time.perf_counter()
     folder = Path(arguments.output_dir)
     model, processor = build(arguments, model_fields)
     loss = WeightedSum(loss_weights)
@@ -91,19 +91,20 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     best = trainer.load_best()
     if not trainer.is_world_process_zero():
         return
-    trained = time.perf_counter() - started
-    run = run_record(arguments, settings, model, best, trainer.state.log_history)
+    history = finite(trainer.state.log_history)
     with naming_write_errors(folder / "model.safetensors"):
         save_checkpoint(model, processor, folder)
+    model, _ = load_model(folder)  # as its users get it: the Trainer's own computes in its precision for ever
+    model.to(arguments.device)
     scores = score_parts(model, processor, rows, indices, folder)
     results = {
-        "run": run,
+        "run": run_record(arguments, settings, model, best, history),
         "data": data_record(arguments.data, partition),
         "environment": environment_record(model) | {"processes": arguments.world_size},
-        "cost": {"training_seconds": round(trained, 1), "peak_memory_mb": round(peak_memory_mb(), 1)},
+        "cost": {"training_seconds": history[-1]["seconds"], "peak_memory_mb": round(peak_memory_mb(), 1)},
     }
     with naming_write_errors(folder / "results.json"):
-        draw(folder, trainer.state.log_history, scores, rows, model, processor)
+        draw(folder, history, scores, rows, model, processor)
         write_results(folder, results, scores, partition.twins)
 
 
@@ -122,7 +123,7 @@ def run_record(arguments, settings, model, best, history):
     return {
         "name": Path(arguments.output_dir).name,
         "model_type": model.config.model_type,
-        "settings": settings,
+        "settings": {name: without_folder(text) for name, text in settings.items()},
         "command": command_line(),
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -175,7 +176,6 @@ def require_images(arguments, training, validation):
 
 def score_parts(model, processor, rows, indices, folder):
     """Scores of validation and test, as a user of the published model would get them; each scoring is logged."""
-    model.to(memory_format=torch.channels_last).eval()
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
     scores = {}
     for part in ("validation", "test"):
@@ -269,7 +269,23 @@ def say_results(folder):
 
 
 def command_line():
-    return shlex.join(["accelerate", "launch", "training/run.py", *sys.argv[1:]])
+    return shlex.join(["accelerate", "launch", "training/run.py", *map(without_folder, sys.argv[1:])])
+
+
+def without_folder(text):
+    """The last name of an absolute path: results are published, and a machine's folders are nobody's business."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
+def finite(history):
+    """The log history with None for what is not finite, as JSON has no NaN."""
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in entry.items()
+        }
+        for entry in history
+    ]
 
 
 def peak_memory_mb():

@@ -1,6 +1,7 @@
 """The HF Trainer with a loss of ours: weighted sums per image, validation at the original size, EMA, exact resume."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ class UNetTrainer(Trainer):
         for callback in callbacks:
             self.add_callback(callback)
         self.saved_step = None
+        self.started = time.perf_counter()
 
     def train_from(self, checkpoint):
         """Train to the end, from a complete checkpoint or, where that is None, from the start."""
@@ -71,12 +73,17 @@ class UNetTrainer(Trainer):
         if self.ema is not None:
             _load_ema(self.ema, checkpoint / EMA_FILE)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.started -= max((entry.get("seconds", 0) for entry in state.log_history), default=0)
         patience = self.args.early_stopping_patience
         if state.global_step >= state.max_steps or out_of_patience(state.log_history, patience):
             self.state = state
             self._load_from_checkpoint(str(checkpoint))
         else:
             self.train(resume_from_checkpoint=str(checkpoint))
+
+    def log(self, logs, *args, **kwargs):
+        """As Trainer's, with the seconds spent so far, those before a resume included."""
+        super().log({**logs, "seconds": round(time.perf_counter() - self.started, 1)}, *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step with each image's weight, and how many images all processes hold."""

@@ -75,7 +75,7 @@ def start(argv, moment=None, environment=None, draws=False):
         environment: further environment variables.
         draws: whether pictures are drawn, which takes longer than the training.
     """
-    outputs = [tempfile.mkstemp()[1] for _ in range(2)]
+    outputs = [tempfile.mkstemp(dir=scratch())[1] for _ in range(2)]
     request = {"argv": argv, "moment": moment, "environment": environment or {}, "draws": draws, "outputs": outputs}
     return _ask({"start": request}), outputs
 
@@ -103,14 +103,20 @@ def has_own_mounts():
 
 
 @functools.cache
+def scratch():
+    """A folder that lasts as long as the tests."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
 def _server():
     wrapper = ["unshare", "-rm"] if has_own_mounts() else []
-    cache = tempfile.mkdtemp()
-    environment = os.environ | SERVER_ENVIRONMENT | {"HF_DATASETS_CACHE": cache}
+    environment = os.environ | SERVER_ENVIRONMENT | {"HF_DATASETS_CACHE": str(scratch() / "cache")}
     server = subprocess.Popen(
         [*wrapper, sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
     atexit.register(server.stdin.close)
     return server
 
@@ -204,6 +210,13 @@ def after_step(step, sent):
     signal_before(UNetTrainer, "_maybe_log_save_evaluate", sent, lambda self, *_: self.state.global_step == step)
 
 
+def before_validation(step, sent):
+    """After the last step of an epoch, and whatever is saved for it as a step."""
+    from training.trainer import UNetTrainer
+
+    signal_before(UNetTrainer, "evaluate", sent, lambda self, *_: self.state.global_step == step)
+
+
 def before_save(step, sent):
     """After an epoch's validation, before its checkpoint."""
     from training.trainer import UNetTrainer
@@ -238,7 +251,10 @@ def before_scoring(step, sent):
     signal_before(training.run, "score_parts", sent, lambda *_: True)
 
 
-MOMENTS = {one.__name__: one for one in (after_step, before_save, inside_write, before_marker, before_scoring)}
+MOMENTS = {
+    one.__name__: one
+    for one in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
+}
 SERVED = {"start": fork, "wait": wait, "shell": lambda command: subprocess.call(command, shell=True)}
 
 if __name__ == "__main__":

@@ -3,15 +3,13 @@
 import functools
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.training import runs
-from tests.training.runs import run, run_in_two_processes
+from tests.training.runs import run, run_in_two_processes, scratch
 
 # 11 images, 8 a step: the last step of each epoch has 3
 SETTINGS = {
@@ -25,7 +23,7 @@ SETTINGS = {
 @functools.cache
 def one_process():
     """The folder of the run with 1 x 8 images a step."""
-    folder = Path(tempfile.mkdtemp()) / "run"
+    folder = scratch() / "one process"
     assert run(folder, per_device_train_batch_size=8, **SETTINGS).code == 0
     return folder
 

@@ -3,14 +3,12 @@
 import functools
 import json
 import re
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.runs import run, run_in_two_processes
+from tests.training.runs import run, run_in_two_processes, scratch
 
 # 20 images: 3 steps an epoch, the last of 4 images; checkpoints at 2, 4 and after each validation (3, 6)
 SETTINGS = {
@@ -29,6 +27,7 @@ SPREADS = {
 MOMENTS = {
     "mid-epoch": (("after_step", 5), 4, None),
     "last batch": (("after_step", 3), 2, None),
+    "before validation": (("before_validation", 6), 4, None),  # step 6 is one to save at, too
     "epoch end": (("before_save", 3), 2, None),
     "in a file": (("inside_write", 6), 4, 6),
     "before the marker": (("before_marker", 4), 3, 4),
@@ -38,10 +37,10 @@ COMBINATIONS = [("1x8", 0), ("4x2", 2), ("4x2", 0), ("1x8", 2)]
 
 
 @functools.cache
-def uninterrupted(spread, processes=1):
-    folder = Path(tempfile.mkdtemp()) / "run"
-    start_run = run if processes == 1 else run_in_two_processes
-    start_run(folder, **SETTINGS, **SPREADS[spread])
+def uninterrupted(spread):
+    """The folder of the run that nothing disturbs."""
+    folder = scratch() / f"uninterrupted {spread}"
+    assert run(folder, **SETTINGS, **SPREADS[spread]).code == 0
     return folder
 
 
