@@ -96,9 +96,9 @@ def create_encoder(config):
     return PlainEncoder(config) if config.backbone is None else BackboneEncoder(config)
 
 
-def create_backbone(name, num_channels):
-    """The timm pyramid of `name` with random weights; ImageNet weights are loaded in training, never here."""
-    options = {"features_only": True, "pretrained": False, "in_chans": num_channels}
+def create_backbone(name, num_channels, **options):
+    """The timm pyramid of `name`, with random weights: a checkpoint's are loaded later, ImageNet's in training."""
+    options = {"features_only": True, "pretrained": False, "in_chans": num_channels, **options}
     try:
         # Swin is tied to one input size unless told otherwise; other families do not know the option
         return timm.create_model(name, strict_img_size=False, **options)

@@ -1,9 +1,11 @@
 """ImageNet weights for a model's backbone: from timm's Hub, or a local file; never silently none."""
 
+import logging
 from pathlib import Path
 
-import timm
 import torch
+
+from modeling.encoder import create_backbone
 
 
 def load_backbone_weights(model, source):
@@ -40,13 +42,16 @@ def load_backbone_weights(model, source):
 
 
 def _create(name, num_channels, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        options = {"features_only": True, "in_chans": num_channels, **options}
-        try:
-            return timm.create_model(name, strict_img_size=False, **options)
-        except TypeError:
-            return timm.create_model(name, **options)
+    """The backbone from one seed; timm's word of classification weights that no pyramid has is not passed on."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return create_backbone(name, num_channels, **options)
+    finally:
+        logger.setLevel(level)
 
 
 def _require_all_loaded(random, loaded, name, source):
