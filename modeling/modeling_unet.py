@@ -1,5 +1,7 @@
 """U-Net (Ronneberger et al. 2015), and what every variant inherits: padding, head, loss, initialisation."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,8 +16,15 @@ from modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, con
 IGNORED_LABELS = (255, -100)
 
 
+class DecoderOutput(NamedTuple):
+    """What a decoder returns: features B x width x H x W, and where it has gates their maps, deepest first."""
+
+    features: torch.Tensor
+    attentions: tuple | None = None
+
+
 class UNetDecoderBlock(nn.Module):
-    """One step of the expanding path: upsample, concatenate the skip, convolve twice."""
+    """Upsample, concatenate the skip, convolve twice; returns the features and, where there is a gate, its map."""
 
     def __init__(self, config, in_channels, skip_channels, out_channels):
         super().__init__()
@@ -23,11 +32,11 @@ class UNetDecoderBlock(nn.Module):
         self.conv = DoubleConv(skip_channels + out_channels, out_channels, config.padding, config.batch_norm)
 
     def forward(self, features, skip):
-        return self.conv(concat_skip(skip, self.upsample(features)))
+        return self.conv(concat_skip(skip, self.upsample(features))), None
 
 
 class UNetDecoder(nn.Module):
-    """The expanding path: maps of stride 1, 2, 4, ... (None where there is no skip) to B x width x H x W."""
+    """The expanding path: maps of stride 1, 2, 4, ... (None where there is no skip) to a DecoderOutput."""
 
     block_class = UNetDecoderBlock
 
@@ -44,12 +53,14 @@ class UNetDecoder(nn.Module):
 
     def forward(self, features):
         *skips, decoded = features
+        attentions = []
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             if self.gradient_checkpointing and self.training:
-                decoded = checkpoint(block, decoded, skip, use_reentrant=False)
+                decoded, attention = checkpoint(block, decoded, skip, use_reentrant=False)
             else:
-                decoded = block(decoded, skip)
-        return decoded
+                decoded, attention = block(decoded, skip)
+            attentions += [] if attention is None else [attention]
+        return DecoderOutput(decoded, tuple(attentions) or None)
 
 
 class UNetHead(nn.Module):
@@ -106,7 +117,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         self.encoder_frozen = False
         self.post_init()
 
-    def forward(self, pixel_values, labels=None, output_hidden_states=None, return_dict=None):
+    def forward(self, pixel_values, labels=None, output_hidden_states=None, output_attentions=None, return_dict=None):
         """Logits at the size of the input, and with labels the loss.
 
         Args:
@@ -114,7 +125,8 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             labels: whole numbers in 0..num_labels-1, B x H x W or B x 1 x H x W, 255 and -100 ignored; with `valid`
                 padding as large as the input (their centre is taken) or as the logits.
             output_hidden_states: also return the encoder's maps, full resolution first.
-            return_dict: False returns a tuple (loss, logits, hidden_states) without what is None.
+            output_attentions: also return the gates' maps, deepest first, B x 1 x h x w in 0..1; None without gates.
+            return_dict: False returns a tuple (loss, logits, hidden_states, attentions) without what is None.
 
         Returns:
             SemanticSegmenterOutput with `logits` B x num_logits x H x W (184 fewer rows and columns with `valid`
@@ -126,13 +138,15 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
                 out of range.
         """
         features = self.encoder(self._pad(pixel_values))
-        logits = self.head(self.decoder(features))
+        decoded = self.decoder(features)
+        logits = self.head(decoded.features)
         if self.config.padding == "same":
             logits = logits[..., : pixel_values.shape[-2], : pixel_values.shape[-1]]
         output = SemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, align_labels(labels, logits, self.config)),
             logits=logits,
             hidden_states=tuple(level for level in features if level is not None) if output_hidden_states else None,
+            attentions=decoded.attentions if output_attentions else None,
         )
         return output.to_tuple() if return_dict is False else output
 

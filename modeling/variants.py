@@ -5,6 +5,8 @@ import importlib
 import inspect
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 _CONFIGURATIONS = Path(__file__).parents[1] / "configuration"
 
 
@@ -26,6 +28,16 @@ def find_variant(name):
         )
     config_class = _class_of(importlib.import_module(f"configuration.configuration_{name}"), "Config")
     return config_class, _class_of(importlib.import_module(f"modeling.modeling_{name}"), "ForSemanticSegmentation")
+
+
+def config_fields(config_class):
+    """The fields of a variant's config and their defaults, those of every U-Net first, `num_labels` last."""
+    fields = {}
+    for owner in reversed(config_class.__mro__):
+        if issubclass(owner, PretrainedConfig) and owner is not PretrainedConfig and "__init__" in vars(owner):
+            parameters = inspect.signature(owner.__init__).parameters.values()
+            fields |= {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+    return {**fields, "num_labels": 2}
 
 
 def _class_of(module, suffix):

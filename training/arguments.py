@@ -17,7 +17,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from modeling.variants import find_variant
+from modeling.variants import config_fields, find_variant
 from training.losses import LOSSES
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -197,11 +197,8 @@ def _parser(config_class):
     )
     documented = argument_help(config_class)
     nested = {"type": _value, "nargs": "+", "default": argparse.SUPPRESS}
-    for name, parameter in inspect.signature(config_class.__init__).parameters.items():
-        if name not in ("self", "kwargs"):
-            text = f"{documented.get(name)} (default: {parameter.default})"
-            parser.add_argument(f"--model.{name}", **nested, help=text)
-    parser.add_argument("--model.num_labels", **nested, help="classes, the background included. (default: 2)")
+    for name, default in config_fields(config_class).items():
+        parser.add_argument(f"--model.{name}", **nested, help=f"{documented.get(name)} (default: {default})")
     for name, function in LOSSES.items():
         parser.add_argument(
             f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
@@ -211,7 +208,7 @@ def _parser(config_class):
 
 def argument_help(config_class):
     """The `Args:` of a config class and the classes above it: name to one line."""
-    documented = {}
+    documented = {"num_labels": "classes, the background included."}
     for owner in reversed(config_class.__mro__):
         text = inspect.getdoc(owner) or ""
         for name, line in re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", text, flags=re.MULTILINE):
@@ -261,9 +258,9 @@ def _refuse_unknown(given, parser):
 
 def _refuse_wrong_types(model, config_class, parser):
     """A config field whose default is a number, a truth value or a text takes no other; the config checks the rest."""
-    defaults = {name: one.default for name, one in inspect.signature(config_class.__init__).parameters.items()}
+    defaults = config_fields(config_class)
     for name, value in model.items():
-        wanted = type(defaults.get(name, 2))  # num_labels, which has no default there, is a whole number
+        wanted = type(defaults[name])
         if wanted in (bool, int, str) and type(value) is not wanted:
             parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
 

@@ -1,0 +1,12 @@
+"""Configuration of the attention U-Net (Oktay et al. 2018)."""
+
+from configuration.configuration_unet import UNetConfig
+
+
+class AttentionUNetConfig(UNetConfig):
+    """The fields of a U-Net; the gates' widths follow from the skips'."""
+
+    model_type = "attention_unet"
+
+    def __init__(self, **kwargs):  # transformers would make one of its own
+        super().__init__(**kwargs)
