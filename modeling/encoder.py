@@ -23,11 +23,15 @@ class PlainEncoder(nn.Module):
         self.channels = [config.base_channels * 2**level for level in range(config.depth + 1)]
         widths = [config.num_channels, *self.channels]
         self.stages = nn.ModuleList(
-            DoubleConv(before, after, config.padding, config.batch_norm)
-            for before, after in itertools.pairwise(widths)
+            self.create_stage(config, level, before, after)
+            for level, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.pool = nn.MaxPool2d(2)
         self.gradient_checkpointing = False
+
+    def create_stage(self, config, level, in_channels, out_channels):
+        """What maps a level's input, pooled but for level 0, to its features."""
+        return DoubleConv(in_channels, out_channels, config.padding, config.batch_norm)
 
     def forward(self, pixel_values):
         features = []
@@ -91,9 +95,9 @@ class BackboneEncoder(nn.Module):
     _gradient_checkpointing = False
 
 
-def create_encoder(config):
-    """The encoder that the config names."""
-    return PlainEncoder(config) if config.backbone is None else BackboneEncoder(config)
+def create_encoder(config, plain_class=PlainEncoder):
+    """The encoder that the config names: its backbone, or the variant's own plain path."""
+    return plain_class(config) if config.backbone is None else BackboneEncoder(config)
 
 
 def create_backbone(name, num_channels, **options):

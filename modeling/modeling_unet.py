@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from configuration.configuration_unet import UNetConfig
-from modeling.encoder import create_encoder
+from modeling.encoder import PlainEncoder, create_encoder
 from modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip
 
 IGNORED_LABELS = (255, -100)
@@ -102,15 +102,17 @@ class UNetPreTrainedModel(PreTrainedModel):
 class UNetForSemanticSegmentation(UNetPreTrainedModel):
     """Encoder, decoder with concatenated skips, and head; any input size with `same` padding.
 
-    A variant sets `config_class` and `decoder_class`; `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
+    A variant sets `config_class`, `decoder_class` and, where its plain path differs, `plain_encoder_class`;
+    `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
     """
 
+    plain_encoder_class = PlainEncoder
     decoder_class = UNetDecoder
 
     def __init__(self, config):
         super().__init__(config)
         config.check_fields()
-        self.encoder = create_encoder(config)
+        self.encoder = create_encoder(config, self.plain_encoder_class)
         self.decoder = self.decoder_class(config, self.encoder.channels)
         self.head = UNetHead(config, self.decoder.out_channels)
         self.stride = 2 ** (len(self.encoder.channels) - 1)

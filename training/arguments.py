@@ -65,6 +65,9 @@ class RunArguments(TrainingArguments):
     augmentation: str = field(
         default="[]", metadata={"help": "YAML list of albumentations transforms, [{HorizontalFlip: {p: 0.5}}]."}
     )
+    copies: int = field(
+        default=1, metadata={"help": "How often an epoch shows each training image, augmented anew each time."}
+    )
     backbone_weights: str = field(
         default="timm", metadata={"help": "ImageNet weights: timm (its Hub), a local file, or none."}
     )
@@ -97,6 +100,8 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, got {self.copies}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):

@@ -143,20 +143,25 @@ def collate(items):
 
 
 class EpochSampler(Sampler):
-    """Keys (epoch, index) in an order that depends on seed and epoch alone."""
+    """Keys (draw, index) in an order that depends on seed and epoch alone.
 
-    def __init__(self, count, seed):
-        self.count, self.seed, self.epoch = count, seed, 0
+    An epoch shows each of `count` images `copies` times; no draw, epoch x copies + copy, comes twice, so each copy is
+    augmented anew.
+    """
+
+    def __init__(self, count, seed, copies=1):
+        self.count, self.seed, self.copies, self.epoch = count, seed, copies, 0
 
     def set_epoch(self, epoch):
         self.epoch = epoch
 
     def __len__(self):
-        return self.count
+        return self.count * self.copies
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter([(self.epoch, int(index)) for index in order])
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
+        first = self.epoch * self.copies
+        return iter([(first + int(number) // self.count, int(number) % self.count) for number in order])
 
 
 def _arrays(sample, processor):

@@ -38,7 +38,7 @@ class UNetTrainer(Trainer):
         model = model.to(memory_format=torch.channels_last)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        self.sampler = EpochSampler(len(train_dataset), args.seed)
+        self.sampler = EpochSampler(len(train_dataset), args.seed, args.copies)
         self.loss, self.processor, self.ema = loss, processor, None
         super().__init__(
             model=model,
@@ -99,7 +99,7 @@ class UNetTrainer(Trainer):
     def _weights(self, number, size):
         """0 where accelerate repeats images, so that every process has a full last batch; else 1."""
         start = (number * self.args.world_size + self.args.process_index) * self._train_batch_size
-        return (torch.arange(start, start + size) < len(self.train_dataset)).float()
+        return (torch.arange(start, start + size) < len(self.sampler)).float()
 
     def _get_num_items_in_batch(self, batch_samples, device):
         return None  # super() would count label tokens

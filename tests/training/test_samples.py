@@ -213,6 +213,18 @@ class TestEpochSampler:
         assert {key[0] for key in keys} == {epoch}
         assert sorted(key[1] for key in keys) == list(range(50)) != [key[1] for key in keys]
 
+    def test_copies_are_drawn_once_each_and_never_again(self):
+        sampler = EpochSampler(7, seed=1, copies=3)
+        assert len(sampler) == 21
+        seen = []
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            keys = list(sampler)
+            assert sorted(index for _, index in keys) == sorted(list(range(7)) * 3)
+            assert {draw for draw, _ in keys} == {3 * epoch, 3 * epoch + 1, 3 * epoch + 2}
+            seen += keys
+        assert len(set(seen)) == 42
+
     def test_depends_on_seed_and_epoch_alone(self):
         def order(seed, epoch):
             sampler = EpochSampler(50, seed)

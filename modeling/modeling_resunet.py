@@ -1,0 +1,72 @@
+"""Deep residual U-Net (Zhang, Liu, Wang 2018): residual units in the plain path and in the decoder."""
+
+from torch import nn
+
+from configuration.configuration_resunet import ResUNetConfig
+from modeling.encoder import PlainEncoder
+from modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanticSegmentation
+
+
+class ResidualUnit(nn.Module):
+    """Full pre-activation unit (figure 1b): two times batch norm, ReLU and 3x3 convolution, plus a shortcut.
+
+    B x in x H x W to B x out x H/stride x W/stride. `first` drops the batch norm and ReLU before the first
+    convolution, as the paper's first unit does. The shortcut is the identity where size and width stay, else a 1x1
+    convolution and batch norm.
+    """
+
+    def __init__(self, in_channels, out_channels, stride=1, batch_norm=True, first=False):
+        super().__init__()
+        self.residual = nn.Sequential(
+            *([] if first else _activation(in_channels, batch_norm)),
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=not batch_norm),
+            *_activation(out_channels, batch_norm),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=not batch_norm)
+            norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
+            self.shortcut = nn.Sequential(convolution, *norm)
+
+    def forward(self, features):
+        return self.residual(features) + self.shortcut(features)
+
+
+class ResUNetEncoder(PlainEncoder):
+    """The plain path of residual units; a stride of 2 in the first convolution takes the place of pooling."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.pool = nn.Identity()
+
+    def create_stage(self, config, level, in_channels, out_channels):
+        stride = 1 if level == 0 else 2
+        return ResidualUnit(in_channels, out_channels, stride, config.batch_norm, first=level == 0)
+
+
+class ResUNetDecoderBlock(UNetDecoderBlock):
+    """Upsample, concatenate the skip, one residual unit."""
+
+    def __init__(self, config, in_channels, skip_channels, out_channels):
+        super().__init__(config, in_channels, skip_channels, out_channels)
+        self.conv = ResidualUnit(skip_channels + out_channels, out_channels, batch_norm=config.batch_norm)
+
+
+class ResUNetDecoder(UNetDecoder):
+    """The expanding path of residual units."""
+
+    block_class = ResUNetDecoderBlock
+
+
+class ResUNetForSemanticSegmentation(UNetForSemanticSegmentation):
+    """A U-Net of residual units. The paper upsamples by nearest neighbour; this one as `upsample` says."""
+
+    config_class = ResUNetConfig
+    plain_encoder_class = ResUNetEncoder
+    decoder_class = ResUNetDecoder
+
+
+def _activation(channels, batch_norm):
+    """Batch norm and ReLU; not in place, as the shortcut reads the same map."""
+    return [*([nn.BatchNorm2d(channels)] if batch_norm else []), nn.ReLU()]
