@@ -1,5 +1,6 @@
 """U-Net (Ronneberger et al. 2015), and what every variant inherits: padding, head, loss, initialisation."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,10 +18,22 @@ IGNORED_LABELS = (255, -100)
 
 
 class DecoderOutput(NamedTuple):
-    """What a decoder returns: features B x width x H x W, and where it has gates their maps, deepest first."""
+    """What a decoder returns.
+
+    `features` is B x width x H x W; `attentions` the maps of its gates, deepest first; `auxiliary_logits`, in training
+    with deep supervision, further B x num_logits x h x w.
+    """
 
     features: torch.Tensor
     attentions: tuple | None = None
+    auxiliary_logits: tuple | None = None
+
+
+@dataclass
+class UNetOutput(SemanticSegmenterOutput):
+    """A SemanticSegmenterOutput with the logits of deep supervision, in training mode only, each of `logits`' size."""
+
+    auxiliary_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
 class UNetDecoderBlock(nn.Module):
@@ -128,12 +141,13 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
                 padding as large as the input (their centre is taken) or as the logits.
             output_hidden_states: also return the encoder's maps, full resolution first.
             output_attentions: also return the gates' maps, deepest first, B x 1 x h x w in 0..1; None without gates.
-            return_dict: False returns a tuple (loss, logits, hidden_states, attentions) without what is None.
+            return_dict: False returns a tuple (loss, logits, hidden_states, attentions, auxiliary_logits) without what
+                is None.
 
         Returns:
-            SemanticSegmenterOutput with `logits` B x num_logits x H x W (184 fewer rows and columns with `valid`
-            padding at depth 4); `loss` is binary cross-entropy for a binary head, else cross-entropy, over the pixels
-            that are not ignored.
+            UNetOutput, a SemanticSegmenterOutput: `logits` B x num_logits x H x W (184 fewer rows and columns with
+            `valid` padding at depth 4); `loss` is binary cross-entropy for a binary head, else cross-entropy, over the
+            pixels that are not ignored; with deep supervision, in training, the mean of it over all logits.
 
         Raises:
             ValueError: wrong number of channels, a size that `valid` padding can't map, labels of another size or
@@ -142,15 +156,23 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         features = self.encoder(self._pad(pixel_values))
         decoded = self.decoder(features)
         logits = self.head(decoded.features)
+        auxiliary = [_resize(one, logits.shape[-2:]) for one in decoded.auxiliary_logits or ()]
         if self.config.padding == "same":
-            logits = logits[..., : pixel_values.shape[-2], : pixel_values.shape[-1]]
-        output = SemanticSegmenterOutput(
-            loss=None if labels is None else segmentation_loss(logits, align_labels(labels, logits, self.config)),
+            logits, *auxiliary = (
+                one[..., : pixel_values.shape[-2], : pixel_values.shape[-1]] for one in (logits, *auxiliary)
+            )
+        output = UNetOutput(
+            loss=None if labels is None else self._loss([logits, *auxiliary], labels),
             logits=logits,
             hidden_states=tuple(level for level in features if level is not None) if output_hidden_states else None,
             attentions=decoded.attentions if output_attentions else None,
+            auxiliary_logits=tuple(auxiliary) or None,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _loss(self, all_logits, labels):
+        labels = align_labels(labels, all_logits[0], self.config)
+        return torch.stack([segmentation_loss(logits, labels) for logits in all_logits]).mean()
 
     def _pad(self, pixel_values):
         """Rows and columns of zeros up to the next multiple of the deepest stride; `valid` checks the size instead."""
@@ -198,6 +220,12 @@ def decoder_widths(config, skips):
     if len(widths) != steps:
         raise ValueError(f"decoder_channels needs {steps} widths for backbone={config.backbone!r}, got {widths}.")
     return widths
+
+
+def _resize(logits, size):
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def align_labels(labels, logits, config):

@@ -108,7 +108,9 @@ class UNetTrainer(Trainer):
         """The mean of the images' losses; in training over all images of the optimizer step on all processes."""
         pixel_values = inputs["pixel_values"].to(memory_format=torch.channels_last)
         outputs = model(pixel_values=pixel_values)
-        losses = self.loss(outputs["logits"], align_labels(inputs["labels"], outputs["logits"], self.model.config))
+        labels = align_labels(inputs["labels"], outputs["logits"], self.model.config)
+        supervised = [outputs["logits"], *(outputs.get("auxiliary_logits") or ())]
+        losses = sum(self.loss(logits, labels) for logits in supervised) / len(supervised)
         if num_items_in_batch is None:
             loss = losses.mean()
         else:  # the processes' gradients are averaged
