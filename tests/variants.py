@@ -4,11 +4,12 @@ import functools
 
 import pytest
 
-from modeling.variants import find_variant, variant_names
+from modeling.variants import config_fields, find_variant, variant_names
 
 VARIANTS = variant_names()
 
 SMALL_DECODER = {"decoder_channels": [16, 8, 8, 8, 8], "detail_channels": 4}
+SMALL_FIELDS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ENCODERS = {
     "plain": {"base_channels": 4, "depth": 3},
     "resnet18": {"backbone": "resnet18", **SMALL_DECODER},
@@ -33,7 +34,8 @@ def model_class(variant):
 
 
 def small_config(variant="unet", encoder="plain", **fields):
-    return config_class(variant)(**{**ENCODERS[encoder], **fields})
+    small = {name: value for name, value in SMALL_FIELDS.items() if name in config_fields(config_class(variant))}
+    return config_class(variant)(**{**small, **ENCODERS[encoder], **fields})
 
 
 def small_model(variant="unet", encoder="plain", **fields):

@@ -1,0 +1,95 @@
+"""TransUNet (Chen et al. 2021): a transformer over the deepest map of a U-Net."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from configuration.configuration_transunet import TransUNetConfig
+from modeling.layers import ConvNormReLU
+from modeling.modeling_unet import UNetDecoder, UNetForSemanticSegmentation
+
+
+class TransUNetLayer(nn.Module):
+    """A pre-norm transformer layer, B x tokens x hidden_size to the same (Dosovitskiy et al. 2021, equations 2, 3)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(config.hidden_size, eps=1e-6),
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            nn.GELU(),
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+
+    def forward(self, tokens):
+        tokens = tokens + self.projection(self._attend(self.attention_norm(tokens)))
+        return tokens + self.perceptron(tokens)
+
+    def _attend(self, tokens):
+        # B x tokens x 3 hidden -> 3 of B x heads x tokens x hidden / heads
+        query, key, value = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class TransUNetBottleneck(nn.Module):
+    """The deepest map as tokens, one a pixel: B x C x h x w to the same (section 3.1 and figure 1).
+
+    The position embeddings are a learned grid, interpolated bilinearly to h x w, so that any input size works; the
+    paper's are of one size.
+    """
+
+    def __init__(self, config, channels):
+        super().__init__()
+        side = config.position_grid
+        self.embedding = nn.Conv2d(channels, config.hidden_size, 1)
+        self.positions = nn.Parameter(torch.zeros(1, config.hidden_size, side, side))
+        self.layers = nn.ModuleList(TransUNetLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.expansion = ConvNormReLU(config.hidden_size, channels, batch_norm=config.batch_norm)
+        self.gradient_checkpointing = False
+
+    def forward(self, features):
+        size = features.shape[-2:]
+        positions = F.interpolate(self.positions, size=size, mode="bilinear", align_corners=False)
+        tokens = (self.embedding(features) + positions).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                tokens = checkpoint(layer, tokens, use_reentrant=False)
+            else:
+                tokens = layer(tokens)
+        return self.expansion(self.norm(tokens).transpose(1, 2).unflatten(2, size))
+
+
+class TransUNetDecoder(UNetDecoder):
+    """The transformer, then the expanding path."""
+
+    def __init__(self, config, encoder_channels):
+        super().__init__(config, encoder_channels)
+        self.bottleneck = TransUNetBottleneck(config, encoder_channels[-1])
+
+    def forward(self, features):
+        *skips, deepest = features
+        return super().forward([*skips, self.bottleneck(deepest)])
+
+
+class TransUNetForSemanticSegmentation(UNetForSemanticSegmentation):
+    """A U-Net whose deepest map passes a transformer. The plain path or any backbone is its encoder (paper: R50)."""
+
+    config_class = TransUNetConfig
+    decoder_class = TransUNetDecoder
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if getattr(module, "keeps_own_init", False):
+            return
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, TransUNetBottleneck):
+            nn.init.trunc_normal_(module.positions, std=0.02)
