@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 RUN := runs/unet_phantoms
 MINIMAL := .venv-minimal
@@ -48,5 +48,5 @@ $(VENV)/.test: $(VENV)/.core
 
 $(MINIMAL)/.done: constraints.txt
 	$(PYTHON) -m venv $(MINIMAL)
-	$(MINIMAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision timm transformers pillow
+	$(MINIMAL)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch torchvision timm transformers pillow
 	touch $@
