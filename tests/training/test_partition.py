@@ -176,8 +176,14 @@ class TestOwn:
             make_partition(rows, "own")
 
 
+def test_all_is_one_test_part():
+    rows, partition = make_partition(source(all=["b", "a"], train=["c"]), "all")
+    assert partition.sizes == {"train": 0, "validation": 0, "test": 3}
+    assert partition.names_of("test") == ["a", "b", "c"] and len(rows) == 3
+
+
 def test_unknown_split():
-    with pytest.raises(ValueError, match="split must be one of official, .*, own, got 'offical'"):
+    with pytest.raises(ValueError, match="split must be one of official, .*, own, all, got 'offical'"):
         make_partition(source(all=["a"]), "offical")
 
 
