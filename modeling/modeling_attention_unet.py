@@ -58,4 +58,4 @@ class AttentionUNetForSemanticSegmentation(UNetForSemanticSegmentation):
 
 def _convolution(in_channels, out_channels, batch_norm):
     norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), *norm)
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=not batch_norm), *norm)
