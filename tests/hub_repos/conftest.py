@@ -1,6 +1,5 @@
 """Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,6 +9,7 @@ from modeling.variants import find_variant
 from tests.variants import small_config
 from training.evaluate import score
 from training.partition import make_partition
+from training.phantoms import phantom
 from training.results import data_record, environment_record, write_results
 from training.sources import load_source
 
@@ -59,5 +59,5 @@ def repository(checkpoint, tmp_path_factory):
 @torch.no_grad()
 def _centre(model, processor):
     """Shift the last bias until half of the pixels are polyp: masks neither empty nor full."""
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image, _ = phantom(7, 0, 64)
     model.head.classifier.bias -= model(**processor(image)).logits.median()

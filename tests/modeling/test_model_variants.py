@@ -111,7 +111,7 @@ def test_bfloat16_autocast_stays_close(variant, encoder):
     assert output.logits.dtype == torch.bfloat16
     assert output.loss.dtype == torch.float32
     difference = (output.logits.float() - exact).square().mean().sqrt()
-    assert 0 < difference < 0.1 * exact.std()  # random weights: a trained network is closer
+    assert 0 < difference < 0.15 * exact.std()  # random weights: a trained network is closer
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
