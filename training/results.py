@@ -40,7 +40,7 @@ def write_results(folder, results, scores, twins=()):
     """
     metrics = {part: one.summary() for part, one in scores.items()}
     without = [name for name in scores["test"].names if name not in set(twins)]
-    if twins and without:
+    if 0 < len(without) < len(scores["test"].names):
         metrics["test_without_twins"] = scores["test"].summary(set(without))
     results = {"schema_version": 1, **results, "metrics": metrics}
     check_results(results)
