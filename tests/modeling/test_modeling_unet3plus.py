@@ -41,17 +41,6 @@ def test_levels_without_a_skip_are_plain_blocks():
     assert model.decoder.nodes[0].levels == [2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("encoder", "count"), [("plain", 3), ("resnet18", 5)])
-def test_deep_supervision_in_training_only(encoder, count):
-    model = small_model("unet3plus", encoder, deep_supervision=True).train()
-    pixels, labels = torch.rand(2, 3, 65, 64), torch.randint(0, 2, (2, 65, 64))
-    output = model(pixels, labels=labels)
-    assert [tuple(one.shape) for one in output.auxiliary_logits] == [(2, 1, 65, 64)] * count
-    output.loss.backward()
-    assert all(one.grad is not None for one in model.parameters())
-    assert model.eval()(pixels).auxiliary_logits is None
-
-
 def test_wrong_number_of_widths_is_refused():
     with pytest.raises(ValueError, match="decoder_channels needs 5 widths"):
         small_model("unet3plus", "resnet18", decoder_channels=[8, 8])

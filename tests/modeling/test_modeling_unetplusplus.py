@@ -44,29 +44,6 @@ def test_each_node_reads_every_earlier_one_of_its_level():
         assert all(one is maps[other] for one, other in zip(read, wanted, strict=True)), name
 
 
-@pytest.mark.parametrize(("encoder", "count"), [("plain", 2), ("resnet18", 4)])
-def test_deep_supervision_in_training_only(encoder, count):
-    model = small_model("unetplusplus", encoder, deep_supervision=True).train()
-    pixels, labels = torch.rand(2, 3, 65, 64), torch.randint(0, 2, (2, 65, 64))
-    output = model(pixels, labels=labels)
-    assert [tuple(one.shape) for one in output.auxiliary_logits] == [(2, 1, 65, 64)] * count
-    output.loss.backward()
-    assert all(one.grad is not None for one in model.parameters())
-    assert model.eval()(pixels).auxiliary_logits is None
-    assert small_model("unetplusplus", encoder).train()(pixels).auxiliary_logits is None
-
-
-def test_loss_with_deep_supervision_is_the_mean_over_all_logits():
-    model = small_model("unetplusplus", deep_supervision=True, batch_norm=False).train()
-    pixels, labels = torch.rand(2, 3, 32, 32), torch.randint(0, 2, (2, 32, 32))
-    output = model(pixels, labels=labels)
-    losses = [
-        torch.nn.functional.binary_cross_entropy_with_logits(one[:, 0], labels.float())
-        for one in (output.logits, *output.auxiliary_logits)
-    ]
-    torch.testing.assert_close(output.loss, sum(losses) / 3)
-
-
 def test_valid_padding_is_refused():
     with pytest.raises(ValueError, match="padding must be 'same'"):
         config_class("unetplusplus")(padding="valid")
