@@ -309,3 +309,26 @@ def two_classes(row):
 def test_fields_that_would_lose_a_checkpoint_are_refused(make_trainer, field, value):
     with pytest.raises(ValueError, match=field):
         make_trainer(plain_model(), **{field: value})
+
+
+@pytest.mark.parametrize("variant", ["unetplusplus", "unet3plus"])
+def test_deep_supervision_weighs_all_logits_alike(make_trainer, variant):
+    torch.manual_seed(0)
+    model = small_model(variant, depth=2, batch_norm=False, deep_supervision=True, decoder_channels=[4, 4]).train()
+    trainer = make_trainer(model)
+    batch = next(iter(trainer.get_train_dataloader()))
+    output = model(pixel_values=batch["pixel_values"])
+    every = [output.logits, *output.auxiliary_logits]
+    wanted = torch.stack([trainer.loss(logits, batch["labels"]).mean() for logits in every]).mean()
+    assert len(every) > 1
+    torch.testing.assert_close(trainer.compute_loss(model, batch), wanted)
+    torch.testing.assert_close(
+        trainer.compute_loss(model.eval(), batch),
+        trainer.loss(model(batch["pixel_values"]).logits, batch["labels"]).mean(),
+    )
+
+
+def test_copies_lengthen_the_epoch(make_trainer):
+    trainer = make_trainer(plain_model(), copies=3)
+    batches = list(trainer.get_train_dataloader())
+    assert sum(len(batch["labels"]) for batch in batches) == 3 * IMAGES
