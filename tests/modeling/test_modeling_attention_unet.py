@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.networks.nets import attentionunet
 
 from modeling.modeling_attention_unet import AttentionGate
 from tests.variants import small_model
@@ -24,7 +25,6 @@ def test_gate_by_hand():
 
 @torch.no_grad()
 def test_gate_equals_monais():
-    attentionunet = pytest.importorskip("monai.networks.nets.attentionunet", reason="MONAI is not installed")
     ours = AttentionGate(6, 8).eval()
     theirs = attentionunet.AttentionBlock(spatial_dims=2, f_int=4, f_g=6, f_l=8).eval()
     for norm in (ours.gating[1], ours.skip[1], ours.map[1]):
