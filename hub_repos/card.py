@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
-KVASIR_SPLITS = ("official", "official-halved", "pranet", "half-validation")
+KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems: no other source fits them
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
@@ -54,7 +54,7 @@ def card_data(results, config):
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        license="other" if is_kvasir(results) else "apache-2.0",
+        license="other" if is_kvasir(results) else "apache-2.0" if is_phantoms(results) else None,
         license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
         license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
         tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
@@ -70,8 +70,12 @@ def is_kvasir(results):
     return results["data"]["split"] in KVASIR_SPLITS or "kvasir" in source
 
 
+def is_phantoms(results):
+    """Whether the data were generated: of other data the terms are not known, and no licence is claimed."""
+    return results["data"]["source"].startswith("phantoms")
+
+
 def dataset_name(results):
     if is_kvasir(results):
         return "Kvasir-SEG"
-    source = results["data"]["source"]
-    return "generated phantoms" if source.startswith("phantoms") else source
+    return "generated phantoms" if is_phantoms(results) else results["data"]["source"]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hub_repos import build as building
 from hub_repos.build import build, code_files, flatten
+from hub_repos.card import card_data
 
 
 def digest(folder):
@@ -109,3 +110,20 @@ def test_the_card_says_what_results_json_says(repository):
     assert metadata["pipeline_tag"] == "image-segmentation"
     figures = {entry.metric_name: entry.metric_value for entry in card.data.eval_results}
     assert figures["dice (per image, original size)"] == round(dice["value"], 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "licence"),
+    [
+        ("kvasir-seg", "80/10/10", "other"),
+        ("archive.zip", "official", "other"),
+        ("phantoms?count=6", "own", "apache-2.0"),
+        ("my-clinic", "half-validation", None),
+    ],
+)
+def test_the_licence_follows_the_data(repository, source, split, licence):
+    results = json.loads((repository / "results.json").read_text())
+    results["data"] |= {"source": source, "split": split}
+    data = card_data(results, {})
+    assert data.license == licence
+    assert (data.eval_results[0].dataset_name == "Kvasir-SEG") == (licence == "other")

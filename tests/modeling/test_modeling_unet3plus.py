@@ -7,10 +7,10 @@ from modeling.modeling_unet3plus import UNet3PlusNode
 from tests.variants import config_class, model_class, small_model
 
 
-def test_parameters_and_widths_of_the_paper():
+def test_five_connections_of_64_at_every_level():
     with torch.device("meta"):
         model = model_class("unet3plus")(config_class("unet3plus")())
-    assert round(sum(one.numel() for one in model.parameters()) / 1e6, 2) == 26.96  # 26.97 M in table 1
+    assert round(sum(one.numel() for one in model.parameters()) / 1e6, 2) == 26.96
     for node in model.decoder.nodes:
         assert node.levels == [0, 1, 2, 3, 4]
         assert [one[0].out_channels for one in node.connections] == [64] * 5
