@@ -1,7 +1,9 @@
 """What a recipe may say: transformers' TrainingArguments, and the fields that only segmentation has.
 
 A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights); the command
-line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`.
+line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`. A recipe may stand on another one,
+`recipe: unet_mobilenetv2`, and name what it changes. `grid:` or `space:`, `trials` and `rank_within` are for
+training/sweep.py.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from training.losses import LOSSES
 
 RECIPES = Path(__file__).with_name("recipes")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+NESTED = ("model", "loss", "grid", "space")
+WHOLE = ("loss", "grid", "space")  # a recipe's own takes the place of the one that it stands on, name by name for model
 
 
 @dataclass
@@ -139,13 +143,13 @@ def parse(argv=None):
     argv = ["--help" if text == "-h" else text for text in (sys.argv[1:] if argv is None else argv)]
     recipe = {}
     if argv and not argv[0].startswith("-"):
-        recipe = read_recipe(find_recipe(argv[0]))
+        recipe = run_fields(read_recipe(find_recipe(argv[0])))
         recipe.setdefault("output_dir", f"runs/{Path(argv[0]).stem}")
         argv = argv[1:]
-    overrides = _pairs(argv)
+    overrides = pairs(argv)
     config_class = find_variant((overrides.get("--variant") or [recipe.get("variant", "unet")])[0])[0]
     parser = _parser(config_class)
-    given = {**{f"--{name}": _texts(value, "." in name) for name, value in recipe.items()}, **overrides}
+    given = {**{f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}, **overrides}
     _refuse_unknown(given, parser)
     arguments, namespace = parser.parse_args_into_dataclasses(
         [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
@@ -157,9 +161,9 @@ def parse(argv=None):
     return arguments, model, loss, settings
 
 
-def find_recipe(name):
-    """The path of a recipe given by path, or by name among those that come with the project."""
-    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+def find_recipe(name, folder="."):
+    """The path of a recipe given by path, from `folder` or here, or by name among those that come with the project."""
+    for path in (Path(folder, name), Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -169,27 +173,48 @@ def find_recipe(name):
     )
 
 
-def read_recipe(path):
-    """A recipe as flat names, `model.backbone`, to values.
+def read_recipe(path, above=()):
+    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
 
     Raises:
-        ValueError: not YAML, or not a mapping of names to values.
+        ValueError: not YAML, not a mapping of names to values, or recipes that stand on one another.
     """
+    path = Path(path).resolve()
+    if path in above:
+        raise ValueError(f"{path} stands on itself: recipe must name another one.")
+    own = _flat(path)
+    base = own.pop("recipe", None)
+    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
+    replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
+    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
+
+
+def _flat(path):
+    """The recipe's own names, those of `model:` and its like dotted."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
     flat = {}
     for name, value in content.items():
-        if name in ("model", "loss"):
+        if name in NESTED:
             if not isinstance(value, dict):
                 raise ValueError(f"{path}: {name} must map names to values, got {value!r}.")
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
     return flat
+
+
+def run_fields(recipe):
+    """A recipe without what only a sweep reads."""
+    return {
+        name: value
+        for name, value in recipe.items()
+        if name not in ("trials", "rank_within") and not name.startswith(("grid.", "space."))
+    }
 
 
 def _parser(config_class):
@@ -201,12 +226,12 @@ def _parser(config_class):
         allow_abbrev=False,
     )
     documented = argument_help(config_class)
-    nested = {"type": _value, "nargs": "+", "default": argparse.SUPPRESS}
+    nested = {"type": value_of, "nargs": "+", "default": argparse.SUPPRESS}
     for name, default in config_fields(config_class).items():
         parser.add_argument(f"--model.{name}", **nested, help=f"{documented.get(name)} (default: {default})")
     for name, function in LOSSES.items():
         parser.add_argument(
-            f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
+            f"--loss.{name}", type=value_of, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
         )
     return parser
 
@@ -221,22 +246,22 @@ def argument_help(config_class):
     return documented
 
 
-def _pairs(argv):
+def pairs(argv):
     """--name value [value ...] or --name=value to {"--name": [values]}; the last of a name wins."""
-    pairs, name = {}, None
+    found, name = {}, None
     for text in argv:
         if text.startswith("--"):
             name, equals, value = text.partition("=")
             name = f"--{name[2:].replace('-', '_')}"
-            pairs[name] = [value] if equals else []
+            found[name] = [value] if equals else []
         elif name is None:
             raise ValueError(f"unexpected {text!r}: a recipe comes first, then --name value.")
         else:
-            pairs[name].append(text)
-    return pairs
+            found[name].append(text)
+    return found
 
 
-def _texts(value, nested):
+def texts_of(value, nested):
     """A YAML value as command-line texts; None leaves the default. A nested list is one text: it may hold one item."""
     if value is None:
         return None
@@ -245,7 +270,7 @@ def _texts(value, nested):
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
 
-def _value(text):
+def value_of(text):
     """Command-line text as YAML reads it, and 1e-4 as the number it is."""
     try:
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
