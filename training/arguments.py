@@ -25,7 +25,11 @@ from training.losses import LOSSES
 RECIPES = Path(__file__).with_name("recipes")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 NESTED = ("model", "loss", "grid", "space")
-WHOLE = ("loss", "grid", "space")  # a recipe's own takes the place of the one that it stands on, name by name for model
+WHOLE = (
+    "loss",
+    "grid",
+    "space",
+)  # a recipe's own takes the place of the one that it stands on, name by name for model
 
 
 @dataclass

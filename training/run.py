@@ -31,6 +31,7 @@ from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
+from training.cost import gmacs  # noqa: E402
 from training.evaluate import load_model, polyp_labels_of, score, threshold_counts  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
@@ -127,6 +128,7 @@ def run_record(arguments, settings, model, best, history):
         "command": command_line(),
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),
         "best": best,
         "history": history,
     }
