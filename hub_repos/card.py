@@ -10,12 +10,13 @@ KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems:
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
-def write_card(folder, results):
+def write_card(folder, results, repo_id=None, revision=None):
     """Write README.md of a staged repository.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
+        repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
@@ -24,6 +25,9 @@ def write_card(folder, results):
         template_path=str(TEMPLATE),
         results=results,
         config=config,
+        arguments=", ".join(
+            [f'"{repo_id}"' if repo_id else "MODEL", *([f'revision="{revision}"'] if revision else [])]
+        ),
         size=size,
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
