@@ -22,7 +22,10 @@ import time  # noqa: E402
 import uuid  # noqa: E402
 from functools import partial  # noqa: E402
 
-import optuna  # noqa: E402
+try:
+    import optuna
+except ModuleNotFoundError:
+    sys.exit("error: a sweep needs Optuna: pip install -e '.[sweep]'")
 import transformers  # noqa: E402
 from filelock import FileLock, Timeout  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402

@@ -10,7 +10,16 @@ from transformers import TrainingArguments
 
 from modeling.variants import find_variant, variant_names
 from training import arguments as module
-from training.arguments import RECIPES, RunArguments, argument_help, default_precision, find_recipe, parse, read_recipe
+from training.arguments import (
+    RECIPES,
+    RunArguments,
+    argument_help,
+    default_precision,
+    find_recipe,
+    parse,
+    read_recipe,
+    run_fields,
+)
 from training.losses import LOSSES, WeightedSum
 
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
@@ -38,11 +47,11 @@ class TestEveryRecipe:
         assert config_class(**model).model_type == arguments.variant
         WeightedSum(loss)
         assert arguments.output_dir == f"runs/{path.stem}"
-        assert set(read_recipe(path)) <= set(settings)
+        assert set(run_fields(read_recipe(path))) <= set(settings)
 
     def test_sets_what_it_says(self, path):
         arguments, model, loss, _ = parse([str(path)])
-        for name, value in read_recipe(path).items():
+        for name, value in run_fields(read_recipe(path)).items():
             group, _, key = name.partition(".")
             found = {"model": model, "loss": loss}[group][key] if key else getattr(arguments, name)
             if name != "augmentation":  # stays text
@@ -236,6 +245,50 @@ class TestWrongValues:
         (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00\x81")
         with pytest.raises(ValueError, match="mine.yaml is not YAML"):
             parse([str(tmp_path / "mine.yaml")])
+
+
+class TestRecipeOnAnother:
+    """recipe: NAME takes another's fields and changes some."""
+
+    BASE = (
+        "variant: resunet\nseed: 3\nmodel: {depth: 2, base_channels: 8}\nloss: {bce: 1, dice: 1}\ngrid: {seed: [1, 2]}"
+    )
+
+    def read(self, tmp_path, text):
+        (tmp_path / "base.yaml").write_text(self.BASE, encoding="utf-8")
+        return read_recipe(write(tmp_path, f"recipe: base.yaml\n{text}"))
+
+    def test_fields_of_both(self, tmp_path):
+        found = self.read(tmp_path, "seed: 4\nmodel: {depth: 3}")
+        assert found == {
+            "variant": "resunet", "seed": 4, "model.depth": 3, "model.base_channels": 8,
+            "loss.bce": 1, "loss.dice": 1, "grid.seed": [1],
+        }  # fmt: skip
+
+    def test_a_loss_or_grid_takes_the_place_of_the_whole(self, tmp_path):
+        found = self.read(tmp_path, "loss: {dice: 0.5}\ngrid: {model.depth: [1]}")
+        assert {name for name in found if "." in name} == {
+            "model.depth", "model.base_channels", "loss.dice", "grid.model.depth"
+        }  # fmt: skip
+
+    def test_one_that_comes_with_the_project(self, tmp_path):
+        found = read_recipe(write(tmp_path, "recipe: unet_phantoms\nseed: 9"))
+        assert found == read_recipe(RECIPES / "unet_phantoms.yaml") | {"seed": 9}
+
+    def test_circles_are_refused(self, tmp_path):
+        (tmp_path / "a.yaml").write_text("recipe: b.yaml", encoding="utf-8")
+        (tmp_path / "b.yaml").write_text("recipe: a.yaml", encoding="utf-8")
+        with pytest.raises(ValueError, match="a.yaml stands on itself"):
+            read_recipe(tmp_path / "a.yaml")
+
+    def test_an_unknown_one_names_the_nearest(self, tmp_path):
+        with pytest.raises(ValueError, match="no recipe 'unet_phantom'; did you mean unet_phantoms"):
+            read_recipe(write(tmp_path, "recipe: unet_phantom"))
+
+    def test_a_run_takes_no_notice_of_a_sweeps_fields(self, tmp_path):
+        text = "trials: 3\nrank_within: [variant]\nspace: {seed: {low: 1, high: 2}}\nseed: 5"
+        arguments, _, _, settings = parse([write(tmp_path, text)])
+        assert arguments.seed == 5 and set(settings) == {"seed", "output_dir"}
 
 
 class TestPrecision:
