@@ -40,6 +40,7 @@ from training.reading import read_image, read_labels  # noqa: E402
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
+from training.threads import use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -49,6 +50,7 @@ NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may d
 def main(argv=None):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    use_all_cores()
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)

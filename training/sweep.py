@@ -35,10 +35,13 @@ from training.cost import cpu_milliseconds  # noqa: E402
 from training.evaluate import load_model  # noqa: E402
 from training.leaderboard import Entry, group_of, ranked, write_leaderboard  # noqa: E402
 from training.results import cpu_name, read_results  # noqa: E402
+from training.threads import use_all_cores  # noqa: E402
 from training.trials import parse_sweep, settings_of  # noqa: E402
 
 RUN = Path(__file__).with_name("run.py")
-DISTRIBUTED = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+")
+LAUNCHED = re.compile(  # what a run that no launcher started does not have
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|ACCELERATE_MIXED_PRECISION"
+)
 QUIET = ("--disable_tqdm", "true")  # a log file is no screen
 QUIET_ENVIRONMENT = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 SECONDS_TO_SET_OUT = 60  # between a trial's being taken and its worker's saying so
@@ -292,7 +295,8 @@ def become_worker():
     number = os.environ.get("LOCAL_RANK", "0")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", number)
-    for name in [name for name in os.environ if DISTRIBUTED.fullmatch(name)]:
+    os.environ["OMP_NUM_THREADS"] = str(use_all_cores())
+    for name in [name for name in os.environ if LAUNCHED.fullmatch(name)]:
         del os.environ[name]
     return int(number)
 
