@@ -1,9 +1,9 @@
 """What a recipe may say: transformers' TrainingArguments, and the fields that only segmentation has.
 
-A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights); the command
-line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`. A recipe may stand on another one,
-`recipe: unet_mobilenetv2`, and name what it changes. `grid:` or `space:`, `trials` and `rank_within` are for
-training/sweep.py.
+A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights of losses, and
+their parameters: `{dice: 0.5, focal: 0.5, focal.gamma: 3}`); the command line takes the same names, dotted:
+`--model.backbone resnet50 --loss.dice 0.5 --loss.focal.gamma 3`. A recipe may stand on another one, `recipe:
+unet_mobilenetv2`, and name what it changes. `grid:` or `space:`, `trials` and `rank_within` are for training/sweep.py.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling.variants import config_fields, find_variant
-from training.losses import LOSSES
+from training.losses import LOSSES, WeightedSum, parameters
 
 RECIPES = Path(__file__).with_name("recipes")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -136,7 +136,7 @@ def _is_xpu_available():
 
 
 def parse(argv=None):
-    """The command line to (RunArguments, model fields, loss weights, settings as given).
+    """The command line to (RunArguments, model fields, loss fields, settings as given).
 
     `settings` maps each name that the recipe or the command line sets, dotted where nested, to its text.
 
@@ -161,6 +161,7 @@ def parse(argv=None):
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
+    _refuse_wrong_losses(loss, parser)
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
     return arguments, model, loss, settings
 
@@ -233,10 +234,13 @@ def _parser(config_class):
     nested = {"type": value_of, "nargs": "+", "default": argparse.SUPPRESS}
     for name, default in config_fields(config_class).items():
         parser.add_argument(f"--model.{name}", **nested, help=f"{documented.get(name)} (default: {default})")
+    number = {"type": value_of, "nargs": "+"}
     for name, function in LOSSES.items():
-        parser.add_argument(
-            f"--loss.{name}", type=value_of, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
-        )
+        parser.add_argument(f"--loss.{name}", **number, help=f"weight of: {function.__doc__.split('.')[0]}")
+        documented = _documented(function)
+        for parameter, default in parameters(name).items():
+            explained = f"{documented.get(parameter)} (default: {default:.4g})"
+            parser.add_argument(f"--loss.{name}.{parameter}", **number, help=explained)
     return parser
 
 
@@ -244,10 +248,14 @@ def argument_help(config_class):
     """The `Args:` of a config class and the classes above it: name to one line."""
     documented = {"num_labels": "classes, the background included."}
     for owner in reversed(config_class.__mro__):
-        text = inspect.getdoc(owner) or ""
-        for name, line in re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", text, flags=re.MULTILINE):
-            documented[name] = " ".join(line.split()).replace("%", "%%")
+        documented |= _documented(owner)
     return documented
+
+
+def _documented(owner):
+    """The `Args:` of one docstring: name to one line."""
+    found = re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.getdoc(owner) or "", flags=re.MULTILINE)
+    return {name: " ".join(line.split()).replace("%", "%%") for name, line in found}
 
 
 def pairs(argv):
@@ -287,7 +295,11 @@ def _refuse_unknown(given, parser):
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            parser.error(f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?")
+            beside = [one.removeprefix("--") for one in known if one.startswith(f"{name.rpartition('.')[0]}.")]
+            parser.error(
+                f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?"
+                + (f" There are {', '.join(beside)}." if beside else "")
+            )
 
 
 def _refuse_wrong_types(model, config_class, parser):
@@ -297,6 +309,13 @@ def _refuse_wrong_types(model, config_class, parser):
         wanted = type(defaults[name])
         if wanted in (bool, int, str) and type(value) is not wanted:
             parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
+
+
+def _refuse_wrong_losses(loss, parser):
+    try:
+        WeightedSum(loss)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _nested(namespace, prefix):

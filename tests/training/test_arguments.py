@@ -20,7 +20,7 @@ from training.arguments import (
     read_recipe,
     run_fields,
 )
-from training.losses import LOSSES, WeightedSum
+from training.losses import LOSSES, WeightedSum, parameters
 
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
 
@@ -97,6 +97,16 @@ class TestPrecedence:
 
     def test_one_loss_named_replaces_the_default(self):
         assert parse(["--loss.dice", "0.5"])[2] == {"dice": 0.5}
+
+    def test_parameters_of_a_loss(self, tmp_path):
+        recipe = write(tmp_path, "loss: {dice: 1, focal: 0.5, focal.alpha: 0.8, focal.gamma: 2}")
+        _, _, loss, settings = parse([recipe, "--loss.focal.gamma", "3"])
+        assert loss == {"dice": 1, "focal": 0.5, "focal.alpha": 0.8, "focal.gamma": 3}
+        assert settings["loss.focal.gamma"] == "3" and settings["loss.focal.alpha"] == "0.8"
+
+    def test_a_loss_of_the_recipe_is_switched_off(self, tmp_path):
+        recipe = write(tmp_path, "loss: {dice: 1, focal: 0.5, focal.alpha: 0.8}")
+        WeightedSum(parse([recipe, "--loss.focal", "0"])[2])
 
     def test_an_empty_value_keeps_the_default(self, tmp_path):
         arguments, _, _, settings = parse([write(tmp_path, "image_size:\nseed: 1")])
@@ -177,6 +187,7 @@ class TestUnknownNames:
             ("model.base_chanels", "model.base_channels"),
             ("model.backbon", "model.backbone"),
             ("loss.dise", "loss.dice"),
+            ("loss.focal.gama", "loss.focal.gamma"),
         ],
     )
     def test_refused_with_the_nearest(self, tmp_path, capsys, name, nearest):
@@ -185,6 +196,17 @@ class TestUnknownNames:
         group, _, key = name.partition(".")
         text = f"{group}: {{{key}: 1}}" if key else f"{name}: 1"
         assert message in refusal(capsys, write(tmp_path, text))
+
+    @pytest.mark.parametrize(
+        ("name", "beside"),
+        [
+            ("loss.focal.gama", "There are loss.focal.alpha, loss.focal.gamma."),
+            ("loss.dise", "There are loss.bce, loss.ce, loss.dice, loss.focal"),
+            ("model.backbon", "There are model.num_channels, model.backbone"),
+        ],
+    )
+    def test_what_there_is_beside_it(self, capsys, name, beside):
+        assert beside in refusal(capsys, f"--{name}", "1")
 
     @pytest.mark.parametrize("argv", [["--variant", "unett"], ["VARIANT"]])
     def test_variant(self, tmp_path, argv):
@@ -217,6 +239,13 @@ class TestWrongValues:
             (["--model.padding", "1"], "model.padding must be of type str, got 1"),
             (["--model.batch_norm", "1"], "model.batch_norm must be of type bool, got 1"),
             (["--model.num_labels", "two"], "model.num_labels must be of type int, got 'two'"),
+            (["--loss.dice", "much"], "loss.dice must be a weight of at least 0, got 'much'"),
+            (
+                ["--loss.focal", "1", "--loss.focal.gamma", "x"],
+                "loss.focal.gamma must be a number of at least 0, got 'x'",
+            ),
+            (["--loss.focal.gamma", "2"], "loss.focal.gamma has no effect without a weight: set loss.focal too"),
+            (["--loss.dice", "0"], "loss needs at least one of .* with a positive weight"),
         ],
     )
     def test_type(self, capsys, argv, message):
@@ -339,6 +368,7 @@ class TestHelp:
         helps = {name: action.help for name, action in parser._option_string_actions.items()}
         names = [one.name for one in fields(RunArguments) if one.init]
         names += [f"loss.{name}" for name in LOSSES]
+        names += [f"loss.{name}.{parameter}" for name in LOSSES for parameter in parameters(name)]
         names += [f"model.{name}" for name in config_fields(config_class)]
         missing = [name for name in names if len((helps.get(f"--{name}") or "").split("(default")[0].split()) < 2]
         assert not missing
@@ -356,7 +386,7 @@ class TestHelp:
             parse(argv)
         assert not stopped.value.code
         printed = capsys.readouterr().out
-        for name in ("--learning_rate", "--split_seed", "--model.base_channels", "--loss.dice", "--precision"):
+        for name in ("--learning_rate", "--split_seed", "--model.base_channels", "--loss.focal.gamma", "--precision"):
             assert f"{name} " in printed
         assert re.search(
             r"width of the plain path at full resolution; doubles at\s+each level. \(default: 64\)", printed
