@@ -279,9 +279,7 @@ class TestWrongValues:
 class TestRecipeOnAnother:
     """recipe: NAME takes another's fields and changes some."""
 
-    BASE = (
-        "variant: resunet\nseed: 3\nmodel: {depth: 2, base_channels: 8}\nloss: {bce: 1, dice: 1}\ngrid: {seed: [1, 2]}"
-    )
+    BASE = "variant: resunet\nseed: 3\nmodel: {depth: 2, base_channels: 8}\nloss: {bce: 1, dice: 1}\ngrid: {seed: [1]}"
 
     def read(self, tmp_path, text):
         (tmp_path / "base.yaml").write_text(self.BASE, encoding="utf-8")
