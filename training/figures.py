@@ -156,7 +156,7 @@ def prediction_grid(cases: Sequence[dict], path: str | Path, title: str) -> None
 def leaderboard(rows: Sequence[dict], path: str | Path, title: str) -> None:
     """Draws the test Dice of each of `training.leaderboard.ranked`'s rows with its interval, one panel a group.
 
-    A full dot is a first of its group, or not told apart from it by the test images; an open one is really behind.
+    An open dot is really behind the first of its group; a full one is that first, or not told apart from it.
     """
     groups = {}
     for row in rows:
@@ -166,7 +166,7 @@ def leaderboard(rows: Sequence[dict], path: str | Path, title: str) -> None:
     axes = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[size + 0.8 for size in sizes])
     for ax, (group, members) in zip(axes[:, 0], groups.items(), strict=True):
         for place, row in enumerate(members):
-            dice, behind = row["dice"], row["difference"] is not None and row["difference"]["real"]
+            dice, behind = row["dice"], row["difference"] is not None and row["difference"]["low"] > 0
             spread = [[dice["value"] - dice["low"]], [dice["high"] - dice["value"]]]
             fill = "white" if behind else _rgb(BLUE)
             ax.errorbar(dice["value"], place, xerr=spread, fmt="o", color=_rgb(BLUE), mfc=fill, ms=5, lw=1.2)

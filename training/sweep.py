@@ -233,7 +233,7 @@ def _conditions(entries):
         f"float32, eager, all threads, median, on {cpu_name()}.",
         "- Ranked by validation Dice; all other columns are of the test images at their original size. "
         "Dice per image is the mean over images with a 95 % bootstrap interval over images.",
-        "- **Bold**: really behind the first of its table, by a paired bootstrap over test images "
+        "- **Bold**: a real difference from the first of its table, by a paired bootstrap over test images "
         "(Bonferroni: 95 % for the whole table). One seed says nothing of the spread between seeds.",
     ]
 
