@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configuration", "modeling")
 PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
+PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
 
@@ -68,22 +69,30 @@ def build(checkpoint, out, repo_id=None, revision=None):
 def save_model(checkpoint, folder, config_class, model_class):
     """Weights, config with every Auto class and the pipeline, and the processor."""
     model = model_class.from_pretrained(checkpoint)
-    module = f"modeling_{model.config.model_type}"
-    model.config.auto_map = {
-        "AutoConfig": f"configuration_{model.config.model_type}.{config_class.__name__}",
-        **dict.fromkeys(MODEL_CLASSES, f"{module}.{model_class.__name__}"),
-    }
-    model.config.custom_pipelines = {
-        "image-segmentation": {
-            "impl": "image_processing_unet.UNetImageSegmentationPipeline",
-            "pt": ["AutoModelForImageSegmentation"],
-            "type": "image",
-        }
-    }
+    for field, value in remote_code(config_class, model_class).items():
+        setattr(model.config, field, value)
     model.save_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(checkpoint)
-    processor.auto_map = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
+    processor.auto_map = dict(PROCESSOR_CODE)
     processor.save_pretrained(folder)
+
+
+def remote_code(config_class, model_class):
+    """What config.json says of the code: a file and class for each Auto class, and the pipeline."""
+    model_type = config_class.model_type
+    return {
+        "auto_map": {
+            "AutoConfig": f"configuration_{model_type}.{config_class.__name__}",
+            **dict.fromkeys(MODEL_CLASSES, f"modeling_{model_type}.{model_class.__name__}"),
+        },
+        "custom_pipelines": {
+            "image-segmentation": {
+                "impl": "image_processing_unet.UNetImageSegmentationPipeline",
+                "pt": ["AutoModelForImageSegmentation"],
+                "type": "image",
+            }
+        },
+    }
 
 
 def copy_code(model_type, folder, of_release=None):

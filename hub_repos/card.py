@@ -11,7 +11,12 @@ SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
 def write_card(folder, results, repo_id=None, revision=None):
-    """Write README.md of a staged repository.
+    """Write README.md of a staged repository; arguments as `render_card`."""
+    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision), encoding="utf-8")
+
+
+def render_card(folder, results, repo_id=None, revision=None):
+    """The text of README.md.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
@@ -35,7 +40,7 @@ def write_card(folder, results, repo_id=None, revision=None):
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
     )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    return str(card)
 
 
 def card_data(results, config):
