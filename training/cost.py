@@ -1,9 +1,10 @@
-"""What a network costs: multiply-accumulates, and milliseconds on this machine's CPU."""
+"""What a network costs: multiply-accumulates, and milliseconds on this machine."""
 
 import copy
 import statistics
 import time
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,6 +42,28 @@ def cpu_milliseconds(load, size, rounds=3):
                 model(pixels)
             times[name] += [_seconds(model, pixels) for _ in range(REPEATS)]
     return {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
+
+
+@torch.inference_mode()
+def end_to_end_milliseconds(model, processor, images, warm_ups=2):
+    """Median and 95 % quantile of the time from image to mask at its own size, one image at a time.
+
+    Args:
+        model: in eval mode, on its device.
+        processor: its image processor.
+        images: decoded PIL images, each timed once.
+
+    Returns:
+        dict: `p50` and `p95` in milliseconds, `images` and the CPU `threads`.
+    """
+    seconds = []
+    for image in [*images[:warm_ups], *images]:
+        started = time.perf_counter()
+        outputs = model(processor(image)["pixel_values"].to(model.device))
+        processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].cpu()
+        seconds.append(time.perf_counter() - started)
+    p50, p95 = np.quantile(seconds[warm_ups:], (0.5, 0.95)) * 1000
+    return {"p50": float(p50), "p95": float(p95), "images": len(images), "threads": torch.get_num_threads()}
 
 
 def _seconds(model, pixels):

@@ -1,5 +1,7 @@
 """Dice and its relatives at the original resolution, each named for what it is: per image, or pooled over pixels."""
 
+import itertools
+
 import datasets
 import evaluate
 import numpy as np
@@ -7,6 +9,7 @@ import numpy as np
 NAMES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 RESAMPLES = 2000
+SIZES = (0, 0.025, 0.05, 0.1, 0.2, 1)  # share of the image that is polyp: the bounds of the rows by size
 
 _DESCRIPTION = """Overlap of predicted and true masks from pixel counts.
 
@@ -115,6 +118,24 @@ def summarize(counts):
     if counts.shape[1] > 1:
         summary["per_class"] = [summarize(counts[:, [number]]) for number in range(counts.shape[1])]
     return summary
+
+
+def by_size(counts):
+    """Counts images x 4 of one class to a row for each range of SIZES: how many images, their Dice and recall.
+
+    The size is the class's share of the image's counted pixels, above `above` and up to `up_to`; images without the
+    class are in no row. Rows without an image are left out.
+    """
+    counts = np.asarray(counts)
+    share = (counts[:, 0] + counts[:, 2]) / np.maximum(counts.sum(axis=1), 1)
+    rows = []
+    for above, up_to in itertools.pairwise(SIZES):
+        chosen = counts[(share > above) & (share <= up_to)]
+        if len(chosen):
+            metrics = metrics_from_counts(chosen)
+            figures = {name: mean_with_interval(metrics[name]) for name in ("dice", "recall")}
+            rows.append({"above": above, "up_to": up_to, "images": len(chosen), **figures})
+    return rows
 
 
 def mean_with_interval(values):

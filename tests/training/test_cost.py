@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 
+from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import UNetForSemanticSegmentation
 from tests.variants import small_config, small_model
-from training.cost import cpu_milliseconds, gmacs
+from training.cost import cpu_milliseconds, end_to_end_milliseconds, gmacs
 
 
 def test_gmacs_by_hand():
@@ -33,3 +35,10 @@ def test_the_model_is_left_as_it_was():
 def test_milliseconds_of_each_model():
     found = cpu_milliseconds({"a": small_model, "b": lambda: small_model("resunet")}, {"a": 32, "b": 64}, rounds=1)
     assert found.keys() == {"a", "b"} and all(0 < value < 10_000 for value in found.values())
+
+
+def test_end_to_end_milliseconds():
+    images = [Image.new("RGB", (width, 40)) for width in (30, 50, 70)]
+    found = end_to_end_milliseconds(small_model().eval(), UNetImageProcessor(size=32), images)
+    assert 0 < found["p50"] <= found["p95"] < 10_000
+    assert (found["images"], found["threads"]) == (3, torch.get_num_threads())

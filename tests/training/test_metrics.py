@@ -7,6 +7,7 @@ import pytest
 from training.metrics import (
     NAMES,
     SegmentationOverlap,
+    by_size,
     count_pixels,
     mean_with_interval,
     metrics_from_counts,
@@ -179,3 +180,14 @@ class TestSegmentationOverlap:
     def test_sizes_must_agree(self):
         with pytest.raises(ValueError, match="give the same H x W"):
             SegmentationOverlap().add(prediction=[[1, 0]], reference=[[1], [0]])
+
+
+def test_rows_by_size_by_hand():
+    """Polyps of 1, 2.5, 2.6 and 50 % of a thousand pixels, and none."""
+    counts = [[5, 0, 5, 990], [25, 25, 0, 950], [26, 0, 0, 974], [250, 0, 250, 500], [0, 0, 0, 1000]]
+    small, middle, large = by_size(np.array(counts))
+    assert [(row["above"], row["up_to"], row["images"]) for row in (small, middle, large)] == [
+        (0, 0.025, 2), (0.025, 0.05, 1), (0.2, 1, 1)
+    ]  # fmt: skip
+    assert small["dice"]["value"] == pytest.approx(2 / 3) and small["recall"]["value"] == pytest.approx(0.75)
+    assert (middle["dice"]["value"], large["recall"]["value"]) == (1, 0.5)
