@@ -54,6 +54,7 @@ class AttentionUNetForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = AttentionUNetConfig
     decoder_class = AttentionUNetDecoder
+    paper = "Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018, arXiv:1804.03999"
 
 
 def _convolution(in_channels, out_channels, batch_norm):

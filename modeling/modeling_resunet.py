@@ -65,6 +65,7 @@ class ResUNetForSemanticSegmentation(UNetForSemanticSegmentation):
     config_class = ResUNetConfig
     plain_encoder_class = ResUNetEncoder
     decoder_class = ResUNetDecoder
+    paper = "Zhang, Liu, Wang: Road Extraction by Deep Residual U-Net, IEEE GRSL 2018, arXiv:1711.10684"
 
 
 def _activation(channels, batch_norm):

@@ -82,6 +82,10 @@ class TransUNetForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = TransUNetConfig
     decoder_class = TransUNetDecoder
+    paper = (
+        "Chen et al.: TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation, 2021, "
+        "arXiv:2102.04306"
+    )
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -115,12 +115,16 @@ class UNetPreTrainedModel(PreTrainedModel):
 class UNetForSemanticSegmentation(UNetPreTrainedModel):
     """Encoder, decoder with concatenated skips, and head; any input size with `same` padding.
 
-    A variant sets `config_class`, `decoder_class` and, where its plain path differs, `plain_encoder_class`;
+    A variant sets `config_class`, `decoder_class`, `paper` and, where its plain path differs, `plain_encoder_class`;
     `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
     """
 
     plain_encoder_class = PlainEncoder
     decoder_class = UNetDecoder
+    paper = (
+        "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI "
+        "2015, arXiv:1505.04597"
+    )
 
     def __init__(self, config):
         super().__init__(config)

@@ -87,6 +87,10 @@ class UNet3PlusForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = UNet3PlusConfig
     decoder_class = UNet3PlusDecoder
+    paper = (
+        "Huang et al.: UNet 3+: A Full-Scale Connected UNet for Medical Image Segmentation, ICASSP 2020, "
+        "arXiv:2004.08790"
+    )
 
 
 def _to_level(features, source, level):

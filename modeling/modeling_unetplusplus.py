@@ -74,3 +74,6 @@ class UNetPlusPlusForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = UNetPlusPlusConfig
     decoder_class = UNetPlusPlusDecoder
+    paper = (
+        "Zhou et al.: UNet++: A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018, arXiv:1807.10165"
+    )
