@@ -113,6 +113,8 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = _mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         super().__post_init__()
 
 
@@ -251,6 +253,14 @@ def _value(text):
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def _mapping(name, text):
+    """Command-line text as a mapping of names to values, each read as `_value` does."""
+    mapping = _value(text)
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{name} must map names to values, as in '{{factor: 0.5, patience: 3}}', got {text!r}.")
+    return {key: _value(str(value)) for key, value in mapping.items()}
 
 
 def _refuse_unknown(given, parser):
