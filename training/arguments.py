@@ -55,6 +55,13 @@ class RunArguments(TrainingArguments):
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )
+    boundary_width: int | None = field(
+        default=None,
+        metadata={
+            "help": "Makes label 2 of 3 from black and white masks: the polyp's pixels at most so many pixels, of the "
+            "stored mask, from background."
+        },
+    )
     image_size: int = field(default=256, metadata={"help": "Side in pixels that images are resized to."})
     image_mean: list[float] = field(
         default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
