@@ -1,7 +1,8 @@
 """Run by a test in a process of its own, `python -I`: loads a built repository as a stranger would.
 
 Usage: isolated.py REPOSITORY INPUT.npy IMAGE OUTPUT.npz RESAVED
-Writes the logits of every Auto class and the pipeline's union mask; saves the model again to RESAVED.
+Writes the logits of every Auto class and the union of the pipeline's entries, each with its label; saves the model
+again to RESAVED.
 """
 
 import importlib.abc
@@ -46,7 +47,7 @@ def main(repository, pixels, image, output, resaved):
     from_pil, batch = segment(transformers.image_utils.load_image(image)), segment([image, image], batch_size=2)
     assert [len(entries) for entries in (from_pil, *batch)] == [len(single)] * 3
     assert all(entry["label"] in config.id2label.values() and 0 <= entry["score"] <= 1 for entry in single)
-    results["union"] = sum((np.asarray(entry["mask"]) > 0).astype(np.uint8) for entry in single)
+    results["union"] = sum(config.label2id[entry["label"]] * (np.asarray(entry["mask"]) > 0) for entry in single)
     model.save_pretrained(resaved)
     processor.save_pretrained(resaved)
     np.savez(output, **results)
