@@ -6,6 +6,7 @@ The repository holds weights, config, processor, and flat copies of just the cod
 
 import argparse
 import ast
+import hashlib
 import json
 import shutil
 import subprocess
@@ -25,15 +26,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configuration", "modeling")
 PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
+PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
+MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
 
 
-def build(checkpoint, out):
+def build(checkpoint, out, repo_id=None, revision=None):
     """Write the repository of a run's folder.
 
     Args:
         checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
+        repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
 
     Raises:
         ValueError: a file is missing or does not fit, or `out` holds something else.
@@ -55,7 +59,8 @@ def build(checkpoint, out):
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
-        write_card(staged, results)
+        write_card(staged, results, repo_id, revision)
+        write_manifest(staged)
         if out.exists():
             shutil.rmtree(out)
         staged.rename(out)
@@ -64,28 +69,57 @@ def build(checkpoint, out):
 def save_model(checkpoint, folder, config_class, model_class):
     """Weights, config with every Auto class and the pipeline, and the processor."""
     model = model_class.from_pretrained(checkpoint)
-    module = f"modeling_{model.config.model_type}"
-    model.config.auto_map = {
-        "AutoConfig": f"configuration_{model.config.model_type}.{config_class.__name__}",
-        **dict.fromkeys(MODEL_CLASSES, f"{module}.{model_class.__name__}"),
-    }
-    model.config.custom_pipelines = {
-        "image-segmentation": {
-            "impl": "image_processing_unet.UNetImageSegmentationPipeline",
-            "pt": ["AutoModelForImageSegmentation"],
-            "type": "image",
-        }
-    }
+    for field, value in remote_code(config_class, model_class).items():
+        setattr(model.config, field, value)
     model.save_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(checkpoint)
-    processor.auto_map = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
+    processor.auto_map = dict(PROCESSOR_CODE)
     processor.save_pretrained(folder)
 
 
-def copy_code(model_type, folder):
-    """The variant's modeling file, the processor's with the pipeline, and what they import, flat."""
+def remote_code(config_class, model_class):
+    """What config.json says of the code: a file and class for each Auto class, and the pipeline."""
+    model_type = config_class.model_type
+    return {
+        "auto_map": {
+            "AutoConfig": f"configuration_{model_type}.{config_class.__name__}",
+            **dict.fromkeys(MODEL_CLASSES, f"modeling_{model_type}.{model_class.__name__}"),
+        },
+        "custom_pipelines": {
+            "image-segmentation": {
+                "impl": "image_processing_unet.UNetImageSegmentationPipeline",
+                "pt": ["AutoModelForImageSegmentation"],
+                "type": "image",
+            }
+        },
+    }
+
+
+def copy_code(model_type, folder, of_release=None):
+    """The variant's modeling file, the processor's with the pipeline, and what they import, flat.
+
+    `of_release` is the release that their first lines name; the default is this one's.
+    """
+    of_release = of_release or release()
     for relative in code_files(model_type):
-        (folder / relative.name).write_text(flatten(PROJECT / relative), encoding="utf-8")
+        (folder / relative.name).write_text(flatten(PROJECT / relative, of_release), encoding="utf-8")
+
+
+def write_manifest(folder):
+    """manifest.json: the release that built the folder, and the sha256 and size of every other file in it."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"schema_version": 1, "release": release(), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def sha256(path):
+    """The digest of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_files(model_type):
@@ -118,7 +152,7 @@ def project_imports(tree, path):
     return nodes
 
 
-def flatten(path):
+def flatten(path, of_release):
     """A source file as it is published: imports of the project become siblings, a first line says where it is from."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
@@ -126,7 +160,7 @@ def flatten(path):
         sibling = ast.ImportFrom(module=node.module.split(".")[1], names=node.names, level=1)
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + ast.unparse(sibling) + "\n"]
     relative = path.relative_to(PROJECT).as_posix()
-    return f"# {relative} of hub-unets {release()}; Apache-2.0\n" + "".join(lines)
+    return f"# {relative} of hub-unets {of_release}; Apache-2.0\n" + "".join(lines)
 
 
 def release():

@@ -10,12 +10,18 @@ KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems:
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
-def write_card(folder, results):
-    """Write README.md of a staged repository.
+def write_card(folder, results, repo_id=None, revision=None):
+    """Write README.md of a staged repository; arguments as `render_card`."""
+    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision), encoding="utf-8")
+
+
+def render_card(folder, results, repo_id=None, revision=None):
+    """The text of README.md.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
+        repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
@@ -24,6 +30,9 @@ def write_card(folder, results):
         template_path=str(TEMPLATE),
         results=results,
         config=config,
+        arguments=", ".join(
+            [f'"{repo_id}"' if repo_id else "MODEL", *([f'revision="{revision}"'] if revision else [])]
+        ),
         size=size,
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
@@ -32,7 +41,7 @@ def write_card(folder, results):
         kvasir=is_kvasir(results),
         class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
     )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    return str(card)
 
 
 def card_data(results, config):

@@ -1,7 +1,9 @@
 """What a recipe may say: transformers' TrainingArguments, and the fields that only segmentation has.
 
-A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights); the command
-line takes the same names, dotted: `--model.backbone resnet50 --loss.dice 0.5`.
+A recipe is YAML with flat keys, but for `model:` (fields of the variant's config) and `loss:` (weights of losses, and
+their parameters: `{dice: 0.5, focal: 0.5, focal.gamma: 3}`); the command line takes the same names, dotted:
+`--model.backbone resnet50 --loss.dice 0.5 --loss.focal.gamma 3`. A recipe may stand on another one, `recipe:
+unet_mobilenetv2`, and name what it changes. `grid:` or `space:`, `trials` and `rank_within` are for training/sweep.py.
 """
 
 import argparse
@@ -18,10 +20,16 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling.variants import config_fields, find_variant
-from training.losses import LOSSES
+from training.losses import LOSSES, WeightedSum, parameters
 
 RECIPES = Path(__file__).with_name("recipes")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+NESTED = ("model", "loss", "grid", "space")
+WHOLE = (
+    "loss",
+    "grid",
+    "space",
+)  # a recipe's own takes the place of the one that it stands on, name by name for model
 
 
 @dataclass
@@ -137,7 +145,7 @@ def _is_xpu_available():
 
 
 def parse(argv=None):
-    """The command line to (RunArguments, model fields, loss weights, settings as given).
+    """The command line to (RunArguments, model fields, loss fields, settings as given).
 
     `settings` maps each name that the recipe or the command line sets, dotted where nested, to its text.
 
@@ -148,13 +156,13 @@ def parse(argv=None):
     argv = ["--help" if text == "-h" else text for text in (sys.argv[1:] if argv is None else argv)]
     recipe = {}
     if argv and not argv[0].startswith("-"):
-        recipe = read_recipe(find_recipe(argv[0]))
+        recipe = run_fields(read_recipe(find_recipe(argv[0])))
         recipe.setdefault("output_dir", f"runs/{Path(argv[0]).stem}")
         argv = argv[1:]
-    overrides = _pairs(argv)
+    overrides = pairs(argv)
     config_class = find_variant((overrides.get("--variant") or [recipe.get("variant", "unet")])[0])[0]
     parser = _parser(config_class)
-    given = {**{f"--{name}": _texts(value, "." in name) for name, value in recipe.items()}, **overrides}
+    given = {**{f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}, **overrides}
     _refuse_unknown(given, parser)
     arguments, namespace = parser.parse_args_into_dataclasses(
         [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
@@ -162,13 +170,14 @@ def parse(argv=None):
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
+    _refuse_wrong_losses(loss, parser)
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
     return arguments, model, loss, settings
 
 
-def find_recipe(name):
-    """The path of a recipe given by path, or by name among those that come with the project."""
-    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+def find_recipe(name, folder="."):
+    """The path of a recipe given by path, from `folder` or here, or by name among those that come with the project."""
+    for path in (Path(folder, name), Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -178,27 +187,48 @@ def find_recipe(name):
     )
 
 
-def read_recipe(path):
-    """A recipe as flat names, `model.backbone`, to values.
+def read_recipe(path, above=()):
+    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
 
     Raises:
-        ValueError: not YAML, or not a mapping of names to values.
+        ValueError: not YAML, not a mapping of names to values, or recipes that stand on one another.
     """
+    path = Path(path).resolve()
+    if path in above:
+        raise ValueError(f"{path} stands on itself: recipe must name another one.")
+    own = _flat(path)
+    base = own.pop("recipe", None)
+    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
+    replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
+    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
+
+
+def _flat(path):
+    """The recipe's own names, those of `model:` and its like dotted."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
     flat = {}
     for name, value in content.items():
-        if name in ("model", "loss"):
+        if name in NESTED:
             if not isinstance(value, dict):
                 raise ValueError(f"{path}: {name} must map names to values, got {value!r}.")
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
     return flat
+
+
+def run_fields(recipe):
+    """A recipe without what only a sweep reads."""
+    return {
+        name: value
+        for name, value in recipe.items()
+        if name not in ("trials", "rank_within") and not name.startswith(("grid.", "space."))
+    }
 
 
 def _parser(config_class):
@@ -210,13 +240,16 @@ def _parser(config_class):
         allow_abbrev=False,
     )
     documented = argument_help(config_class)
-    nested = {"type": _value, "nargs": "+", "default": argparse.SUPPRESS}
+    nested = {"type": value_of, "nargs": "+", "default": argparse.SUPPRESS}
     for name, default in config_fields(config_class).items():
         parser.add_argument(f"--model.{name}", **nested, help=f"{documented.get(name)} (default: {default})")
+    number = {"type": value_of, "nargs": "+"}
     for name, function in LOSSES.items():
-        parser.add_argument(
-            f"--loss.{name}", type=_value, nargs="+", help=f"weight of: {function.__doc__.split('.')[0]}"
-        )
+        parser.add_argument(f"--loss.{name}", **number, help=f"weight of: {function.__doc__.split('.')[0]}")
+        documented = _documented(function)
+        for parameter, default in parameters(name).items():
+            explained = f"{documented.get(parameter)} (default: {default:.4g})"
+            parser.add_argument(f"--loss.{name}.{parameter}", **number, help=explained)
     return parser
 
 
@@ -224,28 +257,32 @@ def argument_help(config_class):
     """The `Args:` of a config class and the classes above it: name to one line."""
     documented = {"num_labels": "classes, the background included."}
     for owner in reversed(config_class.__mro__):
-        text = inspect.getdoc(owner) or ""
-        for name, line in re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", text, flags=re.MULTILINE):
-            documented[name] = " ".join(line.split()).replace("%", "%%")
+        documented |= _documented(owner)
     return documented
 
 
-def _pairs(argv):
+def _documented(owner):
+    """The `Args:` of one docstring: name to one line."""
+    found = re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.getdoc(owner) or "", flags=re.MULTILINE)
+    return {name: " ".join(line.split()).replace("%", "%%") for name, line in found}
+
+
+def pairs(argv):
     """--name value [value ...] or --name=value to {"--name": [values]}; the last of a name wins."""
-    pairs, name = {}, None
+    found, name = {}, None
     for text in argv:
         if text.startswith("--"):
             name, equals, value = text.partition("=")
             name = f"--{name[2:].replace('-', '_')}"
-            pairs[name] = [value] if equals else []
+            found[name] = [value] if equals else []
         elif name is None:
             raise ValueError(f"unexpected {text!r}: a recipe comes first, then --name value.")
         else:
-            pairs[name].append(text)
-    return pairs
+            found[name].append(text)
+    return found
 
 
-def _texts(value, nested):
+def texts_of(value, nested):
     """A YAML value as command-line texts; None leaves the default. A nested list is one text: it may hold one item."""
     if value is None:
         return None
@@ -254,7 +291,7 @@ def _texts(value, nested):
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
 
-def _value(text):
+def value_of(text):
     """Command-line text as YAML reads it, and 1e-4 as the number it is."""
     try:
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
@@ -263,11 +300,11 @@ def _value(text):
 
 
 def _mapping(name, text):
-    """Command-line text as a mapping of names to values, each read as `_value` does."""
-    mapping = _value(text)
+    """Command-line text as a mapping of names to values, each read as `value_of` does."""
+    mapping = value_of(text)
     if not isinstance(mapping, dict):
         raise ValueError(f"{name} must map names to values, as in '{{factor: 0.5, patience: 3}}', got {text!r}.")
-    return {key: _value(str(value)) for key, value in mapping.items()}
+    return {key: value_of(str(value)) for key, value in mapping.items()}
 
 
 def _refuse_unknown(given, parser):
@@ -275,7 +312,11 @@ def _refuse_unknown(given, parser):
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            parser.error(f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?")
+            beside = [one.removeprefix("--") for one in known if one.startswith(f"{name.rpartition('.')[0]}.")]
+            parser.error(
+                f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?"
+                + (f" There are {', '.join(beside)}." if beside else "")
+            )
 
 
 def _refuse_wrong_types(model, config_class, parser):
@@ -285,6 +326,13 @@ def _refuse_wrong_types(model, config_class, parser):
         wanted = type(defaults[name])
         if wanted in (bool, int, str) and type(value) is not wanted:
             parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
+
+
+def _refuse_wrong_losses(loss, parser):
+    try:
+        WeightedSum(loss)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _nested(namespace, prefix):

@@ -1,4 +1,4 @@
-"""PNG figures of a training run: its curves, what the network saw, the threshold, and predictions with their errors.
+"""PNG figures of a training run: curves, what the network saw, the threshold, predictions and their errors, ranks.
 
 Images are uint8 H x W x 3. Masks are integers H x W: 0 is background, 1 and above a class, 255 is ignored. Colours are
 those of Okabe and Ito (2008), which colour-blind readers can tell apart.
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
@@ -151,6 +152,41 @@ def prediction_grid(
         figure.text(x, 1 - (head - 0.06) / height, name, size=10, ha="center", va="bottom")
     for number, (name, colours) in enumerate(legends.items()):
         _draw_legend(figure, height - foot + 0.25 * (number + 0.7), name, colours)
+    _save(figure, path)
+
+
+def leaderboard(rows: Sequence[dict], path: str | Path, title: str) -> None:
+    """Draws the test Dice of each of `training.leaderboard.ranked`'s rows with its interval, one panel a group.
+
+    An open dot is really behind the first of its group; a full one is that first, or not told apart from it.
+    """
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    sizes = [len(group) for group in groups.values()]
+    figure = _figure(7.5, 0.8 + 0.27 * sum(sizes) + 0.45 * len(sizes), layout="constrained")
+    axes = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[size + 0.8 for size in sizes])
+    for ax, (group, members) in zip(axes[:, 0], groups.items(), strict=True):
+        for place, row in enumerate(members):
+            dice, behind = row["dice"], row["difference"] is not None and row["difference"]["low"] > 0
+            spread = [[dice["value"] - dice["low"]], [dice["high"] - dice["value"]]]
+            fill = "white" if behind else _rgb(BLUE)
+            ax.errorbar(dice["value"], place, xerr=spread, fmt="o", color=_rgb(BLUE), mfc=fill, ms=5, lw=1.2)
+            ax.plot(row["validation_dice"], place, "|", color=_rgb(VERMILLION), ms=9, mew=1.8)
+        ax.set_yticks(range(len(members)), [row["name"] for row in members], size=8)
+        ax.set_ylim(len(members) - 0.4, -0.6)
+        ax.set_title(group, size=9, loc="left")
+        ax.grid(axis="x", alpha=0.3)
+    axes[-1, 0].set_xlabel("Dice per image")
+    handles = [
+        Line2D([], [], marker="o", ls="", color=_rgb(BLUE), label="test, 95 % interval"),
+        Line2D(
+            [], [], marker="o", ls="", color=_rgb(BLUE), mfc="white", label="test, really behind its group's first"
+        ),
+        Line2D([], [], marker="|", ls="", color=_rgb(VERMILLION), mew=1.8, label="validation, which ranks"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(title, size=11)
     _save(figure, path)
 
 

@@ -117,14 +117,15 @@ def environment_record(model):
     """Hardware and versions."""
     device = model.device
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {_cpu_name()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {cpu_name()}",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
     }
 
 
-def _cpu_name():
+def cpu_name():
+    """The processor's name, as its maker writes it where the system tells."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -148,8 +149,13 @@ def _rows(part, scores, twins):
         row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
         row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
         row["loss"] = f"{loss:.6f}"
-        for number, of_class in enumerate(counts, start=1):
-            suffix = f"_{number}" if len(counts) > 1 else ""
-            row |= {f"{label}{suffix}": int(count) for label, count in zip(COUNTS, of_class, strict=True)}
-            row[f"dice{suffix}"] = f"{metrics['dice'][number - 1]:.6f}"
-        yield row
+        dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
+        yield row | dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+
+
+def class_columns(classes):
+    """The columns of per_image.csv behind the loss: pixel counts and, where there are several classes, their Dice."""
+    if classes == 1:
+        return list(COUNTS)
+    numbers = range(1, classes + 1)
+    return [f"{count}_{number}" for number in numbers for count in COUNTS] + [f"dice_{number}" for number in numbers]

@@ -31,6 +31,7 @@ from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
+from training.cost import gmacs  # noqa: E402
 from training.evaluate import load_model, polyp_labels_of, score, threshold_counts  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
@@ -39,6 +40,7 @@ from training.reading import check_boundary_width, read_image, read_labels  # no
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
+from training.threads import use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -48,6 +50,7 @@ NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may d
 def main(argv=None):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    use_all_cores()
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
@@ -131,6 +134,7 @@ def run_record(arguments, settings, model, best, history):
         "command": command_line(),
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),
         "best": best,
         "history": history,
     }

@@ -1,4 +1,5 @@
 import ast
+import hashlib
 import json
 import re
 import shutil
@@ -24,7 +25,17 @@ def test_a_repository_holds_just_what_it_needs(repository):
         for name in ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
     }
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
-    assert {path.name for path in repository.iterdir()} == code | data | {"results.json"}
+    assert {path.name for path in repository.iterdir()} == code | data | {"results.json", "manifest.json"}
+
+
+def test_the_manifest_has_every_other_file(repository):
+    manifest = json.loads((repository / "manifest.json").read_text())
+    files = {path.name: path.read_bytes() for path in repository.iterdir() if path.name != "manifest.json"}
+    assert manifest["release"] == building.release()
+    assert manifest["files"] == {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in sorted(files.items())
+    }
 
 
 def test_config_and_processor_name_every_auto_class(repository):
@@ -68,14 +79,14 @@ def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
         path = tmp_path / f"modeling_{number}.py"
         path.write_text(f"{line}\n")
         with pytest.raises(ValueError, match="can be published"):
-            flatten(path)
+            flatten(path, "1.0")
 
 
 def test_a_multi_line_import_is_flattened(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "PROJECT", tmp_path)
     path = tmp_path / "modeling_x.py"
     path.write_text("from modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
-    assert flatten(path).splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
+    assert flatten(path, "1.0").splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json", "results.json"])
@@ -126,6 +137,12 @@ def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, t
     assert "name: dice (mean of classes, per image, original size)" in text
     assert "`--boundary_width 3`" in text and "label 2, boundary" in text
     assert "flatters" not in (repository / "README.md").read_text()
+
+
+def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
+    build(checkpoint, tmp_path / "out", "someone/unet", "v2")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.count('"someone/unet", revision="v2", trust_remote_code=True') == 3 and "MODEL" not in card
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,17 @@ from transformers import TrainingArguments
 
 from modeling.variants import find_variant, variant_names
 from training import arguments as module
-from training.arguments import RECIPES, RunArguments, argument_help, default_precision, find_recipe, parse, read_recipe
-from training.losses import LOSSES, WeightedSum
+from training.arguments import (
+    RECIPES,
+    RunArguments,
+    argument_help,
+    default_precision,
+    find_recipe,
+    parse,
+    read_recipe,
+    run_fields,
+)
+from training.losses import LOSSES, WeightedSum, parameters
 
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
 
@@ -38,11 +47,11 @@ class TestEveryRecipe:
         assert config_class(**model).model_type == arguments.variant
         WeightedSum(loss)
         assert arguments.output_dir == f"runs/{path.stem}"
-        assert set(read_recipe(path)) <= set(settings)
+        assert set(run_fields(read_recipe(path))) <= set(settings)
 
     def test_sets_what_it_says(self, path):
         arguments, model, loss, _ = parse([str(path)])
-        for name, value in read_recipe(path).items():
+        for name, value in run_fields(read_recipe(path)).items():
             group, _, key = name.partition(".")
             found = {"model": model, "loss": loss}[group][key] if key else getattr(arguments, name)
             if isinstance(value, dict):
@@ -90,6 +99,16 @@ class TestPrecedence:
 
     def test_one_loss_named_replaces_the_default(self):
         assert parse(["--loss.dice", "0.5"])[2] == {"dice": 0.5}
+
+    def test_parameters_of_a_loss(self, tmp_path):
+        recipe = write(tmp_path, "loss: {dice: 1, focal: 0.5, focal.alpha: 0.8, focal.gamma: 2}")
+        _, _, loss, settings = parse([recipe, "--loss.focal.gamma", "3"])
+        assert loss == {"dice": 1, "focal": 0.5, "focal.alpha": 0.8, "focal.gamma": 3}
+        assert settings["loss.focal.gamma"] == "3" and settings["loss.focal.alpha"] == "0.8"
+
+    def test_a_loss_of_the_recipe_is_switched_off(self, tmp_path):
+        recipe = write(tmp_path, "loss: {dice: 1, focal: 0.5, focal.alpha: 0.8}")
+        WeightedSum(parse([recipe, "--loss.focal", "0"])[2])
 
     def test_an_empty_value_keeps_the_default(self, tmp_path):
         arguments, _, _, settings = parse([write(tmp_path, "image_size:\nseed: 1")])
@@ -184,6 +203,7 @@ class TestUnknownNames:
             ("model.base_chanels", "model.base_channels"),
             ("model.backbon", "model.backbone"),
             ("loss.dise", "loss.dice"),
+            ("loss.focal.gama", "loss.focal.gamma"),
         ],
     )
     def test_refused_with_the_nearest(self, tmp_path, capsys, name, nearest):
@@ -192,6 +212,17 @@ class TestUnknownNames:
         group, _, key = name.partition(".")
         text = f"{group}: {{{key}: 1}}" if key else f"{name}: 1"
         assert message in refusal(capsys, write(tmp_path, text))
+
+    @pytest.mark.parametrize(
+        ("name", "beside"),
+        [
+            ("loss.focal.gama", "There are loss.focal.alpha, loss.focal.gamma."),
+            ("loss.dise", "There are loss.bce, loss.ce, loss.dice, loss.focal"),
+            ("model.backbon", "There are model.num_channels, model.backbone"),
+        ],
+    )
+    def test_what_there_is_beside_it(self, capsys, name, beside):
+        assert beside in refusal(capsys, f"--{name}", "1")
 
     @pytest.mark.parametrize("argv", [["--variant", "unett"], ["VARIANT"]])
     def test_variant(self, tmp_path, argv):
@@ -224,6 +255,13 @@ class TestWrongValues:
             (["--model.padding", "1"], "model.padding must be of type str, got 1"),
             (["--model.batch_norm", "1"], "model.batch_norm must be of type bool, got 1"),
             (["--model.num_labels", "two"], "model.num_labels must be of type int, got 'two'"),
+            (["--loss.dice", "much"], "loss.dice must be a weight of at least 0, got 'much'"),
+            (
+                ["--loss.focal", "1", "--loss.focal.gamma", "x"],
+                "loss.focal.gamma must be a number of at least 0, got 'x'",
+            ),
+            (["--loss.focal.gamma", "2"], "loss.focal.gamma has no effect without a weight: set loss.focal too"),
+            (["--loss.dice", "0"], "loss needs at least one of .* with a positive weight"),
         ],
     )
     def test_type(self, capsys, argv, message):
@@ -257,6 +295,48 @@ class TestWrongValues:
         (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00\x81")
         with pytest.raises(ValueError, match="mine.yaml is not YAML"):
             parse([str(tmp_path / "mine.yaml")])
+
+
+class TestRecipeOnAnother:
+    """recipe: NAME takes another's fields and changes some."""
+
+    BASE = "variant: resunet\nseed: 3\nmodel: {depth: 2, base_channels: 8}\nloss: {bce: 1, dice: 1}\ngrid: {seed: [1]}"
+
+    def read(self, tmp_path, text):
+        (tmp_path / "base.yaml").write_text(self.BASE, encoding="utf-8")
+        return read_recipe(write(tmp_path, f"recipe: base.yaml\n{text}"))
+
+    def test_fields_of_both(self, tmp_path):
+        found = self.read(tmp_path, "seed: 4\nmodel: {depth: 3}")
+        assert found == {
+            "variant": "resunet", "seed": 4, "model.depth": 3, "model.base_channels": 8,
+            "loss.bce": 1, "loss.dice": 1, "grid.seed": [1],
+        }  # fmt: skip
+
+    def test_a_loss_or_grid_takes_the_place_of_the_whole(self, tmp_path):
+        found = self.read(tmp_path, "loss: {dice: 0.5}\ngrid: {model.depth: [1]}")
+        assert {name for name in found if "." in name} == {
+            "model.depth", "model.base_channels", "loss.dice", "grid.model.depth"
+        }  # fmt: skip
+
+    def test_one_that_comes_with_the_project(self, tmp_path):
+        found = read_recipe(write(tmp_path, "recipe: unet_phantoms\nseed: 9"))
+        assert found == read_recipe(RECIPES / "unet_phantoms.yaml") | {"seed": 9}
+
+    def test_circles_are_refused(self, tmp_path):
+        (tmp_path / "a.yaml").write_text("recipe: b.yaml", encoding="utf-8")
+        (tmp_path / "b.yaml").write_text("recipe: a.yaml", encoding="utf-8")
+        with pytest.raises(ValueError, match="a.yaml stands on itself"):
+            read_recipe(tmp_path / "a.yaml")
+
+    def test_an_unknown_one_names_the_nearest(self, tmp_path):
+        with pytest.raises(ValueError, match="no recipe 'unet_phantom'; did you mean unet_phantoms"):
+            read_recipe(write(tmp_path, "recipe: unet_phantom"))
+
+    def test_a_run_takes_no_notice_of_a_sweeps_fields(self, tmp_path):
+        text = "trials: 3\nrank_within: [variant]\nspace: {seed: {low: 1, high: 2}}\nseed: 5"
+        arguments, _, _, settings = parse([write(tmp_path, text)])
+        assert arguments.seed == 5 and set(settings) == {"seed", "output_dir"}
 
 
 class TestPrecision:
@@ -307,6 +387,7 @@ class TestHelp:
         helps = {name: action.help for name, action in parser._option_string_actions.items()}
         names = [one.name for one in fields(RunArguments) if one.init]
         names += [f"loss.{name}" for name in LOSSES]
+        names += [f"loss.{name}.{parameter}" for name in LOSSES for parameter in parameters(name)]
         names += [f"model.{name}" for name in config_fields(config_class)]
         missing = [name for name in names if len((helps.get(f"--{name}") or "").split("(default")[0].split()) < 2]
         assert not missing
@@ -324,7 +405,7 @@ class TestHelp:
             parse(argv)
         assert not stopped.value.code
         printed = capsys.readouterr().out
-        for name in ("--learning_rate", "--split_seed", "--model.base_channels", "--loss.dice", "--precision"):
+        for name in ("--learning_rate", "--split_seed", "--model.base_channels", "--loss.focal.gamma", "--precision"):
             assert f"{name} " in printed
         assert re.search(
             r"width of the plain path at full resolution; doubles at\s+each level. \(default: 64\)", printed

@@ -309,3 +309,20 @@ def test_pick_cases_settles_ties_by_name_whatever_the_order():
 def test_pick_cases_wants_one_dice_a_name():
     with pytest.raises(ValueError, match="got 2 and 1"):
         figures.pick_cases([0.1, 0.2], ["a"])
+
+
+def test_leaderboard_opens_the_dots_that_are_really_behind(tmp_path, drawn):
+    def row(name, group, low):
+        dice = {"value": 0.8, "low": 0.7, "high": 0.9}
+        difference = None if low is None else {"value": low + 0.1, "low": low, "high": low + 0.2, "real": low > 0}
+        return {"name": name, "group": group, "validation_dice": 0.81, "dice": dice, "difference": difference}
+
+    rows = [row("first", "x", None), row("behind", "x", 0.01), row("alike", "x", -0.1), row("other", "y", None)]
+    figures.leaderboard(rows, tmp_path / "board.png", "A title")
+    assert Image.open(tmp_path / "board.png").width > 400
+    panels = drawn[-1].axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["x", "y"]
+    labels = [[tick.get_text() for tick in panel.get_yticklabels()] for panel in panels]
+    assert labels == [["first", "behind", "alike"], ["other"]]
+    dots = [line.get_markerfacecolor() for line in panels[0].lines if line.get_marker() == "o"]
+    assert [colour == "white" for colour in dots] == [False, True, False]

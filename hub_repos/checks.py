@@ -1,0 +1,28 @@
+"""A check and its outcome."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a verification; `reason` says why it failed, or what was found."""
+
+    name: str
+    passed: bool
+    reason: str = ""
+
+    def __str__(self):
+        reason = "".join(one if one.isprintable() else "?" for one in self.reason)  # no escape moves the cursor
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}{': ' if reason else ''}{reason}"
+
+
+def checked(name, check, *arguments):
+    """The Check of a function that raises what is wrong and may return what it found.
+
+    What nobody vouches for can break a check in any way: whatever it raises is a failure.
+    """
+    try:
+        return Check(name, True, check(*arguments) or "")
+    except Exception as error:
+        kind = "" if type(error) in (ValueError, FileNotFoundError) else f"{type(error).__name__}: "
+        return Check(name, False, f"{kind}{' '.join(str(error).split())}")

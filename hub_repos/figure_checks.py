@@ -1,0 +1,212 @@
+"""Checks that a built repository's figures agree: every image's row, results.json and the card."""
+
+import csv
+import io
+import itertools
+import re
+
+import numpy as np
+from huggingface_hub import ModelCard
+
+from hub_repos.card import render_card
+from hub_repos.untrusted import read_json, read_text
+from training.metrics import COUNTS, NAMES, mean_with_interval, metrics_from_counts, summarize
+from training.results import check_results, class_columns
+
+TOLERANCE = 1e-6
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029`"
+MARKUP = re.compile(rf"[{CONTROL}~<>|\[\]]")  # with which a text could be more than a text in a card
+CODE_MARKUP = re.compile(rf"[{CONTROL}]")
+SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LOADED = re.compile(r"^segment = pipeline\(.*, model=(.*), trust_remote_code=True\)$", re.MULTILINE)
+ARGUMENTS = re.compile(
+    r'MODEL|"(?P<repo_id>[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})"(, revision="(?P<revision>[\w.-]{1,100})")?', re.ASCII
+)
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+FIXED_COLUMNS = ("name", "part", "height", "width", "twin", *NAMES, "loss")
+
+
+def check_results_file(folder):
+    """results.json fits its schema, is of this model, and what the card shows of it is plain text."""
+    results = read_json(folder / "results.json")
+    check_results(results)
+    run, data, environment = results["run"], results["data"], results["environment"]
+    config = read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if run["model_type"] != model_type:
+        raise ValueError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
+    for part, metrics in results["metrics"].items():
+        _check_labels(part, metrics.get("per_class", ()), config)
+    if not isinstance(run.get("command"), str) or CODE_MARKUP.search(run["command"]):
+        raise ValueError("results.json: run.command must be one line of text without backticks")
+    shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
+        if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
+            raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+
+
+def _check_labels(part, per_class, config):
+    """Several classes are called as the config calls its labels, the background left out."""
+    names, labels = [one["label"] for one in per_class], config.get("id2label", {})
+    if names and names != [labels.get(str(label)) for label in range(1, len(labels))]:
+        raise ValueError(f"results.json: metrics.{part}.per_class has {names}, the config {labels}")
+
+
+def check_per_image(folder):
+    """The figures of results.json, intervals too, computed again from the pixel counts of every image's row."""
+    results, rows = read_json(folder / "results.json"), read_rows(folder)
+    data, metrics = results["data"], results["metrics"]
+    names = [row["name"] for row in rows]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"per_image.csv: {repeated} is in two rows")
+    parts = {part: [row for row in rows if row["part"] == part] for part in ("validation", "test")}
+    for part, of_part in parts.items():
+        _check_count(part, len(of_part), results)
+    twins = {row["name"] for row in rows if row["twin"]}
+    if twins != set(data["twins"]) & {row["name"] for row in parts["test"]}:
+        raise ValueError("per_image.csv: the column twin does not agree with data.twins")
+    without = [row for row in parts["test"] if not row["twin"]]
+    if 0 < len(without) < len(parts["test"]):
+        parts["test_without_twins"] = without
+    recomputed = {part: summary(of_part) for part, of_part in parts.items() if of_part}
+    if recomputed.keys() != metrics.keys():
+        raise ValueError(f"results.json has metrics of {sorted(metrics)}, per_image.csv of {sorted(recomputed)}")
+    _compare(recomputed, metrics, "metrics")
+
+
+def read_rows(folder):
+    """per_image.csv as dictionaries; `counts` is int64 classes x 4.
+
+    Raises:
+        ValueError: a column, a value or a metric of a row that does not follow from the row's counts.
+    """
+    reader = csv.reader(io.StringIO(read_text(folder / "per_image.csv"), newline=""), strict=True)
+    header, *lines = reader
+    classes = max(1, (len(header) - len(FIXED_COLUMNS)) // (len(COUNTS) + 1))
+    wanted = [*FIXED_COLUMNS, *class_columns(classes)]
+    if header != wanted:
+        raise ValueError(f"per_image.csv: the columns must be {', '.join(wanted)}")
+    return [_read_row(number, header, line) for number, line in enumerate(lines, start=2)]
+
+
+def _read_row(number, header, line):
+    where = f"per_image.csv, line {number}"
+    if len(line) != len(header):
+        raise ValueError(f"{where}: {len(line)} values in {len(header)} columns")
+    row = dict(zip(header, line, strict=True))
+    if row["part"] not in ("validation", "test") or row["twin"] not in ("0", "1"):
+        raise ValueError(f"{where}: part must be validation or test, and twin 0 or 1")
+    dices = [name for name in header if name.startswith("dice_")]
+    values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in dices]
+    if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in (*values, row["height"], row["width"])):
+        raise ValueError(f"{where}: sizes and counts must be whole numbers")
+    counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
+    if (counts.sum(axis=1) > int(row["height"]) * int(row["width"])).any():
+        raise ValueError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
+    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices)):
+        raise ValueError(f"{where}: metrics and loss must be numbers of six decimals")
+    metrics = metrics_from_counts(counts)
+    wanted = {name: of_classes.mean() for name, of_classes in metrics.items()}
+    for name, value in (wanted | dict(zip(dices, metrics["dice"], strict=False))).items():
+        if abs(float(row[name]) - value) > TOLERANCE:
+            raise ValueError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
+    return {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "counts": counts} | {
+        "dice": float(row["dice"]),
+        "loss": float(row["loss"]),
+    }
+
+
+def _check_count(part, count, results):
+    """As many rows as the split has images, or as `max_samples` kept of them."""
+    sizes, kept = results["data"]["sizes"], results["run"]["settings"].get("max_samples")
+    wanted = sizes.get(part) if kept is None else min(sizes.get(part), int(kept))
+    said = results["metrics"].get(part, {"images": 0})["images"]
+    if not count == said == wanted:
+        raise ValueError(f"{part}: per_image.csv has {count} images, results.json {said}, the split {wanted}")
+
+
+def summary(rows):
+    """What results.json holds of a part, from its rows."""
+    counts = np.stack([row["counts"] for row in rows])
+    return {"images": len(rows), **summarize(counts), "loss": mean_with_interval([row["loss"] for row in rows])}
+
+
+def _compare(wanted, got, place):
+    """Raise ValueError unless `got` has every number of `wanted`."""
+    if isinstance(wanted, (dict, list)):
+        if type(got) is not type(wanted) or len(got) < len(wanted):
+            raise ValueError(f"results.json: {place} is incomplete")
+        for key in wanted if isinstance(wanted, dict) else range(len(wanted)):
+            if isinstance(wanted, dict) and key not in got:
+                raise ValueError(f"results.json: {place}.{key} is missing")
+            _compare(wanted[key], got[key], f"{place}.{key}")
+    elif None in (wanted, got):
+        if wanted is not got:
+            raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted}")
+    elif abs(got - wanted) > TOLERANCE:
+        raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted:.6f}")
+
+
+def check_metadata(folder):
+    """The card's metadata say to the Hub what this is: library, task, and figures as model-index."""
+    data = ModelCard(read_text(folder / "README.md"), ignore_metadata_errors=False).data
+    for field, wanted in (("library_name", "transformers"), ("pipeline_tag", "image-segmentation")):
+        if data.get(field) != wanted:
+            raise ValueError(f"README.md: {field} must be {wanted}, got {data.get(field)!r}")
+    if not data.eval_results:
+        raise ValueError("README.md: model-index has no figures")
+
+
+def check_card(folder):
+    """The card is, to the byte, what our template makes of results.json, config and pictures."""
+    card, results = read_text(folder / "README.md"), read_json(folder / "results.json")
+    repo_id, revision = loaded_repository(card)
+    for name in ("config.json", "preprocessor_config.json"):
+        read_json(folder / name)
+    ours = render_card(folder, results, repo_id, revision)
+    lines = itertools.zip_longest(card.split("\n"), ours.split("\n"), fillvalue="")
+    for number, (their_line, our_line) in enumerate(lines, start=1):
+        if their_line != our_line:
+            raise ValueError(f"README.md, line {number}: {_difference(their_line, our_line)}")
+
+
+def _difference(theirs, ours):
+    """What differs in a line: the first number, or the text."""
+    if NUMBER.sub("#", theirs) == NUMBER.sub("#", ours):
+        pairs = zip(NUMBER.findall(theirs), NUMBER.findall(ours), strict=True)
+        their_number, our_number = next(pair for pair in pairs if pair[0] != pair[1])
+        return f"says {their_number} where results.json gives {our_number}"
+    return f"is {theirs[:120]!r}, the template gives {ours[:120]!r}"
+
+
+def loaded_repository(card):
+    """(repo_id, revision) that the card's snippets load; None where it names no repository."""
+    match = ARGUMENTS.fullmatch(_arguments(card))
+    if not match:
+        raise ValueError('README.md: the first snippet must load MODEL or "owner/name", revision="..."')
+    return match["repo_id"], match["revision"]
+
+
+def _arguments(card):
+    match = LOADED.search(card)
+    if not match:
+        raise ValueError("README.md has no snippet that calls the pipeline")
+    return match[1]
+
+
+def check_named(folder, repo_id):
+    """The card's snippets load no other repository than the one that the card stands in."""
+    named, _ = loaded_repository(read_text(folder / "README.md"))
+    if named not in (None, repo_id):
+        raise ValueError(f"README.md: the snippets load {named}, and this is {repo_id}")
+
+
+def snippets(folder, image):
+    """The Python of the card's snippets, loading from the folder and reading the file `image`."""
+    card = read_text(folder / "README.md")
+    arguments = _arguments(card)
+    return [
+        block.replace(arguments, repr(str(folder))).replace('"image.jpg"', repr(str(image)))
+        for block in SNIPPET.findall(card)
+    ]

@@ -1,0 +1,82 @@
+"""Score a built repository again on its data, with this project's own classes, and compare with what it says."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hub_repos.checks import Check, checked
+from hub_repos.figure_checks import read_rows
+from modeling.image_processing_unet import UNetImageProcessor
+from modeling.variants import find_variant
+from training.evaluate import polyp_labels_of, score
+from training.metrics import metrics_from_counts
+from training.partition import make_partition
+from training.results import read_results
+from training.sources import load_source
+
+IMAGE_TOLERANCE = 1e-3  # of an image's Dice: another processor moves a pixel at a mask's edge
+MEAN_TOLERANCE = 1e-4
+
+
+def reproduce(folder, data):
+    """The checks of split and figures, for a folder that has passed the static checks.
+
+    Args:
+        folder: the repository.
+        data: the images and masks, as `training.evaluate` takes them.
+    """
+    folder = Path(folder)
+    results, rows = read_results(folder / "results.json"), read_rows(folder)
+    try:
+        images = load_images(data, results, rows)
+    except (ValueError, OSError) as error:
+        return [Check("split", False, str(error))]
+    _, model_class = find_variant(results["run"]["model_type"])
+    model, processor = model_class.from_pretrained(folder).eval(), UNetImageProcessor.from_pretrained(folder)
+    checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
+    for part in _parts(results):
+        of_part = [row for row in rows if row["part"] == part]
+        width = results["data"].get("boundary_width")
+        checks.append(checked(f"figures of {part}", _compare, model, processor, images, of_part, width))
+    return checks
+
+
+def load_images(data, results, rows):
+    """The rows of the data.
+
+    Raises:
+        ValueError: they do not split as results.json says, or other images were scored than the parts have.
+    """
+    settings, said = results["run"]["settings"], results["data"]
+    source = load_source(data, settings.get("image_column"), settings.get("mask_column"))
+    images, partition = make_partition(source, said["split"], said["split_seed"])
+    if partition.sha256 != said["sha256"]:
+        raise ValueError(f"{said['split']} of {data} has sha256 {partition.sha256}, results.json {said['sha256']}")
+    for part in _parts(results):
+        names = {row["name"] for row in rows if row["part"] == part}
+        if names != set(partition.names_of(part)[: len(names)]):
+            raise ValueError(f"per_image.csv has other images as {part} than the split")
+    return images
+
+
+def _parts(results):
+    return [part for part in ("validation", "test") if part in results["metrics"]]
+
+
+def _compare(model, processor, images, rows, boundary_width):
+    """What was found, or ValueError where an image's Dice or the mean differs too much."""
+    index = {name: number for number, name in enumerate(images["name"])}
+    of_part = images.select([index[row["name"]] for row in rows])
+    labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
+    counts = np.stack(score(model, processor, of_part, labels, boundary_width=boundary_width).counts)
+    dice = metrics_from_counts(counts)["dice"].mean(axis=1)
+    difference = np.abs(dice - [row["dice"] for row in rows])
+    of_mean = abs(dice.mean() - np.mean([row["dice"] for row in rows]))
+    worst = int(difference.argmax())
+    found = (
+        f"{len(rows)} images, mean Dice {dice.mean():.4f}; largest difference {difference[worst]:.6f} "
+        f"({rows[worst]['name']}), of the mean {of_mean:.6f}"
+    )
+    if difference[worst] > IMAGE_TOLERANCE or of_mean > MEAN_TOLERANCE:
+        raise ValueError(f"not reproduced: {found}; allowed are {IMAGE_TOLERANCE} and {MEAN_TOLERANCE}")
+    return found

@@ -1,0 +1,94 @@
+import pytest
+
+from hub_repos.build import code_files, copy_code
+from hub_repos.code_rules import MODULES, check_code, check_source
+from tests.variants import VARIANTS
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variants_published_code_keeps_to_the_rules(variant, tmp_path):
+    copy_code(variant, tmp_path)
+    assert len(list(tmp_path.glob("*.py"))) == len(code_files(variant))
+    check_code(tmp_path)
+
+
+def test_every_allowed_module_is_one_that_published_code_needs(tmp_path):
+    for variant in VARIANTS:
+        copy_code(variant, tmp_path)
+    code = "\n".join(path.read_text() for path in tmp_path.glob("*.py"))
+    assert [name for name in MODULES if f"import {name}" not in code and f"from {name} import" not in code] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import os",
+        "import os.path as math",
+        "import subprocess, math",
+        "import torch.hub",
+        "from torch import load",
+        "from torch import hub",
+        "from torch.utils import cpp_extension",
+        "from timm.models import hub",
+        "from numpy import *",
+        "from . import layers",
+        "from .unknown import x",
+        "from ..layers import x",
+        "from urllib.request import urlopen",
+        "from math import __loader__",
+        "__import__('os')",
+        "eval('1')",
+        "exec('1')",
+        "compile('1', '', 'exec')",
+        "globals()['x']",
+        "open('x')",
+        "run = open",
+        "__builtins__",
+        "torch.load('x')",
+        "run = torch.load",
+        "model.load(path='x')",
+        "np.load('x')",
+        "torch.save(x, 'x')",
+        "image.save('x')",
+        "torch.hub.load('a', 'b')",
+        "torch.os.remove('x')",
+        "torch.jit.load('x')",
+        "np.fromfile('x')",
+        "Path('x').open()",
+        "Path('x').write_text('x')",
+        "Path('x').read_bytes()",
+        "functools.sys.modules",
+        "().__class__.__subclasses__()",
+        "x.__globals__",
+        "x.__dict__",
+        "getattr(math, name)",
+        "getattr(torch, 'load')('x')",
+        "getattr(x, '_' + '_globals_' + '_')",
+        "vars(x)['__globals__']",
+        "setattr(x, 'a', 1)",
+        "AutoModel.from_pretrained('a/b')",
+        "def __del__(self): pass",
+        "def __getattr__(self, name): pass",
+    ],
+)
+def test_what_reaches_out_is_refused_with_its_line(line):
+    with pytest.raises(ValueError, match=r"x\.py:2: "):
+        check_source(f"import math\n{line}\n", "x.py", {"layers"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .layers import x",
+        "import torch.nn.functional as F",
+        "Image.open(path)",
+        "opened.load()",
+        "getattr(self, field)",
+        "getattr(module, 'keeps_own_init', False)",
+        "super().__init__()",
+        "def __init__(self): pass",
+        "type(error).__name__",
+    ],
+)
+def test_what_published_code_does_is_allowed(line):
+    check_source(f"import math\n{line}\n", "x.py", {"layers"})

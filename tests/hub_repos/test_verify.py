@@ -1,0 +1,417 @@
+import csv
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hub_repos.build import build
+from hub_repos.card import write_card
+from hub_repos.checks import Check
+from hub_repos.verify import STATIC_CHECKS, main, run_isolated, verify_folder
+from tests.hub_repos.conftest import DATA
+from tests.variants import VARIANTS
+from training.evaluate import Scores
+from training.results import write_results
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def copy(repository, tmp_path):
+    return shutil.copytree(repository, tmp_path / "copy")
+
+
+def failures(folder, **options):
+    return {check.name: check.reason for check in verify_folder(folder, **options) if not check.passed}
+
+
+def sign(folder):
+    """Make the manifest fit again, as whoever changes a repository can."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    unlisted = ("manifest.json", ".gitattributes")
+    contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in unlisted}
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in contents.items()
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit(name, pattern, replacement):
+    """A change of one text of a file."""
+
+    def change(folder):
+        text, count = re.subn(pattern, replacement, (folder / name).read_text(), count=1, flags=re.MULTILINE)
+        assert count == 1
+        (folder / name).write_text(text)
+
+    return change
+
+
+def edit_json(name, render=False, **changes):
+    """A change of a JSON file's values, given by dotted place with __; the card follows where it is rendered."""
+
+    def change(folder):
+        content = json.loads((folder / name).read_text())
+        for place, value in changes.items():
+            *above, last = place.split("__")
+            inner = content
+            for key in above:
+                inner = inner[key]
+            inner[last] = value
+        (folder / name).write_text(json.dumps(content))
+        if render:
+            write_card(folder, json.loads((folder / "results.json").read_text()))
+
+    return change
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("head.classifier.bias")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch planted",)
+
+
+UNET = "modeling_unet.UNetForSemanticSegmentation"
+CONFIG = {"config", "network"}
+TAMPERED = {
+    "figure in the card": (edit("README.md", r"^(\| test .* \| 0\.\d\d\d)\d", r"\g<1>x"), {"card"}),
+    "figure in the metadata": (edit("README.md", r"value: 0\.\d+", "value: 0.9999"), {"card"}),
+    "another library": (edit("README.md", "library_name: .*", "library_name: diffusers"), {"card metadata", "card"}),
+    "words after the card": (edit("README.md", r"\Z", "\nmore"), {"card"}),
+    "code in the snippet": (
+        lambda folder: (folder / "README.md").write_text(
+            (folder / "README.md").read_text().replace("MODEL", '"a/b"); import os; print("c"')
+        ),
+        {"card"},
+    ),
+    "an import": (edit("layers.py", r"^import torch$", "import os\nimport torch"), {"release", "imports"}),
+    "a comment in the code": (edit("layers.py", r"^import torch$", "import torch  # harmless"), {"release"}),
+    "code of another variant": (write("configuration_resunet.py", b"# harmless\n"), {"release"}),
+    "a code file less": (lambda folder: (folder / "images.py").unlink(), {"release", "imports"}),
+    "release text": (edit_json("manifest.json", release="0.1.0\nmore"), {"release"}),
+    "another release": (edit_json("manifest.json", release="99.0.1"), {"release"}),
+    "pickle": (lambda folder: (folder / "extra.bin").write_bytes(pickle.dumps(Evil())), {"files"}),
+    "pickle as weights": (
+        lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps(Evil()) * 2000),
+        {"files", "weights", "network"},
+    ),
+    "pickle as text": (write("per_image.csv", pickle.dumps(Evil())), {"files", "per image"}),
+    "foreign file": (write("notes.txt", b"harmless"), {"files"}),
+    "no picture": (write("curves.png", b"<script>"), {"files", "card"}),
+    "foreign attributes": (write(".gitattributes", b"*.py filter=mine\n"), {"files"}),
+    "trailing bytes": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b"\0"),
+        {"weights", "network"},
+    ),
+    "a tensor less": (drop_tensor, {"network"}),
+    "code of another repository": (edit_json("config.json", auto_map__AutoModel=f"a/b--{UNET}"), {"auto map"}),
+    "processor of another repository": (
+        edit_json("preprocessor_config.json", auto_map__AutoImageProcessor="a/b--image_processing_unet.X"),
+        {"auto map"},
+    ),
+    "another pipeline": (
+        edit_json("config.json", **{"custom_pipelines__image-segmentation__impl": "a/b--x.Y"}),
+        {"auto map"},
+    ),
+    "unknown field": (edit_json("config.json", kernels="a/b"), CONFIG),
+    "text for a number": (edit_json("config.json", depth="3"), CONFIG),
+    "no layers": (edit_json("config.json", depth=0), CONFIG),
+    "a backbone's address": (edit_json("config.json", backbone="hf-hub:a/b"), CONFIG | {"card"}),
+    "labels": (edit_json("config.json", label2id={"background": 1, "polyp": 0}), CONFIG),
+    "another network": (edit_json("config.json", base_channels=8), {"network"}),
+    "another variant": (
+        edit_json("config.json", model_type="vit"),
+        {"release", "auto map", "config", "network", "results", "card"},
+    ),
+    "threshold": (edit_json("preprocessor_config.json", mask_threshold=2), {"preprocessor"}),
+    "unknown option": (edit_json("preprocessor_config.json", do_crop=True), {"preprocessor"}),
+    "results without a cost": (edit_json("results.json", cost={"training_seconds": "free"}), {"results", "card"}),
+    "impossible Dice": (
+        edit_json("results.json", metrics__test__per_image__dice__value=2),
+        {"results", "per image", "card"},
+    ),
+    "figure in results and card": (
+        edit_json("results.json", render=True, metrics__test__per_image__dice__value=0.99),
+        {"per image"},
+    ),
+    "parameters in results and card": (edit_json("results.json", render=True, run__parameters=1), {"network"}),
+    "snippet in a name": (
+        edit_json("results.json", render=True, run__name="x\n\n```python\nimport os\n```\n"),
+        {"results"},
+    ),
+    "results of another variant": (edit_json("results.json", run__model_type="resunet"), {"results"}),
+    "a count": (edit("per_image.csv", r"\d+$", "0"), {"per image"}),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), TAMPERED.values(), ids=TAMPERED)
+def test_what_is_tampered_with_and_signed_fails_its_check(change, expected, copy):
+    change(copy)
+    sign(copy)
+    checks = verify_folder(copy)
+    assert {check.name for check in checks if not check.passed} == expected
+    assert len(checks) == len(STATIC_CHECKS)  # nothing was run
+    assert all(check.reason for check in checks if not check.passed)
+
+
+def flip(folder, bit=0x80):
+    """Change one bit of the last byte: of the sign of a weight, as it stands."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= bit
+    (folder / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (flip, {"manifest"}),
+        (write("first_batch.png", b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82"), {"manifest", "card"}),
+        (lambda folder: (folder / "per_image.csv").unlink(), {"files", "manifest", "per image"}),
+        (lambda folder: (folder / "manifest.json").unlink(), {"manifest", "release"}),
+        (edit("manifest.json", '"bytes": ', '"bytes": 1'), {"manifest"}),
+        (edit("manifest.json", '"schema_version": 1', '"schema_version": 2'), {"manifest", "release"}),
+        (lambda folder: (folder / "onnx").mkdir(), {"files", "manifest"}),
+        (lambda folder: os.mkfifo(folder / "curves.png"), {"files", "manifest", "card"}),
+    ],
+)
+def test_what_is_tampered_with_and_not_signed_fails_by_the_manifest_too(change, expected, copy):
+    change(copy)
+    assert failures(copy).keys() == expected
+
+
+def test_a_link_is_not_followed(copy, tmp_path):
+    (copy / "README.md").rename(tmp_path / "README.md")
+    (copy / "README.md").symlink_to(tmp_path / "README.md")
+    assert failures(copy).keys() == {"files", "manifest", "card metadata", "card"}
+
+
+def test_planted_code_and_pickles_are_not_run(copy, tmp_path):
+    planted = f"from pathlib import Path\n\nPath({str(tmp_path / 'planted')!r}).touch()\n"
+    with (copy / "layers.py").open("a") as code:
+        code.write(planted)
+    (copy / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    sign(copy)
+    assert {"release", "imports", "weights"} < failures(copy).keys()
+    assert not (tmp_path / "planted").exists() and not Path("planted").exists()
+
+
+def test_a_wrong_figure_is_named(copy):
+    edit("README.md", r"^(\| test \| 1 \| per image \|) 0\.\d+", r"\1 0.9999")(copy)
+    dice = json.loads((copy / "results.json").read_text())["metrics"]["test"]["per_image"]["dice"]["value"]
+    assert re.fullmatch(
+        rf"README.md, line \d+: says 0.9999 where results.json gives {dice:.4f}", failures(copy)["card"]
+    )
+
+
+def test_another_release_says_what_to_install(copy):
+    edit_json("manifest.json", release="99.0.1, commit " + "a" * 40)(copy)
+    assert re.fullmatch(r"built by 99\.0\.1, this is \S+: install that release to verify", failures(copy)["release"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_passes_the_static_checks(variant, make_checkpoint, tmp_path):
+    build(make_checkpoint(variant), tmp_path / "built", "someone/unet", "v1.0")
+    checks = verify_folder(tmp_path / "built", run=False, repo_id="someone/unet")
+    assert [check for check in checks if not check.passed] == []
+    assert failures(tmp_path / "built", repo_id="someone/else").keys() == {"card names this repository"}
+
+
+def test_a_backbone_and_pictures_pass_the_static_checks(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint("unet", "mobilenetv2_100")
+    shutil.copyfile(PROJECT / "hub_repos" / "unet_mobilenetv2" / "curves.png", checkpoint / "curves.png")
+    build(checkpoint, tmp_path / "built")
+    (tmp_path / "built" / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    assert failures(tmp_path / "built", run=False) == {}
+
+
+def test_data_catches_signed_weights(copy):
+    flip(copy)
+    sign(copy)
+    assert failures(copy, run=False) == {}
+    found = failures(copy, run=False, data=DATA)
+    assert found.keys() == {"figures of validation", "figures of test"}
+    assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", found["figures of test"])
+
+
+def test_data_catches_figures_that_agree_with_one_another(copy):
+    forge(copy)
+    assert failures(copy, run=False) == {}
+    assert failures(copy, run=False, data=DATA).keys() == {"figures of validation", "figures of test"}
+
+
+def forge(folder):
+    """Perfect masks in per_image.csv, results.json, card and manifest."""
+    results = json.loads((folder / "results.json").read_text())
+    scores = {part: Scores() for part in results.pop("metrics")}
+    with (folder / "per_image.csv").open() as file:
+        for row in csv.DictReader(file):
+            one = scores[row["part"]]
+            tp, fp, fn, tn = (
+                int(row[f"{kind}s"]) for kind in ("true_positive", "false_positive", "false_negative", "true_negative")
+            )
+            one.names.append(row["name"])
+            one.sizes.append((int(row["height"]), int(row["width"])))
+            one.counts.append(np.array([[tp + fp + fn, 0, 0, tn]]))
+            one.losses.append(0.001)
+    write_results(folder, results, scores)
+    write_card(folder, json.loads((folder / "results.json").read_text()))
+    sign(folder)
+
+
+@pytest.mark.parametrize("data", ["phantoms?count=7&size=64&seed=0", "nowhere"])
+def test_other_data_is_refused(data, repository):
+    assert failures(repository, run=False, data=data).keys() == {"split"}
+
+
+def test_a_build_passes_every_check(repository, capsys):
+    assert main([str(repository), "--data", DATA]) == 0
+    folder, *lines, last = capsys.readouterr().out.splitlines()
+    assert folder == str(repository) and last == f"All {len(lines)} checks passed."
+    assert all(line.startswith("ok   ") for line in lines)
+    names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
+    run = ["load", "logits", "pipeline", "snippets", "saves again"]
+    assert names == [*STATIC_CHECKS, *run, "split", "figures of validation", "figures of test"]
+    assert "largest difference 0.00" in lines[-1]
+
+
+def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
+    build(three_class_checkpoint, tmp_path / "built")
+    checks = verify_folder(tmp_path / "built", data=DATA)
+    assert [check for check in checks if not check.passed] == []
+    assert "figures of test" in [check.name for check in checks]
+
+
+def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nenv > env.txt\necho broken >&2\nexit 3\n")
+    python.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    found = run_isolated(repository, tmp_path / "work", python)
+    assert found == [Check("isolated process", False, "ended with 3: broken ")]
+    environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
+    assert environment.keys() <= {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "PWD", "SHLVL", "_"}
+    assert environment["HOME"] == str(tmp_path / "work")
+
+
+def test_the_isolated_process_ends_with_its_first_failure(copy, tmp_path):
+    drop_tensor(copy)
+    (tmp_path / "work").mkdir()
+    (check,) = run_isolated(copy, tmp_path / "work")
+    assert (check.name, check.passed) == ("load", False)
+    assert '"missing_keys": ["head.classifier.bias"]' in check.reason
+
+
+def test_a_line_shows_no_escape():
+    assert str(Check("files", False, "\x1b[2Kok")) == "FAIL files: ?[2Kok"
+
+
+def test_a_foreign_scanner_finds_nothing(repository, copy):
+    from picklescan.scanner import scan_directory_path
+
+    (copy / "planted.bin").write_bytes(pickle.dumps(Evil()))
+    assert scan_directory_path(str(copy)).infected_files == 1
+    found = scan_directory_path(str(repository))
+    assert (found.infected_files, found.issues_count, found.scan_err) == (0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-folder"], "neither a folder nor a Hub id"),
+        (["a/b", "--commit", "main"], "whole hash"),
+        ([str(PROJECT), "--commit", "a" * 40], "this is a folder"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main(arguments)
+
+
+def test_a_folder_that_is_no_repository_fails(tmp_path):
+    assert failures(tmp_path).keys() == STATIC_CHECKS.keys() - {"imports"}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub as a download asks for: one repository, one commit."""
+
+    commit = "c" * 40
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def answer(self):
+        path, names = self.path.partition("?")[0], sorted(path.name for path in self.server.folder.iterdir())
+        if path.startswith(f"/someone/unet/resolve/{self.commit}/"):
+            content = (self.server.folder / path.rsplit("/", 1)[1]).read_bytes()
+        elif path in ("/api/models/someone/unet", f"/api/models/someone/unet/revision/{self.commit}"):
+            siblings = [{"rfilename": name} for name in names]
+            content = json.dumps({"id": "someone/unet", "sha": self.commit, "siblings": siblings}).encode()
+        elif path == f"/api/models/someone/unet/tree/{self.commit}":
+            entries = [{"type": "file", "path": name, "size": 1, "oid": name} for name in names]
+            content = json.dumps(entries).encode()
+        else:
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+        return None
+
+    def log_message(self, *arguments):
+        """Keep the test's output quiet."""
+
+
+def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
+    build(checkpoint, tmp_path / "built", "someone/other", "v1.0")
+    edit("layers.py", r"^import torch$", "import os\nimport torch")(tmp_path / "built")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.folder = tmp_path / "built"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "hub_repos.verify", "someone/unet"],
+        cwd=PROJECT,
+        env={**os.environ, **hub, "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    server.shutdown()
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert lines[0] == f"someone/unet at commit {'c' * 40}"
+    failed = [line.split(":")[0] for line in lines if line.startswith("FAIL ")]
+    assert failed == ["FAIL manifest", "FAIL release", "FAIL imports", "FAIL card names this repository"]
+    assert lines[-1] == f"4 of {len(STATIC_CHECKS) + 1} checks failed."

@@ -1,0 +1,49 @@
+"""What a network costs: multiply-accumulates, and milliseconds on this machine's CPU."""
+
+import copy
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UPS, REPEATS = 2, 5
+
+
+@torch.no_grad()
+def gmacs(model, size):
+    """Billions of multiply-accumulates of one image of size x size pixels in convolutions and matrix products."""
+    on_meta = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        on_meta(torch.zeros(1, model.config.num_channels, size, size, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+@torch.inference_mode()
+def cpu_milliseconds(load, size, rounds=3):
+    """Median milliseconds of one image's forward pass for each model: float32, eager, all threads, batch 1.
+
+    Args:
+        load: {name: a function that returns the model}; one model at a time is in memory.
+        size: {name: side in pixels of `pixel_values`}.
+        rounds: how often every model's turn comes, so that a busy minute does not fall on one of them.
+
+    Returns:
+        dict: name to milliseconds.
+    """
+    times = {name: [] for name in load}
+    for _ in range(rounds):
+        for name, load_one in load.items():
+            model = load_one().float().eval().to(memory_format=torch.channels_last)
+            pixels = torch.randn(1, model.config.num_channels, size[name], size[name])
+            pixels = pixels.to(memory_format=torch.channels_last)
+            for _ in range(WARM_UPS):
+                model(pixels)
+            times[name] += [_seconds(model, pixels) for _ in range(REPEATS)]
+    return {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _seconds(model, pixels):
+    started = time.perf_counter()
+    model(pixels)
+    return time.perf_counter() - started

@@ -1,0 +1,203 @@
+"""From finished trials to a ranking that says which differences are real: Markdown, CSV and a picture."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training import figures
+
+RESAMPLES = 20_000
+LEVEL = 0.05
+COLUMNS = {
+    "validation_dice": "Dice, validation",
+    "dice": "Dice (95 % interval)",
+    "difference": "behind the first (interval)",
+    "iou": "IoU",
+    "pooled_dice": "Dice, pooled",
+    "precision": "precision",
+    "recall": "recall",
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "parameters": "parameters, M",
+    "gmacs": "GMACs",
+    "cpu_ms": "CPU, ms",
+}
+
+
+@dataclass
+class Entry:
+    """One finished trial.
+
+    Attributes:
+        name: the trial's.
+        results: its `results.json`, without the history.
+        test_dice: Dice of each test image, by stem.
+        group: what it is ranked within; two groups are not compared.
+        cpu_ms: milliseconds of one forward pass on the CPU; None where the weights are not on this machine.
+    """
+
+    name: str
+    results: dict
+    test_dice: dict
+    group: str = ""
+    cpu_ms: float | None = None
+
+    @property
+    def validation_dice(self):
+        return self.results["metrics"]["validation"]["per_image"]["dice"]["value"]
+
+
+def is_pretrained(results):
+    """Whether a run's encoder started from other than random weights."""
+    settings = results["run"]["settings"]
+    return settings.get("model.backbone", "null") != "null" and settings.get("backbone_weights", "timm") != "none"
+
+
+def group_of(results, rank_within=()):
+    """What two runs must share to be compared: the split, pretrained weights or none, and the settings named."""
+    settings = results["run"]["settings"]
+    named = [f"{settings.get(name, 'default')}" for name in rank_within]
+    weights = "pretrained encoder" if is_pretrained(results) else "from scratch"
+    return ", ".join([*named, weights, f"split {results['data']['sha256'][:8]}"])
+
+
+def ranked(entries):
+    """Rows for every entry, group by group, the highest validation Dice first.
+
+    The first of a group is compared with each of the others by a paired bootstrap over test images; `real` says that
+    the interval of the difference, Bonferroni's for as many comparisons as the group has, leaves out 0.
+    """
+    groups = {}
+    for entry in sorted(entries, key=lambda one: (-one.validation_dice, one.name)):
+        groups.setdefault(entry.group, []).append(entry)
+    return [row for group in sorted(groups) for row in _ranked_group(groups[group])]
+
+
+def _ranked_group(entries):
+    first, *others = entries
+    rows = [_row(first, 1, None)]
+    for place, entry in enumerate(others, start=2):
+        rows.append(_row(entry, place, paired_difference(first.test_dice, entry.test_dice, len(others))))
+    return rows
+
+
+def paired_difference(first, second, comparisons=1):
+    """Mean of first minus second over the images that both have: dict of value, low, high and `real`."""
+    names = sorted(first.keys() & second.keys())
+    differences = np.array([first[name] - second[name] for name in names])
+    count, rng = len(names), np.random.default_rng(0)
+    means = np.concatenate(
+        [rng.multinomial(count, np.full(count, 1 / count), size=500) @ differences for _ in range(RESAMPLES // 500)]
+    )
+    tail = LEVEL / comparisons / 2
+    low, high = np.quantile(means / count, (tail, 1 - tail))
+    return {
+        "value": float(differences.mean()),
+        "low": float(low),
+        "high": float(high),
+        "real": bool(low > 0 or high < 0),
+    }
+
+
+def _row(entry, place, difference):
+    test, run = entry.results["metrics"]["test"], entry.results["run"]
+    per_image = test["per_image"]
+    return {
+        "name": entry.name,
+        "group": entry.group,
+        "place": place,
+        "validation_dice": entry.validation_dice,
+        "dice": per_image["dice"],
+        "difference": difference,
+        **{name: per_image[name]["value"] for name in ("iou", "precision", "recall", "accuracy")},
+        "pooled_dice": test["pooled"]["dice"]["value"],
+        "loss": test["loss"]["value"],
+        "parameters": run["parameters"] / 1e6,
+        "gmacs": run["gmacs"],
+        "cpu_ms": entry.cpu_ms,
+    }
+
+
+def write_leaderboard(folder, entries, title, conditions, failures=()):
+    """Write leaderboard.md, .csv and .png, and test_dice.csv: the Dice of every test image, to check the intervals by.
+
+    Args:
+        folder: where.
+        entries: finished trials.
+        title: of page and picture.
+        conditions: lines that say what was run, on what.
+        failures: (name, reason) of the trials that failed.
+    """
+    folder, rows = Path(folder), ranked(entries)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "leaderboard.md").write_text(_markdown(rows, title, conditions, failures), encoding="utf-8")
+    _write_csv(folder / "leaderboard.csv", rows)
+    _write_test_dice(folder / "test_dice.csv", entries)
+    if rows:
+        figures.leaderboard(rows, folder / "leaderboard.png", title)
+
+
+def _markdown(rows, title, conditions, failures):
+    lines = [f"# {title}", "", *conditions, ""]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        lines += [f"## {group}", "", _table([row for row in rows if row["group"] == group]), ""]
+    if rows:
+        lines += ["![Dice on the test images](leaderboard.png)", ""]
+    if failures:
+        lines += ["## Failed", "", *(f"- {name}: {reason}" for name, reason in failures), ""]
+    return "\n".join(lines)
+
+
+def _table(rows):
+    heads = ["", "model", *COLUMNS.values()]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        cells = [str(row["place"]), row["name"], *(_cell(name, row[name]) for name in COLUMNS)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(name, value):
+    if value is None:
+        return "–"
+    if name == "dice":
+        return f"{value['value']:.4f} ({value['low']:.4f}–{value['high']:.4f})"
+    if name == "difference":
+        text = f"{value['value']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})".replace("-", "−")
+        return f"**{text}**" if value["real"] else text
+    return (
+        f"{value:.1f}" if name in ("parameters", "cpu_ms") else f"{value:.2f}" if name == "gmacs" else f"{value:.4f}"
+    )
+
+
+def _write_csv(path, rows):
+    flat = [
+        {
+            inner: number
+            for name, value in row.items()
+            for inner, number in (
+                {f"{name}_{key}": one for key, one in value.items()}.items()
+                if isinstance(value, dict)
+                else [(name, value)]
+            )
+        }
+        for row in rows
+    ]
+    names = list(dict.fromkeys(name for row in flat for name in row if name != "difference"))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _write_test_dice(path, entries):
+    names = sorted({name for entry in entries for name in entry.test_dice})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", *(entry.name for entry in entries)])
+        for name in names:
+            dices = (entry.test_dice.get(name, math.nan) for entry in entries)
+            writer.writerow([name, *("" if math.isnan(dice) else f"{dice:.6f}" for dice in dices)])

@@ -1,0 +1,319 @@
+"""Train every cell of a grid, or search a space: `accelerate launch training/sweep.py RECIPE.yaml [--field value]`.
+
+RECIPE is a recipe with `grid:` or `space:`. A trial is one run of training/run.py in a process of its own, and an
+Optuna trial; both can be stopped at any moment. Every process that names the same study works on it: a trial is taken
+by one of them, and one whose worker died is taken up again, from its last checkpoint, by a worker on the same folder.
+"""
+
+import sys
+from pathlib import Path
+
+# a script's own folder comes first on the path, and this one's evaluate.py would hide the package `evaluate`
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import contextlib  # noqa: E402
+import csv  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import shlex  # noqa: E402
+import subprocess  # noqa: E402
+import time  # noqa: E402
+import uuid  # noqa: E402
+from functools import partial  # noqa: E402
+
+try:
+    import optuna
+except ModuleNotFoundError:
+    sys.exit("error: a sweep needs Optuna: pip install -e '.[sweep]'")
+import transformers  # noqa: E402
+from filelock import FileLock, Timeout  # noqa: E402
+from optuna.trial import TrialState  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from training.cost import cpu_milliseconds  # noqa: E402
+from training.evaluate import load_model  # noqa: E402
+from training.leaderboard import Entry, group_of, ranked, write_leaderboard  # noqa: E402
+from training.results import cpu_name, read_results  # noqa: E402
+from training.threads import use_all_cores  # noqa: E402
+from training.trials import parse_sweep, settings_of  # noqa: E402
+
+RUN = Path(__file__).with_name("run.py")
+LAUNCHED = re.compile(  # what a run that no launcher started does not have
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|ACCELERATE_MIXED_PRECISION"
+)
+QUIET = ("--disable_tqdm", "true")  # a log file is no screen
+QUIET_ENVIRONMENT = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+SECONDS_TO_SET_OUT = 60  # between a trial's being taken and its worker's saying so
+POLL_SECONDS = 2
+
+
+class Worker:
+    """One process's part in a study: takes trials, runs them, and tells their figures.
+
+    Two locks guard a trial's folder: the worker's, beside it, and the run's, in it. A trial that the storage calls
+    running has been given up where neither is held.
+    """
+
+    def __init__(self, sweep, number=0):
+        self.sweep, self.number = sweep, number
+        (sweep.output_dir / "trials").mkdir(parents=True, exist_ok=True)
+        with FileLock(sweep.output_dir / ".lock"):
+            self.folder_id = _folder_id(sweep.output_dir)
+            self.storage = _open_storage(sweep.storage)
+            self.study = optuna.create_study(
+                storage=self.storage, study_name=sweep.output_dir.name, direction="maximize", load_if_exists=True
+            )
+            self._require_same_settings()
+            self._enqueue_missing()
+
+    def _require_same_settings(self):
+        before = self.study.user_attrs
+        for name, value in json.loads(json.dumps(self.sweep.settings)).items():
+            if before.get(name, value) != value:
+                raise ValueError(
+                    f"the study of {self.sweep.output_dir} has {name} {before[name]}, not {value}: repeat its command "
+                    "to go on with it, or choose another output_dir (and another database for --storage)."
+                )
+            self.study.set_user_attr(name, value)
+
+    def _enqueue_missing(self):
+        """A waiting trial for each cell that has none, or only failed ones: a repeated command tries those again."""
+        alive = {trial.user_attrs["name"] for trial in self.trials() if trial.state != TrialState.FAIL}
+        failed = {trial.user_attrs["name"]: trial.params for trial in self.trials(TrialState.FAIL)}
+        for name, cell in self.sweep.cells.items():
+            if name not in alive:
+                self.study.enqueue_trial(failed.get(name, cell), user_attrs={"name": name})
+
+    def trials(self, *states):
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def count_ended(self):
+        left = {trial.user_attrs["name"] for trial in self.trials(TrialState.WAITING, TrialState.RUNNING)}
+        return len(self.sweep.cells) - len(left)
+
+    def work(self):
+        """Run trials until none is left to take."""
+        before = self.count_ended()
+        bar = {"total": len(self.sweep.cells), "initial": before, "unit": "trial", "smoothing": 0}
+        with tqdm(desc=self.study.study_name, disable=self.number > 0, **bar) as progress:
+            while True:
+                trial, lock, wait = self.take()
+                if trial is not None:
+                    progress.set_postfix_str(trial.user_attrs["name"])
+                    try:
+                        tqdm.write(self.run(trial))
+                    finally:
+                        lock.release()
+                elif wait:  # a run outlived its worker
+                    time.sleep(POLL_SECONDS)
+                else:
+                    return
+                progress.update(self.count_ended() - progress.n)
+
+    def take(self):
+        """A trial and the lock that is held on it, or None twice; and whether one will become free here."""
+        wait = False
+        for one in self.trials(TrialState.WAITING, TrialState.RUNNING):
+            lock = FileLock(self.sweep.folder(one.user_attrs["name"]).with_suffix(".lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue  # another worker's
+            now = self.storage.get_trial(one._trial_id)
+            outlived = now.state == TrialState.RUNNING and self._is_of_this_folder(now)
+            if outlived and self._is_training(now):
+                wait = True
+            elif outlived or self._is_taken(now):
+                return self._trial(now), lock, False
+            lock.release()
+        return None, None, wait
+
+    def _is_taken(self, trial):
+        """Take a waiting trial; False where it no longer waits."""
+        if trial.state != TrialState.WAITING:
+            return False
+        return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+
+    def _trial(self, frozen):
+        self.study.sampler = optuna.samplers.TPESampler(seed=frozen.number, constant_liar=True)
+        trial = optuna.trial.Trial(self.study, frozen._trial_id)
+        trial.set_user_attr("folder", self.folder_id)
+        return trial
+
+    def _is_of_this_folder(self, trial):
+        """Whether a running trial was taken by a worker on this folder, or by one that died before it said so."""
+        if "folder" in trial.user_attrs:
+            return trial.user_attrs["folder"] == self.folder_id
+        return time.time() - trial.datetime_start.timestamp() > SECONDS_TO_SET_OUT
+
+    def _is_training(self, trial):
+        lock = self.sweep.folder(trial.user_attrs["name"]) / ".lock"
+        try:
+            with FileLock(lock, timeout=0) if lock.exists() else contextlib.nullcontext():
+                return False
+        except Timeout:
+            return True
+
+    def run(self, trial):
+        """Train one trial; its line for the screen."""
+        name, started = trial.user_attrs["name"], time.perf_counter()
+        folder = self.sweep.folder(name)
+        log = folder.with_suffix(".log")
+        command = [sys.executable, str(RUN), *self.sweep.arguments(settings_of(self.sweep, trial), folder)]
+        with log.open("a", encoding="utf-8") as file:
+            done = subprocess.run([*command, *QUIET], stdout=file, stderr=file, env=os.environ | QUIET_ENVIRONMENT)
+        if done.returncode:
+            reason = _reason(log, done.returncode)
+            trial.set_user_attr("error", reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return f"{name}: FAILED: {reason} (log: {log})"
+        results = read_results(folder / "results.json")
+        results["run"].pop("history")
+        trial.set_user_attr("results", results)
+        trial.set_user_attr("test_dice", _test_dice(folder / "per_image.csv"))
+        dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]
+        self.study.tell(trial, dice)
+        return f"{name}: validation Dice {dice:.4f} ({time.perf_counter() - started:.0f} s)"
+
+
+def conclude(worker):
+    """Where every trial has ended: the leaderboard, and the first of each group as a Hub repository."""
+    sweep, done = worker.sweep, worker.trials(TrialState.COMPLETE)
+    failures = _failures(worker)
+    for name, reason in failures:
+        print(f"Failed: {name}: {reason}")
+    if left := worker.trials(TrialState.WAITING, TrialState.RUNNING):
+        names = ", ".join(trial.user_attrs["name"] for trial in left)
+        print(f"Still run by other workers: {names}; the last of them writes the leaderboard.")
+        return
+    if not done:
+        raise ValueError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
+    title = f"{worker.study.study_name}: {len(sweep.cells)} trials"
+    with FileLock(sweep.output_dir / ".lock"):
+        entries = _entries(sweep, done)
+        write_leaderboard(sweep.output_dir, entries, title, _conditions(entries), failures)
+        print(f"Leaderboard: {sweep.output_dir / 'leaderboard.md'}, .csv and .png")
+        for row in ranked(entries):
+            if row["place"] == 1:
+                print(f"First of {row['group']}: {row['name']}; {_build(sweep.folder(row['name']))}")
+
+
+def _failures(worker):
+    """(name, reason) of the trials that failed and were not run again with success."""
+    ended = {trial.user_attrs["name"] for trial in worker.trials(TrialState.COMPLETE)}
+    failed = {one.user_attrs["name"]: one.user_attrs["error"] for one in worker.trials(TrialState.FAIL)}
+    return [(name, reason) for name, reason in failed.items() if name not in ended]
+
+
+def _entries(sweep, trials):
+    folders = {trial.user_attrs["name"]: sweep.folder(trial.user_attrs["name"]) for trial in trials}
+    here = {name: folder for name, folder in folders.items() if (folder / "model.safetensors").exists()}
+    load = {name: partial(_network, folder) for name, folder in here.items()}
+    milliseconds = cpu_milliseconds(load, {name: _side(folder) for name, folder in here.items()})
+    return [
+        Entry(
+            name=trial.user_attrs["name"],
+            results=trial.user_attrs["results"],
+            test_dice=trial.user_attrs["test_dice"],
+            group=group_of(trial.user_attrs["results"], sweep.rank_within),
+            cpu_ms=milliseconds.get(trial.user_attrs["name"]),
+        )
+        for trial in trials
+    ]
+
+
+def _conditions(entries):
+    data, environment = entries[0].results["data"], entries[0].results["environment"]
+    sizes = ", ".join(f"{count} {part}" for part, count in data["sizes"].items())
+    return [
+        f"- Data: {data['source']}, split {data['split']} ({sizes}; sha256 {data['sha256'][:12]}).",
+        f"- Command: `{command_line()}`",
+        f"- Trained on {environment['device']}, {environment['cores']} cores; CPU milliseconds: one image, "
+        f"float32, eager, all threads, median, on {cpu_name()}.",
+        "- Ranked by validation Dice; all other columns are of the test images at their original size. "
+        "Dice per image is the mean over images with a 95 % bootstrap interval over images.",
+        "- **Bold**: a real difference from the first of its table, by a paired bootstrap over test images "
+        "(Bonferroni: 95 % for the whole table). One seed says nothing of the spread between seeds.",
+    ]
+
+
+def _build(folder):
+    """The trial's Hub repository, built where its weights are; says how that went."""
+    if not (folder / "model.safetensors").exists():
+        return "build its repository on the machine that trained it: python -m hub_repos.build"
+    command = [sys.executable, "-m", "hub_repos.build", str(folder), str(folder / "repository")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return f"its repository: {folder / 'repository'}" if done.returncode == 0 else done.stderr.strip()
+
+
+def _open_storage(url):
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # each database has its own
+        raise ValueError(f"storage {url!r} can't be opened: {str(error).splitlines()[0]}") from error
+
+
+def _network(folder):
+    return load_model(folder)[0]
+
+
+def _side(folder):
+    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    return processor["size"]["height"] + 2 * processor["mirror_margin"]
+
+
+def _folder_id(folder):
+    path = folder / ".id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def _test_dice(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["name"]: float(row["dice"]) for row in csv.DictReader(file) if row["part"] == "test"}
+
+
+def _reason(log, code):
+    """What a run said last; the signal that ended it, if one did."""
+    if code < 0:
+        return f"ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")] or lines or [f"exit code {code}"]
+    return said[-1].removeprefix("error: ").strip()[:500]
+
+
+def command_line():
+    """The command, machine-bound folders shortened to their last names."""
+    texts = [Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:]]
+    return shlex.join(["accelerate", "launch", "training/sweep.py", *texts])
+
+
+def become_worker():
+    """Make each process that accelerate launches a worker by itself, on a GPU of its own; its number."""
+    number = os.environ.get("LOCAL_RANK", "0")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", number)
+    os.environ["OMP_NUM_THREADS"] = str(use_all_cores())
+    for name in [name for name in os.environ if LAUNCHED.fullmatch(name)]:
+        del os.environ[name]
+    return int(number)
+
+
+def main(argv=None):
+    number = become_worker()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    worker = Worker(parse_sweep(sys.argv[1:] if argv is None else argv), number)
+    worker.work()
+    conclude(worker)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped: repeat the command to go on.")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,0 +1,22 @@
+"""CPU threads of a launched process."""
+
+import os
+
+import torch
+
+
+def use_all_cores():
+    """Give this process its share of the cores where accelerate's launcher left it one thread; returns the threads.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 unless it is told otherwise (accelerate 1.15), so that training on a CPU
+    would use one core of it. A larger OMP_NUM_THREADS or --num_cpu_threads_per_process stays.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return torch.get_num_threads()
+
+
+def usable_cores():
+    """The cores that this process may use: fewer than the machine's in a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
