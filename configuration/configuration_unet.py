@@ -20,6 +20,7 @@ class UNetConfig(PretrainedConfig):
         upsample: `"transpose"` (2x2 transposed convolution, halving the width) or `"bilinear"`.
         reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the 1x1 head; None builds none.
         binary_head: one logit for `id2label[1]` instead of one for each label; needs exactly two labels.
+        id2label: the name of each label from 0, `{0: "background", 1: "polyp"}`; `label2id` follows from it.
     """
 
     model_type = "unet"
@@ -39,9 +40,12 @@ class UNetConfig(PretrainedConfig):
         binary_head=None,
         **kwargs,
     ):
-        if kwargs.get("num_labels", 2) == 2 and not {"id2label", "label2id"} & kwargs.keys():
-            kwargs["id2label"] = {0: "background", 1: "polyp"}
-            kwargs["label2id"] = {"background": 0, "polyp": 1}
+        num_labels, id2label = kwargs.get("num_labels"), kwargs.get("id2label")
+        if id2label is None and num_labels in (None, 2):
+            id2label = {0: "background", 1: "polyp"}
+        if id2label is not None:
+            kwargs["id2label"] = checked_names(id2label, num_labels)
+            kwargs["label2id"] = {name: label for label, name in kwargs["id2label"].items()}
         super().__init__(**kwargs)
         self.num_channels = num_channels
         self.backbone = backbone
@@ -97,3 +101,21 @@ class UNetConfig(PretrainedConfig):
                 f"padding='valid' at depth {self.depth} takes sides of {smallest} + n x {step} pixels (as 572 "
                 f"at depth 4) and returns {2 * self.valid_margin} fewer; got {size}, the nearest that fits is {fits}."
             )
+
+
+def checked_names(id2label, num_labels=None):
+    """`id2label` with whole numbers as keys, in order: JSON and YAML give texts.
+
+    Raises:
+        ValueError: not one name of its own for each label from 0 to num_labels - 1.
+    """
+    names = {str(label): name for label, name in id2label.items()} if isinstance(id2label, dict) else {}
+    labels = [str(label) for label in range(len(names) if num_labels is None else num_labels)]
+    named = [name for name in names.values() if isinstance(name, str) and name]
+    if not names or sorted(names) != sorted(labels) or len(set(named)) < len(names):
+        wanted = "" if num_labels is None else f" of num_labels={num_labels}"
+        raise ValueError(
+            f"id2label must give each label{wanted} a name of its own, from 0: {{0: background, 1: polyp}}; "
+            f"got {id2label!r}."
+        )
+    return {int(label): names[label] for label in labels}

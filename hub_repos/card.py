@@ -39,6 +39,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         pictures=sorted(path.name for path in folder.glob("*.png")),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
+        class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
     )
     return str(card)
 
@@ -47,11 +48,12 @@ def card_data(results, config):
     """The card's metadata, with the test figures as `model-index`."""
     data, test = results["data"], results["metrics"]["test"]
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
+    of = "mean of classes, " if "per_class" in test else ""
     figures = [
         EvalResult(
             task_type="image-segmentation",
             metric_type=metric,
-            metric_name=f"{metric} ({how.replace('_', ' ')}, original size)",
+            metric_name=f"{metric} ({of}{how.replace('_', ' ')}, original size)",
             metric_value=round(test[how][metric]["value"], 4),
             dataset_split=f"{data['split']}, test, {test['images']} images",
             **dataset,

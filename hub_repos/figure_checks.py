@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from hub_repos.card import render_card
 from hub_repos.untrusted import read_json, read_text
 from training.metrics import COUNTS, NAMES, mean_with_interval, metrics_from_counts, summarize
-from training.results import check_results
+from training.results import check_results, class_columns
 
 TOLERANCE = 1e-6
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029`"
@@ -31,15 +31,25 @@ def check_results_file(folder):
     results = read_json(folder / "results.json")
     check_results(results)
     run, data, environment = results["run"], results["data"], results["environment"]
-    model_type = read_json(folder / "config.json").get("model_type")
+    config = read_json(folder / "config.json")
+    model_type = config.get("model_type")
     if run["model_type"] != model_type:
         raise ValueError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
+    for part, metrics in results["metrics"].items():
+        _check_labels(part, metrics.get("per_class", ()), config)
     if not isinstance(run.get("command"), str) or CODE_MARKUP.search(run["command"]):
         raise ValueError("results.json: run.command must be one line of text without backticks")
     shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
     for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
         if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
             raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+
+
+def _check_labels(part, per_class, config):
+    """Several classes are called as the config calls its labels, the background left out."""
+    names, labels = [one["label"] for one in per_class], config.get("id2label", {})
+    if names and names != [labels.get(str(label)) for label in range(1, len(labels))]:
+        raise ValueError(f"results.json: metrics.{part}.per_class has {names}, the config {labels}")
 
 
 def check_per_image(folder):
@@ -73,10 +83,10 @@ def read_rows(folder):
     """
     reader = csv.reader(io.StringIO(read_text(folder / "per_image.csv"), newline=""), strict=True)
     header, *lines = reader
-    classes = max(1, (len(header) - len(FIXED_COLUMNS)) // len(COUNTS))
-    counted = [f"{count}_{number + 1}" if classes > 1 else count for number in range(classes) for count in COUNTS]
-    if header != [*FIXED_COLUMNS, *counted]:
-        raise ValueError(f"per_image.csv: the columns must be {', '.join([*FIXED_COLUMNS, *counted])}")
+    classes = max(1, (len(header) - len(FIXED_COLUMNS)) // (len(COUNTS) + 1))
+    wanted = [*FIXED_COLUMNS, *class_columns(classes)]
+    if header != wanted:
+        raise ValueError(f"per_image.csv: the columns must be {', '.join(wanted)}")
     return [_read_row(number, header, line) for number, line in enumerate(lines, start=2)]
 
 
@@ -87,17 +97,20 @@ def _read_row(number, header, line):
     row = dict(zip(header, line, strict=True))
     if row["part"] not in ("validation", "test") or row["twin"] not in ("0", "1"):
         raise ValueError(f"{where}: part must be validation or test, and twin 0 or 1")
-    values = [row[name] for name in header[len(FIXED_COLUMNS) :]]
+    dices = [name for name in header if name.startswith("dice_")]
+    values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in dices]
     if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in (*values, row["height"], row["width"])):
         raise ValueError(f"{where}: sizes and counts must be whole numbers")
     counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
     if (counts.sum(axis=1) > int(row["height"]) * int(row["width"])).any():
         raise ValueError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
-    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss")):
+    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices)):
         raise ValueError(f"{where}: metrics and loss must be numbers of six decimals")
-    for name, of_classes in metrics_from_counts(counts).items():
-        if abs(float(row[name]) - of_classes.mean()) > TOLERANCE:
-            raise ValueError(f"{where}: {name} is {row[name]}, its counts give {of_classes.mean():.6f}")
+    metrics = metrics_from_counts(counts)
+    wanted = {name: of_classes.mean() for name, of_classes in metrics.items()}
+    for name, value in (wanted | dict(zip(dices, metrics["dice"], strict=False))).items():
+        if abs(float(row[name]) - value) > TOLERANCE:
+            raise ValueError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
     return {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "counts": counts} | {
         "dice": float(row["dice"]),
         "loss": float(row["loss"]),
@@ -128,6 +141,9 @@ def _compare(wanted, got, place):
             if isinstance(wanted, dict) and key not in got:
                 raise ValueError(f"results.json: {place}.{key} is missing")
             _compare(wanted[key], got[key], f"{place}.{key}")
+    elif None in (wanted, got):
+        if wanted is not got:
+            raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted}")
     elif abs(got - wanted) > TOLERANCE:
         raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted:.6f}")
 

@@ -87,10 +87,10 @@ def pipeline(state):
     results = [state.segment(state.path), state.segment(state.image)]
     results += state.segment([state.path, state.path], batch_size=2)
     for entries in results:
-        _require_union(entries, state)
         for entry in entries:
             if entry["label"] not in state.config.id2label.values() or not 0 <= entry["score"] <= 1:
                 raise ValueError(f"an entry has label {entry['label']!r} and score {entry['score']}")
+        _require_union(entries, state)
     state.arrays["union"] = _union(results[0], state)
 
 
@@ -126,15 +126,16 @@ def saves_again(state):
 def _union(entries, state):
     import numpy as np
 
-    union = np.zeros((state.image.height, state.image.width), np.uint8)
+    numbers = {name: label for label, name in state.config.id2label.items()}
+    union = np.zeros((state.image.height, state.image.width), np.int64)
     for entry in entries:
-        union += np.asarray(entry["mask"]) > 0
+        union += numbers[entry["label"]] * (np.asarray(entry["mask"]) > 0)
     return union
 
 
 def _require_union(entries, state):
     union = _union(entries, state)
-    if union.shape != state.mask.shape or (union != (state.mask > 0)).any():
+    if union.shape != state.mask.shape or (union != state.mask).any():
         raise ValueError(f"the union of the pipeline's {len(entries)} entries is not the processor's mask")
 
 

@@ -36,7 +36,8 @@ def reproduce(folder, data):
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
     for part in _parts(results):
         of_part = [row for row in rows if row["part"] == part]
-        checks.append(checked(f"figures of {part}", _compare, model, processor, images, of_part))
+        width = results["data"].get("boundary_width")
+        checks.append(checked(f"figures of {part}", _compare, model, processor, images, of_part, width))
     return checks
 
 
@@ -62,12 +63,12 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _compare(model, processor, images, rows):
+def _compare(model, processor, images, rows, boundary_width):
     """What was found, or ValueError where an image's Dice or the mean differs too much."""
     index = {name: number for number, name in enumerate(images["name"])}
     of_part = images.select([index[row["name"]] for row in rows])
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
-    counts = np.stack(score(model, processor, of_part, labels).counts)
+    counts = np.stack(score(model, processor, of_part, labels, boundary_width=boundary_width).counts)
     dice = metrics_from_counts(counts)["dice"].mean(axis=1)
     difference = np.abs(dice - [row["dice"] for row in rows])
     of_mean = abs(dice.mean() - np.mean([row["dice"] for row in rows]))

@@ -51,6 +51,11 @@ NO_DEFAULT = {  # fields of a config whose default, None, does not tell the type
     "decoder_channels": {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}},
     "reduction_channels": {"type": ["integer", "null"], "minimum": 1},
     "binary_head": {"type": "boolean"},
+    "id2label": {
+        "type": "object",
+        "propertyNames": {"pattern": r"^[0-9]{1,4}$"},
+        "additionalProperties": {"type": "string", "pattern": r"^[\w .-]{1,80}$"},
+    },
 }
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -159,7 +164,7 @@ def read_config(folder):
     numbers = {name: int(number) for number, name in fields.get("id2label", {}).items()}
     if numbers != fields.get("label2id", {}):
         raise ValueError("config.json: label2id must be id2label the other way round")
-    known = config_fields(config_class).keys() | {"id2label", "label2id"}
+    known = config_fields(config_class).keys() | {"label2id"}
     return config_class.from_dict({name: value for name, value in fields.items() if name in known})
 
 
@@ -176,11 +181,6 @@ def config_schema(config_class, model_class):
         "transformers_version": {"type": "string", "pattern": r"^[\w.]{1,40}$"},
         "auto_map": {"type": "object"},
         "custom_pipelines": {"type": "object"},
-        "id2label": {
-            "type": "object",
-            "propertyNames": {"pattern": r"^[0-9]{1,4}$"},
-            "additionalProperties": {"type": "string", "pattern": r"^[\w .-]{1,80}$"},
-        },
         "label2id": {"type": "object", "additionalProperties": {"type": "integer"}},
     }
     return {

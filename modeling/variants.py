@@ -31,13 +31,13 @@ def find_variant(name):
 
 
 def config_fields(config_class):
-    """The fields of a variant's config and their defaults, those of every U-Net first, `num_labels` last."""
+    """The fields of a variant's config and their defaults, those of every U-Net first, the labels' last."""
     fields = {}
     for owner in reversed(config_class.__mro__):
         if issubclass(owner, PretrainedConfig) and owner is not PretrainedConfig and "__init__" in vars(owner):
             parameters = inspect.signature(owner.__init__).parameters.values()
             fields |= {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
-    return {**fields, "num_labels": 2}
+    return {**fields, "num_labels": 2, "id2label": None}
 
 
 def _class_of(module, suffix):

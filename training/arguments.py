@@ -63,6 +63,13 @@ class RunArguments(TrainingArguments):
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )
+    boundary_width: int | None = field(
+        default=None,
+        metadata={
+            "help": "Makes label 2 of 3 from black and white masks: the polyp's pixels at most so many pixels, of the "
+            "stored mask, from background."
+        },
+    )
     image_size: int = field(default=256, metadata={"help": "Side in pixels that images are resized to."})
     image_mean: list[float] = field(
         default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
@@ -121,6 +128,8 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = _mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         super().__post_init__()
 
 
@@ -288,6 +297,14 @@ def value_of(text):
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def _mapping(name, text):
+    """Command-line text as a mapping of names to values, each read as `value_of` does."""
+    mapping = value_of(text)
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{name} must map names to values, as in '{{factor: 0.5, patience: 3}}', got {text!r}.")
+    return {key: value_of(str(value)) for key, value in mapping.items()}
 
 
 def _refuse_unknown(given, parser):

@@ -17,7 +17,9 @@ SMALLEST_POLYP = 0.0005  # of the image: what is smaller is a speck of the annot
 WHITE = 255
 
 
-def check(rows: datasets.Dataset, partition: Partition, num_labels: int = 2) -> dict:
+def check(
+    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
+) -> dict:
     """Reads every pair and reports what was found, as plain numbers and names.
 
     Keys: pairs, bad (name and reason each), sizes (width and height in pixels: min, median, max), mask_values,
@@ -28,7 +30,7 @@ def check(rows: datasets.Dataset, partition: Partition, num_labels: int = 2) -> 
     bad, good = [], []
     for row in tqdm(rows, desc="checking pairs", disable=None):
         try:
-            good.append(_measure(row, num_labels, histogram))
+            good.append(_measure(row, num_labels, boundary_width, histogram))
         except (ValueError, OSError) as error:
             bad.append({"name": row["name"], "reason": str(error)})
     return {
@@ -69,17 +71,19 @@ def format_check(report: dict) -> str:
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
 
 
-def print_check(rows: datasets.Dataset, partition: Partition, num_labels: int = 2) -> dict:
+def print_check(
+    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
+) -> dict:
     """`check`, printed; returns the report."""
-    report = check(rows, partition, num_labels)
+    report = check(rows, partition, num_labels, boundary_width)
     print(format_check(report))
     return report
 
 
-def _measure(row: dict, num_labels: int, histogram: np.ndarray) -> dict:
+def _measure(row: dict, num_labels: int, boundary_width: int | None, histogram: np.ndarray) -> dict:
     """One pair's size, polyp area (share of the image) and number of polyps; adds its mask's values to `histogram`."""
     image, mask = read_image(row["image"], row["name"]), read_mask(row["annotation"], row["name"])
-    labels = labels_of(mask, row["name"], num_labels)
+    labels = labels_of(mask, row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     histogram += np.bincount(mask.values.astype(np.uint8).ravel(), minlength=WHITE + 1)
     polyp = (labels > 0) & (labels < WHITE)

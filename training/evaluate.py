@@ -22,7 +22,7 @@ from modeling.modeling_unet import segmentation_loss
 from modeling.variants import find_variant, variant_names
 from training.metrics import count_pixels, mean_with_interval, summarize
 from training.partition import make_partition
-from training.reading import IGNORE, read_image, read_labels, require_same_size
+from training.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
 from training.results import data_record, environment_record, write_results
 from training.sources import load_source
 
@@ -35,6 +35,7 @@ class Scores:
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
     pixel), `histograms` int64 images x 2 x BINS (pixels of background and of polyp by predicted probability).
+    `class_names` are those of several counted classes, in order.
     """
 
     names: list = field(default_factory=list)
@@ -42,16 +43,31 @@ class Scores:
     counts: list = field(default_factory=list)
     losses: list = field(default_factory=list)
     histograms: list = field(default_factory=list)
+    class_names: list = field(default_factory=list)
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
         chosen = [index for index, name in enumerate(self.names) if names is None or name in names]
         counts = np.stack([self.counts[index] for index in chosen])
         losses = [self.losses[index] for index in chosen]
-        return {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+        summary = {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+        if "per_class" in summary:
+            named = zip(self.class_names, summary["per_class"], strict=True)
+            summary["per_class"] = [{"label": name, **one} for name, one in named]
+        return summary
 
 
-def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=8, progress="", mask_labels=2):
+def score(
+    model,
+    processor,
+    rows,
+    polyp_labels=None,
+    threshold=None,
+    batch_size=8,
+    progress="",
+    mask_labels=2,
+    boundary_width=None,
+):
     """Score every row.
 
     Args:
@@ -63,23 +79,27 @@ def score(model, processor, rows, polyp_labels=None, threshold=None, batch_size=
         batch_size: images a forward pass.
         progress: what the progress bar says; empty shows none.
         mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
+        boundary_width: makes label 2 of the true masks, as for training; see `training.reading.with_boundary`.
 
     Returns:
         Scores, in the order of the rows.
 
     Raises:
-        ValueError: a bad file, by its name; labels or a threshold that the model does not have.
+        ValueError: a bad file, by its name; labels or a threshold that the model does not have; a boundary without
+            three labels.
     """
     classes = _foreground(model.config, polyp_labels, threshold)
     grouped = polyp_labels is not None
+    num_labels = mask_labels if grouped else model.config.num_labels
+    check_boundary_width(boundary_width, num_labels)
     options = {} if threshold is None else {"threshold": threshold}
     model.to(memory_format=torch.channels_last)
-    scores = Scores()
+    scores = Scores(class_names=[] if grouped else [model.config.id2label[label] for (label,) in classes])
     bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         images = [read_image(row["image"], row["name"]) for row in batch]
-        truths = [_truth(row, mask_labels if grouped else model.config.num_labels, grouped) for row in batch]
+        truths = [_truth(row, num_labels, boundary_width, grouped) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
         sizes = [truth.shape for truth in truths]
@@ -106,9 +126,9 @@ def _foreground(config, polyp_labels, threshold):
     return (tuple(polyp_labels),)
 
 
-def _truth(row, num_labels, grouped):
+def _truth(row, num_labels, boundary_width, grouped):
     """A row's labels; grouped, every label above 0 is 1."""
-    labels = read_labels(row["annotation"], row["name"], num_labels)
+    labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
     return np.where(labels == IGNORE, IGNORE, labels > 0).astype(np.uint8) if grouped else labels
 
 
@@ -201,6 +221,10 @@ class EvaluateArguments:
             "help": "Number of labels in the masks when it is not the model's; every label above 0 counts as polyp."
         },
     )
+    boundary_width: int | None = field(
+        default=None,
+        metadata={"help": "As the model was trained with: makes label 2 of 3 from black and white masks."},
+    )
     threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
@@ -224,6 +248,7 @@ def main(argv=None):
     options = {
         "polyp_labels": None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config)),
         "mask_labels": arguments.mask_labels or 2,
+        "boundary_width": arguments.boundary_width,
         "threshold": arguments.threshold,
         "batch_size": arguments.batch_size,
     }
@@ -236,7 +261,7 @@ def main(argv=None):
     run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
         "run": run,
-        "data": data_record(arguments.data, partition),
+        "data": data_record(arguments.data, partition, arguments.boundary_width),
         "environment": environment_record(model),
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }

@@ -118,12 +118,14 @@ def threshold_curves(
     _save(figure, path)
 
 
-def prediction_grid(cases: Sequence[dict], path: str | Path, title: str) -> None:
+def prediction_grid(
+    cases: Sequence[dict], path: str | Path, title: str, class_names: dict[int, str] | None = None
+) -> None:
     """Draws one row a case: image, truth, prediction, and errors over the greyed image, with a legend.
 
     A case is {"name": str, "image": uint8 H x W x 3, "truth": H x W, "prediction": H x W, "dice": float}; sizes may
-    differ between cases. Raises ValueError when there is no case, a case's arrays differ in size, or a prediction
-    holds 255.
+    differ between cases. `class_names` are for the legend of several classes. Raises ValueError when there is no case,
+    a case's arrays differ in size, or a prediction holds 255.
     """
     if len(cases) == 0:
         raise ValueError("cases is empty: pass at least one case with name, image, truth, prediction and dice")
@@ -133,7 +135,7 @@ def prediction_grid(cases: Sequence[dict], path: str | Path, title: str) -> None
             raise ValueError(
                 f"{case['name']}: prediction holds {IGNORED}, which is no class: pass class indices from 0"
             )
-    legends = _legend_rows(cases)
+    legends = _legend_rows(cases, class_names or {})
     head, foot = 0.7, 0.15 + 0.25 * len(legends)  # inches, as are LABEL and CELL
     width, height = LABEL + 4 * CELL[0], head + len(cases) * CELL[1] + foot
     figure = _figure(width, height)
@@ -370,15 +372,17 @@ def _row_label(case: dict) -> str:
     return f"{short}\nDice {case['dice']:.3f}"
 
 
-def _legend_rows(cases: Sequence[dict]) -> dict[str, dict[str, Sequence[int]]]:
-    """The colours to name, by the columns they stand in: the kinds of error, and the classes where several occur."""
+def _legend_rows(cases: Sequence[dict], class_names: dict[int, str]) -> dict[str, dict[str, Sequence[int]]]:
+    """The colours to name, by the columns they stand in: the kinds of error, and the classes if there are several."""
     masks = [np.asarray(case[field]) for case in cases for field in ("truth", "prediction")]
     present = set().union(*(np.unique(mask).tolist() for mask in masks))
     classes = {
-        f"class {label}": CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)] for label in sorted(present - {0, IGNORED})
+        class_names.get(label, f"class {label}"): CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]
+        for label in sorted(present - {0, IGNORED})
     }
     kinds = {kind: colour for kind, colour in ERROR_COLOURS.items() if kind != "wrong class" or len(classes) > 1}
-    shown = (classes if len(classes) > 1 else {}) | ({"ignored": IGNORED_COLOUR} if IGNORED in present else {})
+    several = max(len(classes), len(class_names) - 1) > 1  # a class of several may be alone in these cases
+    shown = (classes if several else {}) | ({"ignored": IGNORED_COLOUR} if IGNORED in present else {})
     return {"errors": kinds} | ({"truth, prediction": shown} if shown else {})
 
 

@@ -1,7 +1,8 @@
 """From a row to arrays: the upright RGB image, and the labels as class indices.
 
 A mask is understood before it is resized: whether its values are class indices, or black and white (perhaps with the
-noise of a lossy format) to be cut at 127, is decided by `labels_of` and nowhere else.
+noise of a lossy format) to be cut at 127, is decided by `labels_of` and nowhere else. There, too, a polyp's boundary
+becomes a label of its own.
 """
 
 import hashlib
@@ -12,11 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from modeling.images import to_rgb
 
 IGNORE = 255
 THRESHOLD = 127  # a grey value above it is foreground
+BOUNDARY = 2  # the label of a polyp's boundary, where one is made
 NOISE = 16  # how far a lossy format may lift black, or part the channels of a grey image
 LOSSY = "JPEG", "MPO", "JPEG2000", "WEBP"
 
@@ -53,29 +56,64 @@ def read_mask(value: dict, name: str) -> Mask:
     return Mask(values, lossy, indexed)
 
 
-def read_labels(value: dict, name: str, num_labels: int = 2) -> np.ndarray:
+def read_labels(value: dict, name: str, num_labels: int = 2, boundary_width: int | None = None) -> np.ndarray:
     """The stored mask as class indices, uint8, H x W, 255 where the pixel is to be ignored.
 
     - lossy, or of several grey channels: 1 above 127, else 0
     - lossless, one channel (or a palette's indices): the class indices as they are where all lie in
       0..num_labels - 1 or are 255 and one of 1..num_labels - 1 occurs; else black and white, 1 above 127
+    With `boundary_width` the polyp's boundary then becomes label 2; see `with_boundary`.
     Raises ValueError where a mask fits neither, so that cutting at 127 would silently give nothing.
     """
-    return labels_of(read_mask(value, name), _where(value, name), num_labels)
+    return labels_of(read_mask(value, name), _where(value, name), num_labels, boundary_width)
 
 
-def read_pair(row: dict, num_labels: int = 2) -> tuple[Image.Image, np.ndarray]:
+def read_pair(row: dict, num_labels: int = 2, boundary_width: int | None = None) -> tuple[Image.Image, np.ndarray]:
     """A row's image (RGB) and labels (uint8, H x W). Raises ValueError when their sizes differ."""
     image = read_image(row["image"], row["name"])
-    labels = read_labels(row["annotation"], row["name"], num_labels)
+    labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     return image, labels
 
 
-def labels_of(mask: Mask, name: str, num_labels: int = 2) -> np.ndarray:
+def labels_of(mask: Mask, name: str, num_labels: int = 2, boundary_width: int | None = None) -> np.ndarray:
     """`read_labels` for a mask that is read already; `name` is for the errors."""
     if num_labels < 2:
         raise ValueError(f"num_labels must be 2 or more, got {num_labels}: background counts as a label")
+    labels = _class_indices(mask, name, num_labels)
+    return labels if boundary_width is None else with_boundary(labels, boundary_width, name)
+
+
+def with_boundary(labels: np.ndarray, width: int, name: str) -> np.ndarray:
+    """Labels 0 and 1, uint8, H x W, with the inside of the polyp's boundary as label 2.
+
+    The band lies inside the polyp: its pixels at most `width` pixels (Euclidean, from centre to centre) from the
+    nearest background pixel. Neither what lies beyond the image nor an ignored pixel is background.
+    Raises ValueError, naming the file, where label 2 is there already.
+    """
+    if (labels == BOUNDARY).any():
+        raise ValueError(
+            f"{name}: boundary_width={width} makes label {BOUNDARY} from a mask of two labels, and this mask holds a "
+            f"label {BOUNDARY} already: leave boundary_width out, and its own classes are used"
+        )
+    if not (labels == 0).any():  # no distance to it, then
+        return labels
+    distances = ndimage.distance_transform_edt(labels != 0)
+    return np.where((labels == 1) & (distances <= width), BOUNDARY, labels).astype(np.uint8)
+
+
+def check_boundary_width(width: int | None, num_labels: int) -> None:
+    """Raises ValueError unless a boundary, where one is asked for, is the third of three labels."""
+    if width is not None and num_labels != BOUNDARY + 1:
+        raise ValueError(
+            f"boundary_width={width} needs three labels (background, polyp, boundary), got num_labels={num_labels}: "
+            f"set num_labels to {BOUNDARY + 1}, or leave boundary_width out"
+        )
+    if width is not None and width < 1:
+        raise ValueError(f"boundary_width must be at least 1 pixel, got {width}; leave it out for no boundary")
+
+
+def _class_indices(mask: Mask, name: str, num_labels: int) -> np.ndarray:
     found = np.unique(mask.values)
     inner = found[found != IGNORE]  # 255 is white, or to be ignored
     if mask.indexed and inner.any() and np.isin(inner, np.arange(num_labels)).all():

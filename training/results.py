@@ -74,7 +74,7 @@ def check_results(results, path="results.json"):
 
 
 def summary_lines(results):
-    """One line a part: Dice and IoU per image with interval, pooled Dice, precision, recall, loss."""
+    """A line for each part: Dice and IoU per image, pooled Dice, precision, recall, loss; then one for each class."""
     for part, metrics in results["metrics"].items():
         dice, iou = metrics["per_image"]["dice"], metrics["per_image"]["iou"]
         yield (
@@ -84,9 +84,22 @@ def summary_lines(results):
             f"precision {metrics['per_image']['precision']['value']:.4f}   "
             f"recall {metrics['per_image']['recall']['value']:.4f}   loss {metrics['loss']['value']:.4f}"
         )
+        for one in metrics.get("per_class", ()):
+            yield _class_line(one, metrics["images"])
 
 
-def data_record(data, partition):
+def _class_line(one, images):
+    """A class's Dice over all images, over those that hold it, and pooled."""
+    over_all, present = one["per_image"]["dice"], one["present"]
+    where = f"{present['dice']['value']:.4f}" if present["images"] else "-"
+    return (
+        f"  {one['label']:<30}Dice {over_all['value']:.4f} ({over_all['low']:.4f}-{over_all['high']:.4f})   "
+        f"where present {where} ({present['images']} of {images} images)   "
+        f"pooled Dice {one['pooled']['dice']['value']:.4f}"
+    )
+
+
+def data_record(data, partition, boundary_width=None):
     """What `results.json` says of the data; a local path is kept by its last name only."""
     local = Path(data.partition("?")[0]).expanduser().exists()
     return {
@@ -96,6 +109,7 @@ def data_record(data, partition):
         "sizes": partition.sizes,
         "sha256": partition.sha256,
         "twins": list(partition.twins),
+        "boundary_width": boundary_width,
     }
 
 
@@ -135,7 +149,13 @@ def _rows(part, scores, twins):
         row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
         row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
         row["loss"] = f"{loss:.6f}"
-        for number, of_class in enumerate(counts, start=1):
-            suffix = f"_{number}" if len(counts) > 1 else ""
-            row |= {f"{label}{suffix}": int(count) for label, count in zip(COUNTS, of_class, strict=True)}
-        yield row
+        dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
+        yield row | dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+
+
+def class_columns(classes):
+    """The columns of per_image.csv behind the loss: pixel counts and, where there are several classes, their Dice."""
+    if classes == 1:
+        return list(COUNTS)
+    numbers = range(1, classes + 1)
+    return [f"{count}_{number}" for number in numbers for count in COUNTS] + [f"dice_{number}" for number in numbers]

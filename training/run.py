@@ -36,7 +36,7 @@ from training.evaluate import load_model, polyp_labels_of, score, threshold_coun
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
 from training.partition import PARTS, make_partition  # noqa: E402
-from training.reading import read_image, read_labels  # noqa: E402
+from training.reading import check_boundary_width, read_image, read_labels  # noqa: E402
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
@@ -54,6 +54,8 @@ def main(argv=None):
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
+    num_labels = find_variant(arguments.variant)[0](**model_fields).num_labels
+    check_boundary_width(arguments.boundary_width, num_labels)
     rows, partition = make_partition(
         load_source(arguments.data, arguments.image_column, arguments.mask_column),
         arguments.split,
@@ -62,7 +64,7 @@ def main(argv=None):
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
-        print_check(rows, partition, model_fields.get("num_labels", 2))
+        print_check(rows, partition, num_labels, arguments.boundary_width)
         return
     kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
@@ -99,15 +101,15 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         save_checkpoint(model, processor, folder)
     model, _ = load_model(folder)  # as its users get it: the Trainer's own computes in its precision for ever
     model.to(arguments.device)
-    scores = score_parts(model, processor, rows, indices, folder)
+    scores = score_parts(model, processor, rows, indices, folder, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, model, best, history),
-        "data": data_record(arguments.data, partition),
+        "data": data_record(arguments.data, partition, arguments.boundary_width),
         "environment": environment_record(model) | {"processes": arguments.world_size},
         "cost": {"training_seconds": history[-1]["seconds"], "peak_memory_mb": round(peak_memory_mb(), 1)},
     }
     with naming_write_errors(folder / "results.json"):
-        draw(folder, history, scores, rows, model, processor)
+        draw(folder, history, scores, rows, model, processor, arguments.boundary_width)
         write_results(folder, results, scores, partition.twins)
 
 
@@ -115,7 +117,9 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
     with PartialState().main_process_first():
-        samples = cached_samples(rows, partition.digests, processor, model.config.num_labels)
+        samples = cached_samples(
+            rows, partition.digests, processor, model.config.num_labels, boundary_width=arguments.boundary_width
+        )
     training = TrainingSamples(samples.select(indices["train"]), processor, augmentation)
     validation = EvaluationSamples(samples.select(indices["validation"]), processor)
     require_images(arguments, training, validation)
@@ -178,14 +182,21 @@ def require_images(arguments, training, validation):
         )
 
 
-def score_parts(model, processor, rows, indices, folder):
+def score_parts(model, processor, rows, indices, folder, boundary_width=None):
     """Scores of validation and test, as a user of the published model would get them; each scoring is logged."""
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
     scores = {}
     for part in ("validation", "test"):
         with (folder / "scorings.log").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {len(indices[part])} images\n")
-        scores[part] = score(model, processor, rows.select(indices[part]), labels, progress=f"Score {part}")
+        scores[part] = score(
+            model,
+            processor,
+            rows.select(indices[part]),
+            labels,
+            progress=f"Score {part}",
+            boundary_width=boundary_width,
+        )
     return scores
 
 
@@ -196,7 +207,7 @@ def save_checkpoint(model, processor, folder):
     processor.save_pretrained(folder)
 
 
-def draw(folder, history, scores, rows, model, processor):
+def draw(folder, history, scores, rows, model, processor, boundary_width=None):
     """The run's pictures: curves, thresholds on validation, typical and worst test cases."""
     folder = Path(folder)
     figures.training_curves(history, folder / "curves.png")
@@ -211,15 +222,18 @@ def draw(folder, history, scores, rows, model, processor):
     dice = metrics_from_counts(np.stack(test.counts))["dice"].mean(axis=1)
     by_name = {name: index for index, name in enumerate(rows["name"])}
     for kind, names in zip(("typical", "worst"), figures.pick_cases(dice, test.names), strict=True):
-        cases = [case(rows[by_name[name]], model, processor, dice[test.names.index(name)]) for name in names]
-        figures.prediction_grid(cases, folder / f"{kind}.png", title=f"{kind.capitalize()} test cases")
+        cases = [
+            case(rows[by_name[name]], model, processor, dice[test.names.index(name)], boundary_width) for name in names
+        ]
+        title = f"{kind.capitalize()} test cases"
+        figures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
 
 
 @torch.inference_mode()
-def case(row, model, processor, dice):
+def case(row, model, processor, dice, boundary_width=None):
     """What a grid shows of one image."""
     image = read_image(row["image"], row["name"])
-    truth = read_labels(row["annotation"], row["name"], model.config.num_labels)
+    truth = read_labels(row["annotation"], row["name"], model.config.num_labels, boundary_width)
     outputs = model(**processor(image).to(model.device))
     prediction = processor.post_process_semantic_segmentation(outputs, target_sizes=[truth.shape])[0]
     return {

@@ -23,7 +23,7 @@ _FEATURES = datasets.Features(
 )
 
 
-def cached_samples(rows, digests, processor, num_labels, cache_folder=None):
+def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boundary_width=None):
     """The rows decoded and resized, as a `datasets.Dataset` that lies on disk and is mapped, never held, in memory.
 
     Args:
@@ -32,19 +32,20 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None):
         processor: a UNetImageProcessor; its size and resampling are used, its normalisation is not.
         num_labels: how masks are read; see `training.reading.read_labels`.
         cache_folder: default: a folder in the cache of `datasets`.
+        boundary_width: as `num_labels`.
 
     Raises:
         ValueError: a bad file, by its name.
         OSError: the cache can't be written.
     """
     folder = Path(cache_folder or Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets")
-    path = folder / f"{_cache_key(rows, digests, processor, num_labels)}.arrow"
+    path = folder / f"{_cache_key(rows, digests, processor, num_labels, boundary_width)}.arrow"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet_bars(path.exists()):
             return rows.map(
                 _sample,
-                fn_kwargs={"processor": processor, "num_labels": num_labels},
+                fn_kwargs={"processor": processor, "num_labels": num_labels, "boundary_width": boundary_width},
                 features=_FEATURES,
                 remove_columns=rows.column_names,
                 cache_file_name=str(path),
@@ -58,8 +59,8 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None):
         ) from error
 
 
-def _sample(row, processor, num_labels):
-    image, labels = read_pair(row, num_labels)
+def _sample(row, processor, num_labels, boundary_width):
+    image, labels = read_pair(row, num_labels, boundary_width)
     native = io.BytesIO()
     Image.fromarray(labels).save(native, format="PNG", compress_level=1)
     return {
@@ -70,8 +71,8 @@ def _sample(row, processor, num_labels):
     }
 
 
-def _cache_key(rows, digests, processor, num_labels):
-    fields = ("version 1", processor.size, processor.resample, num_labels)
+def _cache_key(rows, digests, processor, num_labels, boundary_width):
+    fields = ("version 1", processor.size, processor.resample, num_labels, boundary_width)
     hashed = hashlib.sha256(repr(fields).encode())
     for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
         hashed.update(f"{row['name']}\t{digest}\t".encode())

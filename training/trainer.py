@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SchedulerType
 
 from modeling.modeling_unet import align_labels
 from training.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
@@ -171,6 +172,13 @@ class UNetTrainer(Trainer):
             **options,
         )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """As Trainer's; a plateau is one of a metric that is better when greater, not of a loss, as it is there."""
+        if self.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            mode = "max" if self.args.greater_is_better else "min"
+            self.args.lr_scheduler_kwargs = {"mode": mode, **(self.args.lr_scheduler_kwargs or {})}
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def get_decay_parameter_names(self, model):
         """Weights of convolutions and linear layers; norms, biases and layer scales are vectors in every backbone."""

@@ -18,7 +18,16 @@ def test_two_labels_are_background_and_polyp_with_one_logit(fields):
 def test_own_names_are_kept():
     config = UNetConfig(id2label={0: "none", 1: "tool"})
     assert config.id2label == {0: "none", 1: "tool"}
+    assert config.label2id == {"none": 0, "tool": 1}
     assert config.num_logits == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_labels": 3}])
+def test_names_give_the_number_of_labels_and_their_keys_may_be_texts(fields):
+    config = UNetConfig(id2label={"2": "boundary", "0": "background", "1": "polyp"}, **fields)
+    assert list(config.id2label.items()) == [(0, "background"), (1, "polyp"), (2, "boundary")]
+    assert config.label2id == {"background": 0, "polyp": 1, "boundary": 2}
+    assert (config.num_labels, config.num_logits) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,16 @@ def test_one_logit_for_each_label_without_a_binary_head(fields, logits):
         ({"padding": "valid", "backbone": "resnet18"}, "padding='valid' is for the plain path"),
         ({"detail_channels": 4}, "detail_channels is for backbones"),
         ({"decoder_channels": [8, 8]}, r"decoder_channels needs 4 widths \(depth\)"),
+        ({"num_labels": 3, "id2label": NAMES}, "id2label must give each label of num_labels=3 a name of its own"),
+        (
+            {"id2label": {0: "background", 2: "polyp"}},
+            "id2label must give each label a name of its own, from 0: .*got",
+        ),
+        ({"id2label": {0: "polyp", 1: "polyp"}}, "id2label must give each label a name of its own"),
+        ({"id2label": {0: "background", 1: True}}, "id2label must give each label a name of its own"),
+        ({"id2label": {"zero": "background", "one": "polyp"}}, "id2label must give each label"),
+        ({"id2label": ["background", "polyp"]}, r"id2label must .*got \['background', 'polyp'\]"),
+        ({"id2label": {}}, "id2label must give each label"),
     ],
 )
 def test_a_config_that_describes_no_network_is_refused(fields, message):

@@ -36,13 +36,16 @@ def test_the_default_config_builds_a_model(variant):
 
 @each_variant
 @each_encoder
-@pytest.mark.parametrize("labels", [{}, {"num_labels": 4}, {"num_labels": 2, "binary_head": False}])
+@pytest.mark.parametrize(
+    "labels",
+    [{}, {"num_labels": 4}, {"num_labels": 2, "binary_head": False}, {"id2label": {0: "none", 1: "one", 2: "two"}}],
+)
 def test_a_saved_config_comes_back_equal(variant, encoder, labels, tmp_path):
     config = small_config(variant, encoder, num_channels=5, reduction_channels=6, **labels)
     config.save_pretrained(tmp_path)
     loaded = config_class(variant).from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
-    assert loaded.id2label == config.id2label
+    assert (loaded.id2label, loaded.label2id) == (config.id2label, config.label2id)
     assert loaded.num_logits == config.num_logits
 
 

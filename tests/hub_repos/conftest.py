@@ -18,23 +18,27 @@ DATA = "phantoms?count=6&size=64&seed=0"
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory):
-    """A function (variant, encoder) -> folder of a finished run."""
+    """A function (variant, encoder, fields of the config) -> folder of a finished run; label 2 is a boundary."""
 
-    def make(variant="unet", encoder="plain"):
+    def make(variant="unet", encoder="plain", **fields):
         folder = tmp_path_factory.mktemp("checkpoint")
         torch.manual_seed(0)
-        model = find_variant(variant)[1](small_config(variant, encoder)).eval()
+        model = find_variant(variant)[1](small_config(variant, encoder, **fields)).eval()
         processor = UNetImageProcessor(size=64, image_mean=[0.5] * 3, image_std=[0.25] * 3)
         _centre(model, processor)
         rows, partition = make_partition(load_source(DATA), "own")
         parts = {part: rows.select(getattr(partition, part)) for part in ("validation", "test")}
-        scores = {part: score(model, processor, of_part, (1,)) for part, of_part in parts.items()}
+        width = 3 if model.config.num_labels == 3 else None
+        labels = None if width else (1,)
+        scores = {
+            part: score(model, processor, of_part, labels, boundary_width=width) for part, of_part in parts.items()
+        }
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         run = {"name": f"{variant}-test", "model_type": variant, "settings": {"data": DATA}, "command": "a command"}
         results = {
             "run": run | {"parameters": model.num_parameters(), "best": None, "history": [], "seed": 0},
-            "data": data_record(DATA, partition),
+            "data": data_record(DATA, partition, width),
             "environment": environment_record(model),
             "cost": {"training_seconds": 1.0},
         }
@@ -50,6 +54,11 @@ def checkpoint(make_checkpoint):
 
 
 @pytest.fixture(scope="session")
+def three_class_checkpoint(make_checkpoint):
+    return make_checkpoint(id2label={0: "background", 1: "polyp", 2: "boundary"})
+
+
+@pytest.fixture(scope="session")
 def repository(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "repository"
     build(checkpoint, folder)
@@ -58,6 +67,6 @@ def repository(checkpoint, tmp_path_factory):
 
 @torch.no_grad()
 def _centre(model, processor):
-    """Shift the last bias until half of the pixels are polyp: masks neither empty nor full."""
+    """Shift the last biases until every class has its pixels: masks neither empty nor full."""
     image, _ = phantom(7, 0, 64)
-    model.head.classifier.bias -= model(**processor(image)).logits.median()
+    model.head.classifier.bias -= model(**processor(image)).logits[0].flatten(1).median(dim=1).values

@@ -123,6 +123,22 @@ def test_the_card_says_what_results_json_says(repository):
     assert figures["dice (per image, original size)"] == round(dice["value"], 4)
 
 
+def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, tmp_path):
+    build(three_class_checkpoint, tmp_path / "built")
+    text = (tmp_path / "built" / "README.md").read_text()
+    per_class = json.loads((tmp_path / "built" / "results.json").read_text())["metrics"]["test"]["per_class"]
+    rows = [line for line in text.splitlines() if re.match(r"\| test \| (polyp|boundary) \|", line)]
+    assert len(rows) == len(per_class) == 2
+    for row, one in zip(rows, per_class, strict=True):
+        dices = [one["per_image"]["dice"], one["present"]["dice"], one["pooled"]["dice"]]
+        numbers = [f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})" for dice in dices]
+        numbers[1] += f", {one['present']['images']} images"
+        assert row == f"| test | {one['label']} | {' | '.join(numbers)} |"
+    assert "name: dice (mean of classes, per image, original size)" in text
+    assert "`--boundary_width 3`" in text and "label 2, boundary" in text
+    assert "flatters" not in (repository / "README.md").read_text()
+
+
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
     build(checkpoint, tmp_path / "out", "someone/unet", "v2")
     card = (tmp_path / "out" / "README.md").read_text()

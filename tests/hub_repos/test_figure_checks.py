@@ -13,13 +13,17 @@ from training.results import write_results
 COMMITTED = sorted(Path(__file__).parents[2].glob("hub_repos/*/results.json"))
 
 
-def write(folder, classes=1, twins=("c",), max_samples=None):
-    """results.json and per_image.csv of one validation and three test images, 10 x 20 each."""
+def write(folder, classes=1, twins=("c",), max_samples=None, absent=False):
+    """results.json and per_image.csv of one validation and three test images, 10 x 20; the last class may lack."""
     rng = np.random.default_rng(0)
     scores = {}
     for part, names in (("validation", ["v"]), ("test", ["a", "b", "c"])):
         counts = [rng.integers(1, 50, (classes, 4)) for _ in names]
-        scores[part] = Scores(names, [(10, 20)] * len(names), counts, rng.uniform(0.1, 1, len(names)).tolist())
+        for of_image in counts if absent else ():
+            of_image[-1, [0, 2]] = 0
+        losses = rng.uniform(0.1, 1, len(names)).tolist()
+        class_names = [f"class {number}" for number in range(1, classes + 1)]
+        scores[part] = Scores(names, [(10, 20)] * len(names), counts, losses, class_names=class_names)
     settings = {} if max_samples is None else {"max_samples": str(max_samples)}
     sizes = {"train": 9, "validation": 1, "test": 3 if max_samples is None else 8}
     results = {
@@ -30,7 +34,8 @@ def write(folder, classes=1, twins=("c",), max_samples=None):
         "cost": {},
     }
     write_results(folder, results, scores, twins)
-    (folder / "config.json").write_text('{"model_type": "unet"}')
+    labels = {str(number): name for number, name in enumerate(["background", *class_names])}
+    (folder / "config.json").write_text(json.dumps({"model_type": "unet", "id2label": labels}))
     return folder
 
 
@@ -99,6 +104,45 @@ def test_a_row_that_does_not_agree_is_named(old, new, message, tmp_path):
     change(tmp_path, old, new)
     with pytest.raises(ValueError, match=message):
         check_per_image(tmp_path)
+
+
+def test_the_dice_of_each_class_follows_from_its_counts(tmp_path):
+    row = read_rows(write(tmp_path, classes=2))[1]
+    (tp, fp, fn, _) = row["counts"][1]
+    change(tmp_path, f",{2 * tp / (2 * tp + fp + fn):.6f}\n", ",0.123456\n")
+    with pytest.raises(ValueError, match=r"per_image.csv, line 3: dice_2 is 0.123456, its counts give 0\."):
+        check_per_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "message"),
+    [
+        (3.5, ("dice", "value"), r"per_class\.1\.present\.dice\.value is 3.5"),
+        (None, ("dice",), r"per_class\.1\.present\.dice is incomplete"),
+        (9, ("images",), r"per_class\.1\.present\.images is 9, the rows"),
+    ],
+)
+def test_a_class_by_the_images_that_hold_it_follows_from_the_rows(value, place, message, tmp_path):
+    write(tmp_path, classes=2)
+    change_results(tmp_path, value, "metrics", "test", "per_class", 1, "present", *place)
+    with pytest.raises(ValueError, match=message):
+        check_per_image(tmp_path)
+
+
+def test_a_class_that_no_image_holds_has_no_dice(tmp_path):
+    write(tmp_path, classes=2, absent=True)
+    check_per_image(tmp_path)
+    change_results(tmp_path, {"value": 1, "low": 1, "high": 1}, "metrics", "test", "per_class", 1, "present", "dice")
+    with pytest.raises(ValueError, match="present.dice is .*, the rows of per_image.csv give None"):
+        check_per_image(tmp_path)
+
+
+def test_classes_are_called_as_in_the_config(tmp_path):
+    write(tmp_path, classes=2)
+    check_results_file(tmp_path)
+    change_results(tmp_path, "another", "metrics", "validation", "per_class", 0, "label")
+    with pytest.raises(ValueError, match=r"metrics.validation.per_class has \['another', 'class 2'\], the config"):
+        check_results_file(tmp_path)
 
 
 @pytest.mark.parametrize("metric", ["dice", "iou", "precision", "recall", "f1", "accuracy"])

@@ -43,7 +43,7 @@ def check_load(checkpoint, variant, tmp_path):
     with torch.inference_mode():
         logits, outputs = model(torch.from_numpy(found["pixel_values"])).logits.numpy(), model(**processor(image))
     mask = processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy()
-    assert 0 < mask.mean() < 1
+    assert set(np.unique(mask)) == set(range(model.config.num_labels))
     for one in (found, again):
         for name in AUTO_CLASSES:
             assert np.array_equal(one[name], logits), name
@@ -54,6 +54,10 @@ def check_load(checkpoint, variant, tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_loads_in_an_isolated_process(variant, make_checkpoint, tmp_path):
     check_load(make_checkpoint(variant), variant, tmp_path)
+
+
+def test_three_named_classes_load_in_an_isolated_process(three_class_checkpoint, tmp_path):
+    check_load(three_class_checkpoint, "unet", tmp_path)
 
 
 @pytest.mark.parametrize("encoder", [name for name in BACKBONES if name in ("convnext_atto", "swin_tiny")])

@@ -295,6 +295,13 @@ def test_a_build_passes_every_check(repository, capsys):
     assert "largest difference 0.00" in lines[-1]
 
 
+def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
+    build(three_class_checkpoint, tmp_path / "built")
+    checks = verify_folder(tmp_path / "built", data=DATA)
+    assert [check for check in checks if not check.passed] == []
+    assert "figures of test" in [check.name for check in checks]
+
+
 def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     python = tmp_path / "python"

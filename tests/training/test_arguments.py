@@ -54,6 +54,8 @@ class TestEveryRecipe:
         for name, value in run_fields(read_recipe(path)).items():
             group, _, key = name.partition(".")
             found = {"model": model, "loss": loss}[group][key] if key else getattr(arguments, name)
+            if isinstance(value, dict):
+                value = {str(one): inner for one, inner in value.items()}  # keys are texts on a command line
             if name != "augmentation":  # stays text
                 assert found == (float(value) if isinstance(found, float) else value), name
 
@@ -142,6 +144,20 @@ class TestValues:
     @pytest.mark.parametrize(("text", "value"), [("null", None), ("resnet18", "resnet18"), ("false", False), ("4", 4)])
     def test_texts_of_the_model_are_read_as_yaml(self, text, value):
         assert parse(["--model.backbone", text])[1] == {"backbone": value}
+
+    def test_names_of_labels(self, tmp_path):
+        names = "{0: background, 1: polyp, 2: boundary}"
+        recipe = write(tmp_path, f"model: {{num_labels: 3, id2label: {names}}}")
+        for argv in [recipe], ["--model.num_labels", "3", "--model.id2label", names]:
+            config = find_variant("unet")[0](**parse(argv)[1])
+            assert config.id2label == {0: "background", 1: "polyp", 2: "boundary"}
+
+    @pytest.mark.parametrize("text", ["{factor: 0.5, patience: 3, min_lr: 1e-6}", '{"patience": 3, "min_lr": 1e-06}'])
+    def test_fields_of_the_scheduler(self, tmp_path, text):
+        for argv in [write(tmp_path, f"lr_scheduler_kwargs: {text}")], ["--lr_scheduler_kwargs", text]:
+            found = parse(argv)[0].lr_scheduler_kwargs
+            assert found.pop("factor", 0.5) == 0.5
+            assert found == {"patience": 3, "min_lr": 1e-6}
 
     def test_augmentation_survives_as_yaml(self, tmp_path):
         spec = [{"Affine": {"rotate": [-90, 90], "balanced_scale": True}}, {"HorizontalFlip": {"p": 0.5}}]
@@ -250,6 +266,11 @@ class TestWrongValues:
     )
     def test_type(self, capsys, argv, message):
         assert re.search(message, refusal(capsys, *argv))
+
+    @pytest.mark.parametrize("text", ["0.5", "factor=0.5", "[0.5]"])
+    def test_fields_of_the_scheduler(self, text):
+        with pytest.raises(ValueError, match="lr_scheduler_kwargs must map names to values, as in .*, got '"):
+            parse(["--lr_scheduler_kwargs", text])
 
     @pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1"])
     def test_ema_decay(self, value):

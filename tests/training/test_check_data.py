@@ -71,6 +71,15 @@ def test_every_bad_pair_is_named(folder):
     assert [line[:9] for line in lines[-3:]] == ["BAD  s03 ", "BAD  s04:", "BAD  s05:"]
 
 
+def test_with_a_boundary_masks_of_three_labels_are_bad(folder):
+    for number, value in ((3, 1), (4, 2)):
+        Image.new("L", (32, 24), value).save(folder / f"masks/s{number:02d}.png")
+    rows, partition = make_partition(load_source(str(folder)), "80/10/10")
+    assert check(rows, partition, 3)["bad"] == []
+    (bad,) = print_check(rows, partition, 3, boundary_width=2)["bad"]
+    assert bad["name"] == "s04" and "holds a label 2 already" in bad["reason"]
+
+
 def test_nothing_but_bad_pairs(folder):
     for file in (folder / "masks").iterdir():
         file.write_text("text")

@@ -175,7 +175,23 @@ class TestScoreClasses:
         scores = score(constant_model(*logits, num_labels=3), PROCESSOR, rows_of([self.MASK]))
         assert scores.counts[0].tolist() == expected
         assert not scores.histograms
-        assert len(scores.summary()["per_class"]) == 2
+        assert [one["label"] for one in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
+
+    def test_a_boundary_of_the_truth(self):
+        names = {0: "background", 1: "polyp", 2: "boundary"}
+        model = constant_model(0.0, 0.0, 5.0, id2label=names)
+        mask = np.zeros((12, 12), np.uint8)
+        mask[2:9, 2:9] = 255
+        scores = score(model, PROCESSOR, rows_of([mask]), boundary_width=2)
+        assert scores.counts[0].tolist() == [[0, 0, 9, 135], [40, 104, 0, 0]]
+        assert [one["label"] for one in scores.summary()["per_class"]] == ["polyp", "boundary"]
+
+    @pytest.mark.parametrize(
+        ("fields", "labels"), [({}, (1,)), ({"num_labels": 3}, (1, 2)), ({"num_labels": 4}, None)]
+    )
+    def test_a_boundary_needs_three_labels(self, fields, labels):
+        with pytest.raises(ValueError, match="boundary_width=2 needs three labels .*got num_labels="):
+            score(random_model(**fields), PROCESSOR, rows_of([self.MASK]), labels, boundary_width=2)
 
     @pytest.mark.parametrize(("labels", "probability"), [((1, 2), 0.8), ((1,), 0.5)])
     def test_classes_grouped_as_polyp(self, labels, probability):
@@ -243,7 +259,7 @@ class TestScoreOfRandomModels:
             scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,))
             values = [value for name in ("counts", "losses", "histograms") for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "histograms"
+                "names", "sizes", "counts", "losses", "histograms", "class_names"
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values]
 
@@ -351,6 +367,16 @@ class TestCommand:
         own, grouped = (scored(tmp_path / name)[0]["metrics"]["test"] for name in ("own", "grouped"))
         assert len(own["per_class"]) == 2 and "per_class" not in grouped
         assert own["per_class"][0]["pooled"] == grouped["pooled"]
+
+    def test_a_boundary(self, tmp_path, data):
+        names = {0: "background", 1: "polyp", 2: "boundary"}
+        model = save(constant_model(0.0, 0.0, 1.0, id2label=names), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "out"), "--boundary_width", "3"])
+        results, rows = scored(tmp_path / "out")
+        assert results["data"]["boundary_width"] == results["run"]["settings"]["boundary_width"] == 3
+        assert [one["label"] for one in results["metrics"]["test"]["per_class"]] == ["polyp", "boundary"]
+        held = [int(row["true_positives_2"]) for row in rows]  # the boxes lie in a corner of the image
+        assert held == [number * 10 - max(0, number - 3) * 7 for number in range(12)]
 
     def test_threshold(self, tmp_path, data):
         model = save(constant_model(1.0), tmp_path / "unet")

@@ -208,6 +208,13 @@ def test_prediction_grid_names_its_colours(tmp_path, drawn):
     names = [[text.get_text() for legend in figure.legends for text in legend.get_texts()] for figure in drawn]
     assert names[0] == ["true positive", "false positive", "false negative"]
     assert names[1] == [*ERROR_COLOURS, "class 1", "class 2", "ignored"]
+    class_names = {0: "background", 1: "polyp", 2: "boundary"}
+    figures.prediction_grid([case(mask(SQUARE), two)], tmp_path / "named.png", "Two classes", class_names)
+    named = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
+    assert named == [*ERROR_COLOURS, "polyp", "boundary"]
+    figures.prediction_grid([case(two, two)], tmp_path / "named.png", "One of two classes", class_names)
+    named = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
+    assert named == [*names[0], "boundary"]
     pixels = read(tmp_path / "grid.png")
     assert (
         column(pixels, SKY, 1) > 2000 and column(pixels, GREEN, 2) > 2000 and column(pixels, IGNORED_COLOUR, 1) > 500

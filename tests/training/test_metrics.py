@@ -91,6 +91,15 @@ class TestSummarize:
         values = [of_class["per_image"]["dice"]["value"] for of_class in summary["per_class"]]
         assert values == pytest.approx([16 / 18, (2 / 11 + 1) / 2])
 
+    def test_a_class_by_the_images_that_hold_it(self):
+        absent, imagined = [0, 0, 0, 100], [0, 5, 0, 95]
+        counts = [[LARGE, absent, absent], [SMALL, imagined, absent], [absent, LARGE, absent]]
+        first, second, third = (one["present"] for one in summarize(np.array(counts))["per_class"])
+        assert (first["images"], first["dice"]["value"]) == (2, pytest.approx((16 / 18 + 2 / 11) / 2))
+        assert first["dice"]["low"] == pytest.approx(2 / 11) and first["dice"]["high"] == pytest.approx(16 / 18)
+        assert (second["images"], second["dice"]["value"]) == (1, pytest.approx(16 / 18))
+        assert third == {"images": 0, "dice": None}
+
     def test_ten_thousand_images(self):
         counts = np.random.default_rng(0).integers(1, 5000, (10_000, 1, 4))
         dice = summarize(counts)["per_image"]["dice"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.reading import file_digest, read_image, read_labels, read_pair
+from training.reading import check_boundary_width, file_digest, read_image, read_labels, read_pair, with_boundary
 
 SHAPE = 24, 32
 
@@ -153,6 +153,79 @@ class TestMoreLabels:
     def test_out_of_range(self, values):
         with pytest.raises(ValueError, match=r"labels out of range: .*class indices 0..2"):
             read_labels(stored(mask_of(*values)), "a", 3)
+
+
+def square(size=11):
+    """7 x 7 pixels of polyp inside a background of 11 x 11."""
+    labels = np.zeros((size, size), np.uint8)
+    labels[2:9, 2:9] = 1
+    return labels
+
+
+class TestBoundary:
+    @pytest.mark.parametrize(("width", "inside"), [(1, np.s_[3:8, 3:8]), (2, np.s_[4:7, 4:7]), (9, np.s_[:0, :0])])
+    def test_of_a_square(self, width, inside):
+        expected = 2 * square()
+        expected[inside] = 1
+        found = with_boundary(square(), width, "a")
+        assert found.dtype == np.uint8 and np.array_equal(found, expected)
+
+    @pytest.mark.parametrize(("width", "label"), [(1, 1), (2, 2)])
+    def test_the_distance_is_euclidean(self, width, label):
+        labels = np.ones((9, 9), np.uint8)
+        labels[:4, :4] = 0
+        assert with_boundary(labels, width, "a")[4, 4] == label  # the corner pixel is 1.41 from background
+
+    def test_the_border_of_the_image_is_no_background(self):
+        labels = square()[2:9]  # the polyp touches both borders
+        expected = labels.copy()
+        expected[:, [2, 8]] = 2
+        assert np.array_equal(with_boundary(labels, 1, "a"), expected)
+
+    def test_ignored_pixels_are_no_background_and_stay(self):
+        labels = square()
+        labels[:, :2] = 255
+        expected = labels.copy()
+        expected[2:9, 8] = expected[[2, 8], 2:9] = 2
+        assert np.array_equal(with_boundary(labels, 1, "a"), expected)
+
+    @pytest.mark.parametrize("label", [0, 1])
+    def test_nothing_but_background_or_polyp(self, label):
+        labels = np.full((5, 5), label, np.uint8)
+        assert np.array_equal(with_boundary(labels, 2, "a"), labels)
+
+    @pytest.mark.parametrize(
+        "image", [mask_of(0, 255), mask_of(0, 1), mask_of(0, 255, mode="RGB"), palette_of(0, 255)]
+    )
+    def test_of_any_two_labels(self, image):
+        labels = read_labels(stored(image), "a", 3, boundary_width=2)
+        assert labels[0].tolist() == [0] * 16 + [2] * 2 + [1] * 14
+        row = {"name": "a", "image": stored(image), "annotation": stored(image)}
+        assert np.array_equal(read_pair(row, 3, boundary_width=2)[1], labels)
+
+    def test_a_mask_of_three_labels_is_named(self, tmp_path):
+        mask_of(0, 1, 2).save(tmp_path / "a.png")
+        value = {"bytes": None, "path": str(tmp_path / "a.png")}
+        with pytest.raises(
+            ValueError, match=r"^a \(.*a.png\): boundary_width=3 .* label 2 already: leave boundary_width"
+        ):
+            read_labels(value, "a", 3, boundary_width=3)
+
+    @pytest.mark.parametrize(
+        ("width", "num_labels", "message"),
+        [
+            (3, 2, "boundary_width=3 needs three labels .*, got num_labels=2: set num_labels to 3"),
+            (3, 4, "got num_labels=4"),
+            (0, 3, "boundary_width must be at least 1 pixel, got 0"),
+        ],
+    )
+    def test_refused(self, width, num_labels, message):
+        with pytest.raises(ValueError, match=message):
+            check_boundary_width(width, num_labels)
+
+    @pytest.mark.parametrize(("width", "num_labels"), [(1, 3), (None, 2), (None, 5)])
+    def test_not_refused(self, width, num_labels):
+        check_boundary_width(width, num_labels)
 
 
 def test_one_label_is_refused():

@@ -18,11 +18,11 @@ PARTITION = Partition("80/10/10", 42, (0, 1), (2,), (3,), tuple("abcd"), tuple("
 ON_CPU = SimpleNamespace(device=torch.device("cpu"))
 
 
-def scores_of(names, counts, losses=None):
+def scores_of(names, counts, losses=None, class_names=()):
     """Scores of images of 4 x 25 pixels."""
     count = len(names)
     counts = [np.array(one, np.int64) for one in counts]
-    return Scores(list(names), [(4, 25)] * count, counts, list(losses or [0.5] * count), [])
+    return Scores(list(names), [(4, 25)] * count, counts, list(losses or [0.5] * count), [], list(class_names))
 
 
 def parts(validation=True):
@@ -78,14 +78,29 @@ class TestWriteResults:
         assert set(read_results(tmp_path / "results.json")["metrics"]) == {"test"}
 
     def test_classes(self, tmp_path):
-        counts = [[[8, 2, 0, 90], [1, 0, 9, 90]]]
-        write_results(tmp_path, results(), {"test": scores_of("a", counts)})
+        counts = [[[8, 2, 0, 90], [1, 0, 9, 90]], [[8, 2, 0, 90], [0, 0, 0, 100]]]
+        scores = scores_of("ab", counts, class_names=("neoplastic", "other"))
+        lines = write_results(tmp_path, results(), {"test": scores}).splitlines()
         test = read_results(tmp_path / "results.json")["metrics"]["test"]
         assert [one["pooled"]["dice"]["value"] for one in test["per_class"]] == pytest.approx([16 / 18, 2 / 11])
-        (row,) = rows_of(tmp_path)
+        assert [one["label"] for one in test["per_class"]] == ["neoplastic", "other"]
+        assert [one["present"]["images"] for one in test["per_class"]] == [2, 1]
+        assert lines[2] == (
+            "  other                         Dice 0.5909 (0.1818-1.0000)   where present 0.1818 (1 of 2 images)   "
+            "pooled Dice 0.1818"
+        )
+        row, other = rows_of(tmp_path)
         for number, of_class in enumerate(counts[0], start=1):
             assert [int(row[f"{name}_{number}"]) for name in COUNTS] == of_class
         assert float(row["dice"]) == pytest.approx((16 / 18 + 2 / 11) / 2, abs=1e-6)
+        assert [row[f"dice_{number}"] for number in (1, 2)] == ["0.888889", "0.181818"]
+        assert other["dice_2"] == "1.000000"
+
+    def test_a_class_that_no_image_holds(self, tmp_path):
+        scores = scores_of("a", [[[8, 2, 0, 90], [0, 0, 0, 100]]], class_names=("one", "two"))
+        lines = write_results(tmp_path, results(), {"test": scores}).splitlines()
+        assert read_results(tmp_path / "results.json")["metrics"]["test"]["per_class"][1]["present"]["dice"] is None
+        assert "where present - (0 of 1 images)" in lines[2]
 
     def test_a_refused_result_leaves_what_was_there(self, tmp_path):
         write_results(tmp_path, results(), parts())
@@ -141,6 +156,16 @@ class TestSchema:
                 "'f1' is a required property",
             ),
             (lambda found: found["metrics"]["test"].update(images=0), "metrics.test.images", "minimum of 1"),
+            (
+                lambda found: found["metrics"]["test"].update(per_class=[{}]),
+                "metrics.test.per_class.0",
+                "'label' is a required property",
+            ),
+            (
+                lambda found: found["data"].update(boundary_width=0),
+                "data.boundary_width",
+                "less than the minimum of 1",
+            ),
             (lambda found: found["environment"].pop("torch"), "environment", "'torch' is a required property"),
             (lambda found: found["data"]["sizes"].update(test="x"), "data.sizes.test", "'x' is not of type 'integer'"),
         ],
@@ -191,7 +216,9 @@ class TestRecords:
             "sizes": {"train": 2, "validation": 1, "test": 1},
             "sha256": PARTITION.sha256,
             "twins": ["d"],
+            "boundary_width": None,
         }
+        assert data_record("owner/name", PARTITION, 10)["boundary_width"] == 10
 
     def test_the_environment(self):
         record = environment_record(ON_CPU)

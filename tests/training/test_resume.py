@@ -97,6 +97,22 @@ def test_stop_in_the_middle_of_an_epoch_trains_no_further_step(tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole", step=5)
 
 
+def test_rate_that_falls_on_a_plateau_falls_alike_after_a_resume(tmp_path):
+    """No epoch after the first raises the Dice by a half: the rate falls before the kills and after them."""
+    plateau = {"factor": 0.5, "patience": 0, "threshold": 0.5, "threshold_mode": "abs"}
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": json.dumps(plateau)}
+    options = {**SETTINGS, **options, "num_train_epochs": 4, "logging_steps": 3}
+    run(tmp_path / "whole", **options)
+    for moment in (("after_step", 8), ("before_save", 9)):
+        assert run(tmp_path / "run", moment, **options).code == -9
+    assert run(tmp_path / "run", **options).code == 0
+    assert_same_end(tmp_path / "run", tmp_path / "whole", step=12)
+    for folder in ("run", "whole"):
+        history = json.loads((tmp_path / folder / "results.json").read_text())["run"]["history"]
+        rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+        assert rates == [0.01, 0.01, 0.005, 0.0025]
+
+
 def test_two_processes_resume_bit_for_bit(tmp_path):
     options = {**SETTINGS, **SPREADS["4x2"]}
     killed = run_in_two_processes(tmp_path / "run", ("after_step", 2), num_train_epochs=1, **options)

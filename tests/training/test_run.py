@@ -1,15 +1,18 @@
 """training/run.py from its command line to the folder it leaves, and what it says to wrong input."""
 
+import csv
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from modeling.modeling_unet import UNetForSemanticSegmentation
 from tests.training import runs
 from tests.training.runs import run
+from training.figures import GREEN
 from training.phantoms import phantom
 from training.results import read_results
 
@@ -75,6 +78,30 @@ def test_finished_run_scores_nothing_again(ended):
     assert (folder / "out/results.json").stat().st_mtime_ns == before
 
 
+def test_three_classes_from_black_and_white_masks(tmp_path):
+    names = "{0: background, 1: polyp, 2: boundary}"
+    fields = {"model.num_labels": 3, "model.id2label": names, "loss.ce": 1, "boundary_width": 3}
+    finished = run(tmp_path / "run", draws=True, **fields)
+    assert finished.code == 0, finished.stderr
+    results = read_results(tmp_path / "run/results.json")
+    assert results["data"]["boundary_width"] == 3
+    for part in ("validation", "test"):
+        per_class = results["metrics"][part]["per_class"]
+        assert [one["label"] for one in per_class] == ["polyp", "boundary"]
+        assert f"{per_class[1]['present']['dice']['value']:.4f}" in finished.stdout
+    validation = results["metrics"]["validation"]["per_image"]["dice"]["value"]
+    assert validation == pytest.approx(results["run"]["best"]["dice"], abs=1e-6)
+    with (tmp_path / "run/per_image.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert int(row["true_positives_2"]) + int(row["false_negatives_2"]) > 0
+    assert UNetForSemanticSegmentation.from_pretrained(tmp_path / "run").config.label2id["boundary"] == 2
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"thresholds.png"}
+    picture = np.asarray(Image.open(tmp_path / "run/typical.png"))
+    height, width = picture.shape[:2]
+    truths = picture[: int(0.8 * height), int(0.38 * width) : int(0.56 * width)]  # the second of four columns
+    assert (truths == GREEN).all(axis=-1).sum() > 100  # label 2
+
+
 def test_check_data_trains_nothing_and_leaves_no_folder(tmp_path):
     checked = run(tmp_path / "run", check_data="true")
     assert checked.code == 0 and "empty masks" in checked.stdout
@@ -111,6 +138,15 @@ def test_truncated_image_is_named(tmp_path, data):
     assert_one_error(ended, "frame2")
 
 
+def test_check_data_reads_the_labels_as_training_does(tmp_path, data):
+    mask = data / "masks/frame4.png"
+    Image.fromarray(np.asarray(Image.open(mask)) // 127).save(mask)  # labels 0 and 2
+    fields = {"data": data, "split": "80/10/10", "check_data": "true"}
+    for more, bad in (({"model.num_labels": 3}, 1), ({"model.num_labels": 3, "boundary_width": 3}, 2)):
+        assert f"of them bad: {bad}\n" in run(tmp_path / "run", **fields, **more).stdout
+    assert_one_error(run(tmp_path / "run", boundary_width=3, **fields), "num_labels=2")
+
+
 def test_empty_folder_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     assert_one_error(run(tmp_path / "run", data=tmp_path / "empty"), "empty")
@@ -125,6 +161,9 @@ def test_empty_folder_is_named(tmp_path):
         ({"loss.ce": 1}, "loss ce"),
         ({"augmentation": "[{HorizontalFlop: {p: 0.5}}]"}, "HorizontalFlip"),
         ({"ema_decay": 2}, "ema_decay"),
+        ({"boundary_width": 3}, "boundary_width=3 needs three labels (background, polyp, boundary), got num_labels=2"),
+        ({"model.num_labels": 3, "boundary_width": 0}, "boundary_width must be at least 1 pixel"),
+        ({"model.num_labels": 3, "model.id2label": "{0: background, 1: polyp}"}, "id2label"),
         ({"save_total_limit": 1}, "save_total_limit"),
         ({"split": "pranet"}, "pranet"),
     ],

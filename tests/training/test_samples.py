@@ -38,9 +38,10 @@ def make_rows(masks=None):
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
-def cached(rows, folder, processor=None, num_labels=2):
+def cached(rows, folder, processor=None, num_labels=2, boundary_width=None):
     digests = [file_digest(image) for image in rows["image"]]
-    return cached_samples(rows, digests, processor or UNetImageProcessor(size=SIZE), num_labels, folder)
+    processor = processor or UNetImageProcessor(size=SIZE)
+    return cached_samples(rows, digests, processor, num_labels, folder, boundary_width)
 
 
 def array(stored, *shape):
@@ -118,6 +119,26 @@ class TestCachedSamples:
         samples = cached(make_rows(), tmp_path, UNetImageProcessor(**options), num_labels)
         assert len(decoded) == 6
         assert len(samples[0]["labels"]) == options["size"] ** 2
+
+    def test_each_width_of_the_boundary_has_a_cache(self, tmp_path, decoded):
+        masks = [np.zeros(shape) for shape in [(30, 40), (37, 29), (26, 26)]]
+        for mask in masks:
+            mask[4:20, 4:20] = 255
+        shares = []
+        for width in (None, 1, 3, 3):
+            native = EvaluationSamples(
+                cached(make_rows(masks), tmp_path, None, 3, width), UNetImageProcessor(size=SIZE)
+            )
+            shares.append([int((item["native"] == 2).sum()) for item in native])
+        assert shares == [[0] * 3, [16**2 - 14**2] * 3, [16**2 - 10**2] * 3, [16**2 - 10**2] * 3]
+        assert len(decoded) == 9
+
+    def test_the_boundary_is_made_before_the_mask_shrinks(self, tmp_path):
+        mask = np.zeros((240, 240))
+        mask[40:200, 40:200] = 255  # 16 x 16 at the processor's size
+        rows = replaced(replaced(make_rows(), "image", png(np.zeros((240, 240, 3)))), "annotation", png(mask))
+        labels = array(cached(rows, tmp_path, None, 3, 10)[0]["labels"], SIZE, SIZE)
+        assert [int((labels == label).sum()) for label in (0, 1, 2)] == [24**2 - 16**2, 14**2, 16**2 - 14**2]
 
     def test_normalisation_is_no_part_of_the_cache(self, tmp_path, decoded):
         for mean in (0.5, 0.4):

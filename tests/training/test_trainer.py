@@ -211,6 +211,31 @@ def test_a_tie_keeps_the_earlier_epoch(make_trainer):
     assert kept == ["checkpoint-15", "checkpoint-6"]
 
 
+@pytest.mark.parametrize(
+    ("better", "given", "rates"),
+    [
+        (True, {}, [4, 4, 4, 4, 2, 2]),  # SEQUENCE as Dice: epochs 3 and 4 are no better than epoch 2
+        (False, {}, [4, 4, 4, 2, 2, 1]),  # as a loss: none is better than epoch 1
+        (True, {"mode": "min"}, [4, 4, 4, 2, 2, 1]),
+        (True, {"patience": 0, "min_lr": 0.0015}, [4, 4, 4, 2, 1.5, 1.5]),
+    ],
+)
+def test_rate_falls_on_a_plateau_of_the_metric_that_decides(make_trainer, better, given, rates):
+    trainer = make_trainer(
+        plain_model(),
+        trainer=ScriptedTrainer,
+        num_train_epochs=6,
+        learning_rate=0.004,
+        logging_strategy="epoch",
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"factor": 0.5, "patience": 1, **given},
+        greater_is_better=better,
+    )
+    trainer.train()
+    found = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert found == pytest.approx([0.001 * rate for rate in rates])
+
+
 def test_early_stopping_is_off_by_default(make_trainer):
     trainer = make_trainer(plain_model(), trainer=ScriptedTrainer, num_train_epochs=6)
     trainer.train_from(None)
