@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 RUN := runs/unet_phantoms
-MINIMAL := .venv-minimal
+# older versions of transformers, and what they need apart from constraints.txt
+OLDER := 4.57 5.5
+PINS_4.57 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
+PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx==0.28.1 httpcore==1.0.9
+LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train test test-all test-minimal lint format clean
+.PHONY: help train test test-all test-minimal test-compat lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -23,8 +27,13 @@ test: $(VENV)/.test  ## run the tests that take minutes
 test-all: $(VENV)/.test  ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-test-minimal: $(VENV)/.test $(MINIMAL)/.done  ## load a built repository with torch, torchvision, timm, transformers, pillow alone
-	MINIMAL_PYTHON=$(MINIMAL)/bin/python $(BIN)/python -m pytest -q tests/hub_repos/test_load.py
+test-minimal: load-minimal  ## load built repositories with torch, torchvision, timm, transformers, pillow alone
+
+test-compat: $(OLDER:%=load-%)  ## load built repositories with older versions of transformers
+
+$(LOADS): load-%: $(VENV)/.test .venv-%/.done
+	LOAD_PYTHON=.venv-$*/bin/python LOAD_TRANSFORMERS=$(filter $*,$(OLDER)) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/hub_repos/test_load.py
 
 lint: $(VENV)/.test  ## check style
 	$(BIN)/ruff check .
@@ -35,7 +44,7 @@ format: $(VENV)/.test  ## mend style
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and runs
-	rm -rf $(VENV) $(MINIMAL) runs
+	rm -rf $(VENV) $(LOADS:load-%=.venv-%) runs
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,7 +55,13 @@ $(VENV)/.test: $(VENV)/.core
 	$(PIP) -c constraints.txt -e '.[test]'
 	touch $@
 
-$(MINIMAL)/.done: constraints.txt
-	$(PYTHON) -m venv $(MINIMAL)
-	$(MINIMAL)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch torchvision timm transformers pillow
+.venv-minimal/.done: $(VENV)/.core constraints.txt
+	$(BIN)/python -m venv --without-pip $(@D)
+	PIP_PYTHON=$(@D) $(PIP) -c constraints.txt torch torchvision timm transformers pillow
+	touch $@
+
+.venv-%/.done: $(VENV)/.core Makefile  # the packages that PINS_% does not name are those of the main environment
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	PIP_PYTHON=$(@D) $(PIP) --no-deps $(PINS_$*)
+	cd $(@D)/lib/*/site-packages && ls -d $(CURDIR)/$(VENV)/lib/*/site-packages > main.pth
 	touch $@

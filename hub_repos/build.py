@@ -102,7 +102,8 @@ def copy_code(model_type, folder, of_release=None):
     """
     of_release = of_release or release()
     for relative in code_files(model_type):
-        (folder / relative.name).write_text(flatten(PROJECT / relative, of_release), encoding="utf-8")
+        source = flatten(PROJECT / relative, of_release) + indirect_imports(relative)
+        (folder / relative.name).write_text(source, encoding="utf-8")
 
 
 def write_manifest(folder):
@@ -124,15 +125,36 @@ def sha256(path):
 
 def code_files(model_type):
     """Paths, relative to the project, of every file that a variant's repository needs; sorted."""
-    waiting = [Path(f"modeling/modeling_{model_type}.py"), PROCESSOR_FILE]
-    found = set()
+    return with_imports([Path(f"modeling/modeling_{model_type}.py"), PROCESSOR_FILE])
+
+
+def with_imports(paths):
+    """These files, relative to the project, and what they import of it at any depth; sorted."""
+    waiting, found = list(paths), set()
     while waiting:
         relative = waiting.pop()
         if relative not in found:
             found.add(relative)
-            tree = ast.parse((PROJECT / relative).read_text(encoding="utf-8"))
-            waiting += [Path(*node.module.split(".")).with_suffix(".py") for node in project_imports(tree, relative)]
+            waiting += direct_imports(relative)
     return sorted(found)
+
+
+def direct_imports(relative):
+    """The project's files that a file itself imports."""
+    tree = ast.parse((PROJECT / relative).read_text(encoding="utf-8"))
+    return [Path(*node.module.split(".")).with_suffix(".py") for node in project_imports(tree, relative)]
+
+
+def indirect_imports(relative):
+    """Lines that import what a file needs only through others; they define nothing but `_`.
+
+    transformers 4.57 to 5.5 copy from a local folder only what the file that they look for itself imports.
+    """
+    indirect = sorted(set(with_imports([relative])) - {relative, *direct_imports(relative)})
+    if not indirect:
+        return ""
+    lines = [f"from .{path.stem} import __name__ as _\n" for path in indirect]
+    return "".join(["\n# transformers 4.57 to 5.5 take from a folder only what this file itself imports\n", *lines])
 
 
 def project_imports(tree, path):

@@ -70,7 +70,9 @@ def logits(state):
     pixels = state.processor([state.image, ImageOps.mirror(state.image)])["pixel_values"]
     state.arrays["pixel_values"] = pixels.numpy()
     for name, model in state.models.items():
-        state.arrays[name] = model(pixels).logits.numpy()
+        outputs = model(pixels, output_attentions=True)
+        state.arrays[name] = outputs.logits.numpy()
+    state.arrays |= {f"attentions.{index}": gate.numpy() for index, gate in enumerate(outputs.attentions or ())}
     first = state.arrays[AUTO_CLASSES[0]]
     if not np.isfinite(first).all():
         raise ValueError("a logit is not finite")

@@ -78,9 +78,7 @@ def run_isolated(folder, work, python=sys.executable):
         work: an empty folder, which gets the process's home, caches, stderr.txt and findings.
         python: the interpreter, which needs torch, torchvision, timm, transformers and pillow.
     """
-    Image.fromarray(phantom(7, 0, 64)[0]).save(work / "image.png")
-    texts = figure_checks.snippets(folder, work / "image.png")
-    (work / "snippets.json").write_text(json.dumps(texts), encoding="utf-8")
+    prepare(folder, work)
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     with (work / "stderr.txt").open("w", encoding="utf-8") as log:
         done = subprocess.run(
@@ -96,6 +94,13 @@ def run_isolated(folder, work, python=sys.executable):
         last = (work / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")[-5:]
         return [Check("isolated process", False, f"ended with {done.returncode}: {' '.join(last)[-500:]}")]
     return [Check(*found) for found in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
+
+
+def prepare(folder, work):
+    """What isolated_check.py reads: an image, and the snippets of the repository's card."""
+    Image.fromarray(phantom(7, 0, 64)[0]).save(work / "image.png")
+    texts = figure_checks.snippets(folder, work / "image.png")
+    (work / "snippets.json").write_text(json.dumps(texts), encoding="utf-8")
 
 
 def download(repo_id, commit, folder):

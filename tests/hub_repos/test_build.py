@@ -8,10 +8,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from hub_repos import build as building
-from hub_repos.build import build, code_files, flatten
+from hub_repos.build import build, code_files, copy_code, flatten
 from hub_repos.card import card_data
+from tests.variants import VARIANTS
 
 
 def digest(folder):
@@ -71,6 +73,14 @@ def test_published_code_imports_siblings_only_and_says_where_it_is_from(reposito
                 assert node.level == 1 or node.module.split(".")[0] not in ("configuration", "modeling")
                 if node.level:
                     assert (repository / f"{node.module}.py").exists()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_published_file_itself_imports_all_that_it_needs(variant, tmp_path):
+    copy_code(variant, tmp_path)
+    for path in tmp_path.iterdir():
+        direct = {str(tmp_path / f"{name}.py") for name in get_relative_imports(path)}
+        assert set(get_relative_import_files(path)) == direct
 
 
 def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):

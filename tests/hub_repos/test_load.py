@@ -1,71 +1,118 @@
-"""A built repository in a process that has never heard of this project."""
+"""A built repository in a process that has never heard of this project.
 
+`LOAD_PYTHON` is the interpreter of another environment, `LOAD_TRANSFORMERS` the version (4.57) that it must bring.
+"""
+
+import functools
+import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
+from hub_repos import isolated_check
 from hub_repos.build import build
-from hub_repos.checks import Check
-from hub_repos.isolated_check import AUTO_CLASSES
-from hub_repos.verify import run_isolated
+from hub_repos.verify import prepare
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.variants import BACKBONES, VARIANTS, model_class
 
+SCRIPT = Path(__file__).with_name("isolated.py")
 STEPS = ("load", "logits", "pipeline", "snippets", "saves again")
+PYTHON = Path(os.environ.get("LOAD_PYTHON") or sys.executable).absolute()
+TRANSFORMERS = os.environ.get("LOAD_TRANSFORMERS") or transformers.__version__
+CHATTER = ("Device set to use", "Using a slow image processor")  # what 4.57 says of any processor and device
 
 
-def load_isolated(repository, folder):
-    """The arrays that isolated_check.py finds; with fresh caches, without project or network."""
+@pytest.fixture(scope="module")
+def load_isolated(tmp_path_factory):
+    """A function (repository, folder) to the arrays that isolated_check.py finds, and the folder of the re-save."""
+    home = tmp_path_factory.mktemp("isolated")
+    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    with (
+        (home / "errors.txt").open("w") as errors,
+        subprocess.Popen(
+            [PYTHON, "-I", SCRIPT, isolated_check.__file__],
+            cwd=home,
+            env={**keep, "HOME": str(home), "HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        version = process.stdout.readline().strip()
+        assert version, f"{PYTHON} could not run {SCRIPT.name}: {(home / 'errors.txt').read_text()[-3000:]}"
+        assert f"{version}.".startswith(f"{TRANSFORMERS}.")
+        yield functools.partial(load_with, process)
+
+
+def load_with(process, repository, folder):
     folder.mkdir()
-    minimal = os.environ.get("MINIMAL_PYTHON")
-    checks = run_isolated(repository, folder, Path(minimal).absolute() if minimal else sys.executable)
-    said = (folder / "stderr.txt").read_text()
-    assert checks == [Check(step, True) for step in STEPS], said[-3000:]
-    assert "not supported" not in said
+    prepare(repository, folder)
+    print(json.dumps([str(repository), str(folder)]), file=process.stdin, flush=True)
+    status = process.stdout.readline().strip()
+    printed = (folder / "printed.txt").read_text()
+    assert status == "0", printed[-3000:]
+    assert json.loads((folder / "checks.json").read_text()) == [[step, True, ""] for step in STEPS]
+    assert [line for line in printed.splitlines() if not line.startswith(CHATTER)] == []
     return np.load(folder / "found.npz"), folder / "resaved"
 
 
-def check_load(checkpoint, variant, tmp_path):
+def check_load(load_isolated, checkpoint, variant, tmp_path):
     """Loads a build, and what its user saved again; both equal the checkpoint bit for bit."""
-    build(checkpoint, tmp_path / "repository")
-    found, resaved = load_isolated(tmp_path / "repository", tmp_path / "first")
-    shutil.copyfile(tmp_path / "repository" / "README.md", resaved / "README.md")
+    repository = tmp_path / "repository"
+    build(checkpoint, repository)
+    found, resaved = load_isolated(repository, tmp_path / "first")
+    check_resaved(repository, resaved)
+    shutil.copyfile(repository / "README.md", resaved / "README.md")
     again, _ = load_isolated(resaved, tmp_path / "second")
     model = model_class(variant).from_pretrained(checkpoint).eval()
     processor = UNetImageProcessor.from_pretrained(checkpoint)
     image = Image.open(tmp_path / "first" / "image.png")
+    pixels = found["pixel_values"]
+    assert np.array_equal(pixels[:1], processor(image)["pixel_values"].numpy())
     with torch.inference_mode():
-        logits, outputs = model(torch.from_numpy(found["pixel_values"])).logits.numpy(), model(**processor(image))
-    mask = processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy()
+        outputs, of_image = model(torch.from_numpy(pixels), output_attentions=True), model(**processor(image))
+    mask = processor.post_process_semantic_segmentation(of_image, [(image.height, image.width)])[0].numpy()
     assert set(np.unique(mask)) == set(range(model.config.num_labels))
+    expected = {**dict.fromkeys(isolated_check.AUTO_CLASSES, outputs.logits), "pixel_values": pixels, "union": mask}
+    expected |= {f"attentions.{index}": gate for index, gate in enumerate(outputs.attentions or ())}
     for one in (found, again):
-        for name in AUTO_CLASSES:
-            assert np.array_equal(one[name], logits), name
-        assert np.array_equal(one["pixel_values"][:1], processor(image)["pixel_values"].numpy())
-        assert np.array_equal(one["union"], mask)
+        assert one.keys() == expected.keys()
+        for name, array in expected.items():
+            assert np.array_equal(one[name], array), name
+
+
+def check_resaved(repository, resaved):
+    """It holds all of the code, and every field of the config."""
+    extra = {"README.md", "results.json", "per_image.csv", "manifest.json"}
+    assert {path.name for path in resaved.iterdir()} == {path.name for path in repository.iterdir()} - extra
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
+    assert {**after, "transformers_version": before["transformers_version"]} == before
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_loads_in_an_isolated_process(variant, make_checkpoint, tmp_path):
-    check_load(make_checkpoint(variant), variant, tmp_path)
+def test_every_variant_loads_in_an_isolated_process(variant, load_isolated, make_checkpoint, tmp_path):
+    check_load(load_isolated, make_checkpoint(variant), variant, tmp_path)
 
 
-def test_three_named_classes_load_in_an_isolated_process(three_class_checkpoint, tmp_path):
-    check_load(three_class_checkpoint, "unet", tmp_path)
+def test_three_named_classes_load_in_an_isolated_process(load_isolated, three_class_checkpoint, tmp_path):
+    check_load(load_isolated, three_class_checkpoint, "unet", tmp_path)
 
 
 @pytest.mark.parametrize("encoder", [name for name in BACKBONES if name in ("convnext_atto", "swin_tiny")])
-def test_backbones_load_in_an_isolated_process(encoder, make_checkpoint, tmp_path):
-    check_load(make_checkpoint("unet", encoder), "unet", tmp_path)
+def test_backbones_load_in_an_isolated_process(encoder, load_isolated, make_checkpoint, tmp_path):
+    check_load(load_isolated, make_checkpoint("unet", encoder), "unet", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", [name for name in BACKBONES if name not in ("convnext_atto", "swin_tiny")])
-def test_the_other_backbones_load_in_an_isolated_process(encoder, make_checkpoint, tmp_path):
-    check_load(make_checkpoint("unet", encoder), "unet", tmp_path)
+def test_the_other_backbones_load_in_an_isolated_process(encoder, load_isolated, make_checkpoint, tmp_path):
+    check_load(load_isolated, make_checkpoint("unet", encoder), "unet", tmp_path)
