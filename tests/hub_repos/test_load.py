@@ -67,17 +67,8 @@ def check_load(checkpoint, variant, tmp_path):
         assert np.array_equal(one["union"], mask)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_loads_in_an_isolated_process(variant, make_checkpoint, tmp_path):
-    check_load(make_checkpoint(variant), variant, tmp_path)
-
-
-@pytest.mark.parametrize("encoder", [name for name in BACKBONES if name in ("convnext_atto", "swin_tiny")])
-def test_backbones_load_in_an_isolated_process(encoder, make_checkpoint, tmp_path):
-    check_load(make_checkpoint("unet", encoder), "unet", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", [name for name in BACKBONES if name not in ("convnext_atto", "swin_tiny")])
-def test_the_other_backbones_load_in_an_isolated_process(encoder, make_checkpoint, tmp_path):
-    check_load(make_checkpoint("unet", encoder), "unet", tmp_path)
+@pytest.mark.parametrize(
+    ("variant", "encoder"), [*((name, "plain") for name in VARIANTS), *(("unet", name) for name in BACKBONES)]
+)
+def test_a_repository_loads_in_an_isolated_process(variant, encoder, make_checkpoint, tmp_path):
+    check_load(make_checkpoint(variant, encoder), variant, tmp_path)
