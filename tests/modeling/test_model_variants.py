@@ -192,6 +192,7 @@ def test_a_trace_at_one_size_answers_at_others(variant, encoder):
 @each_variant
 @torch.no_grad()
 def test_compiled_model_answers_at_two_sizes(variant):
+    torch.compiler.reset()  # else other models' graphs count towards the limit of recompilations
     model = small_model(variant, depth=1).eval()
     compiled = torch.compile(model, fullgraph=True)
     for size in ((32, 32), (33, 46)):
@@ -204,6 +205,7 @@ def test_compiled_model_answers_at_two_sizes(variant):
 )
 @torch.no_grad()
 def test_a_backbone_is_compiled_to_one_graph(encoder):
+    torch.compiler.reset()
     model = shared_model("unet", encoder)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # no C++, which would take minutes
     for size in ((32, 32), (33, 46)):
