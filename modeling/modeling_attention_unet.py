@@ -9,10 +9,10 @@ from modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanti
 
 
 class AttentionGate(nn.Module):
-    """Weighs each pixel of a skip by a map in 0..1 (section 2.1, equations 1 and 2).
+    """Weighs each pixel of a skip by a map in 0..1 (equations 1 and 2).
 
     The gating signal is the decoder's map after upsampling, at the skip's own resolution, so nothing is resampled
-    inside; the paper takes it before, and resamples the skip to it. Half the skip's width inside.
+    inside; the paper takes it before, brings the skip down to it and the map up again. Half the skip's width inside.
     """
 
     def __init__(self, gating_channels, skip_channels, batch_norm=True):
@@ -50,7 +50,10 @@ class AttentionUNetDecoder(UNetDecoder):
 
 
 class AttentionUNetForSemanticSegmentation(UNetForSemanticSegmentation):
-    """A U-Net whose skips are gated; `output_attentions=True` returns the gates' maps, deepest first."""
+    """A U-Net whose skips are gated; `output_attentions=True` returns the gates' maps, deepest first.
+
+    Unlike in the paper, the skip of full resolution has a gate too, and there is no deep supervision.
+    """
 
     config_class = AttentionUNetConfig
     decoder_class = AttentionUNetDecoder

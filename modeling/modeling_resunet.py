@@ -8,11 +8,11 @@ from modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanti
 
 
 class ResidualUnit(nn.Module):
-    """Full pre-activation unit (figure 1b): two times batch norm, ReLU and 3x3 convolution, plus a shortcut.
+    """Full pre-activation unit (figure 1): two times batch norm, ReLU and 3x3 convolution, plus a shortcut.
 
-    B x in x H x W to B x out x H/stride x W/stride. `first` drops the batch norm and ReLU before the first
-    convolution, as the paper's first unit does. The shortcut is the identity where size and width stay, else a 1x1
-    convolution and batch norm.
+    B x in x H x W to B x out x H/stride x W/stride. `first` drops the batch norm and ReLU that would
+    act on the image. The shortcut is the paper's identity where size and width stay, else a 1x1 convolution and batch
+    norm, as in most implementations.
     """
 
     def __init__(self, in_channels, out_channels, stride=1, batch_norm=True, first=False):
@@ -60,7 +60,7 @@ class ResUNetDecoder(UNetDecoder):
 
 
 class ResUNetForSemanticSegmentation(UNetForSemanticSegmentation):
-    """A U-Net of residual units. The paper upsamples by nearest neighbour; this one as `upsample` says."""
+    """A U-Net of residual units; most implementations upsample without weights, this one as `upsample` says."""
 
     config_class = ResUNetConfig
     plain_encoder_class = ResUNetEncoder

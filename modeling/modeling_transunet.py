@@ -11,7 +11,7 @@ from modeling.modeling_unet import UNetDecoder, UNetForSemanticSegmentation
 
 
 class TransUNetLayer(nn.Module):
-    """A pre-norm transformer layer, B x tokens x hidden_size to the same (Dosovitskiy et al. 2021, equations 2, 3)."""
+    """A pre-norm transformer layer, B x tokens x hidden_size to the same (equations 2 and 3)."""
 
     def __init__(self, config):
         super().__init__()
@@ -37,7 +37,7 @@ class TransUNetLayer(nn.Module):
 
 
 class TransUNetBottleneck(nn.Module):
-    """The deepest map as tokens, one a pixel: B x C x h x w to the same (section 3.1 and figure 1).
+    """The deepest map as tokens, one a pixel: B x C x h x w to the same (section 3.2, equation 1).
 
     The position embeddings are a learned grid, interpolated bilinearly to h x w, so that any input size works; the
     paper's are of one size.
@@ -78,7 +78,11 @@ class TransUNetDecoder(UNetDecoder):
 
 
 class TransUNetForSemanticSegmentation(UNetForSemanticSegmentation):
-    """A U-Net whose deepest map passes a transformer. The plain path or any backbone is its encoder (paper: R50)."""
+    """A U-Net whose deepest map passes a transformer.
+
+    The plain path or any backbone is its encoder: the tokens lie at its deepest stride, 16 or 32. The paper takes
+    ResNet-50 up to stride 16, and its authors' code drops out a tenth of the tokens' features.
+    """
 
     config_class = TransUNetConfig
     decoder_class = TransUNetDecoder

@@ -115,6 +115,9 @@ class UNetPreTrainedModel(PreTrainedModel):
 class UNetForSemanticSegmentation(UNetPreTrainedModel):
     """Encoder, decoder with concatenated skips, and head; any input size with `same` padding.
 
+    The network of 2015 has `padding="valid"`, no batch norm, and dropout at the end of its contracting path, which is
+    left out here.
+
     A variant sets `config_class`, `decoder_class`, `paper` and, where its plain path differs, `plain_encoder_class`;
     `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
     """

@@ -11,7 +11,7 @@ from modeling.modeling_unet import DecoderOutput, UNetDecoderBlock, UNetForSeman
 
 
 class UNet3PlusNode(nn.Module):
-    """One level: every map brought to its resolution, convolved to one width, concatenated, convolved (figure 2).
+    """One level: every map brought to its resolution, convolved to one width, concatenated, convolved (section 2.1).
 
     Maps above are max-pooled, maps below upsampled bilinearly; `sources` maps their level to their width.
     """
@@ -83,7 +83,7 @@ class UNet3PlusDecoder(nn.Module):
 
 
 class UNet3PlusForSemanticSegmentation(UNetForSemanticSegmentation):
-    """A U-Net whose decoder levels each read maps of all scales."""
+    """A U-Net whose decoder levels each read maps of all scales; its head is 1x1 where the paper's is 3x3."""
 
     config_class = UNet3PlusConfig
     decoder_class = UNet3PlusDecoder

@@ -70,7 +70,7 @@ class UNetPlusPlusDecoder(nn.Module):
 
 
 class UNetPlusPlusForSemanticSegmentation(UNetForSemanticSegmentation):
-    """A U-Net with nested skips. Without deep supervision only the last node is read, as in the paper's L4."""
+    """A U-Net with nested skips; the last node alone gives the logits, the paper can average the supervised nodes'."""
 
     config_class = UNetPlusPlusConfig
     decoder_class = UNetPlusPlusDecoder

@@ -1,4 +1,4 @@
-"""The README's figures are those of the committed results."""
+"""The README's figures are those of the committed results, and its training loop trains."""
 
 import re
 from pathlib import Path
@@ -29,3 +29,19 @@ def test_every_part_of_committed_results_stands_in_the_readme(path):
 def test_committed_results_name_no_folder_of_a_machine():
     for path in RESULTS:
         assert not re.search(r'"/|[ =]/(home|root|tmp|work|mnt)/', path.read_text(encoding="utf-8"))
+
+
+def test_the_training_loop_lowers_the_loss(tmp_path, monkeypatch, capsys):
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Train in a loop of your own\n")[1]
+    code = re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
+    for large, small in (("= 64, 128, 10,", "= 8, 64, 6,"), ("base_channels=16", "base_channels=8, depth=2")):
+        assert code.count(large) == 1
+        code = code.replace(large, small)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    losses = [float(text) for text in re.findall(r"^epoch \d+: loss (.+)$", capsys.readouterr().out, re.MULTILINE)]
+    assert len(losses) == 6
+    assert losses[-1] < 0.9 * losses[0]
+    assert {path.name for path in Path("runs/loop").iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 """Every U-Net variant, and small models of each for the tests that all variants share."""
 
 import functools
+import itertools
 
 import pytest
 
@@ -23,6 +24,20 @@ BACKBONES = [name for name in ENCODERS if name != "plain"]
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+
+
+def each_pair_of(encoders):
+    """Every variant on its plain path and every encoder under a U-Net; the other pairs are slow tests."""
+    return pytest.mark.parametrize(
+        ("variant", "encoder"),
+        [
+            pytest.param(variant, encoder, marks=[] if encoder == "plain" or variant == "unet" else pytest.mark.slow)
+            for variant, encoder in itertools.product(VARIANTS, encoders)
+        ],
+    )
+
+
+each_pair = each_pair_of(ENCODERS)
 
 
 def config_class(variant):

@@ -98,21 +98,12 @@ def check_resaved(repository, resaved):
     assert {**after, "transformers_version": before["transformers_version"]} == before
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_loads_in_an_isolated_process(variant, load_isolated, make_checkpoint, tmp_path):
-    check_load(load_isolated, make_checkpoint(variant), variant, tmp_path)
+@pytest.mark.parametrize(
+    ("variant", "encoder"), [*((name, "plain") for name in VARIANTS), *(("unet", name) for name in BACKBONES)]
+)
+def test_a_repository_loads_in_an_isolated_process(variant, encoder, load_isolated, make_checkpoint, tmp_path):
+    check_load(load_isolated, make_checkpoint(variant, encoder), variant, tmp_path)
 
 
 def test_three_named_classes_load_in_an_isolated_process(load_isolated, three_class_checkpoint, tmp_path):
     check_load(load_isolated, three_class_checkpoint, "unet", tmp_path)
-
-
-@pytest.mark.parametrize("encoder", [name for name in BACKBONES if name in ("convnext_atto", "swin_tiny")])
-def test_backbones_load_in_an_isolated_process(encoder, load_isolated, make_checkpoint, tmp_path):
-    check_load(load_isolated, make_checkpoint("unet", encoder), "unet", tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", [name for name in BACKBONES if name not in ("convnext_atto", "swin_tiny")])
-def test_the_other_backbones_load_in_an_isolated_process(encoder, load_isolated, make_checkpoint, tmp_path):
-    check_load(load_isolated, make_checkpoint("unet", encoder), "unet", tmp_path)

@@ -2,31 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from modeling.modeling_transunet import TransUNetLayer
-from tests.variants import config_class, small_config, small_model
-
-
-@torch.no_grad()
-def test_layer_equals_torchs():
-    config = small_config("transunet")
-    ours = TransUNetLayer(config).eval()
-    theirs = nn.TransformerEncoderLayer(
-        config.hidden_size, config.num_attention_heads, config.intermediate_size, 0.0, "gelu", 1e-6, True, True
-    ).eval()
-    renamed = {
-        "attention_norm": "norm1", "query_key_value": "self_attn.in_proj", "projection": "self_attn.out_proj",
-        "perceptron.0": "norm2", "perceptron.1": "linear1", "perceptron.3": "linear2",
-    }  # fmt: skip
-    state = {}
-    for key, tensor in ours.state_dict().items():
-        part, _, kind = key.rpartition(".")
-        name = renamed[part]
-        state[f"{name}_{kind}" if name.endswith("in_proj") else f"{name}.{kind}"] = tensor.normal_(std=0.3)
-    theirs.load_state_dict(state)
-    tokens = torch.randn(2, 7, config.hidden_size)
-    torch.testing.assert_close(ours(tokens), theirs(tokens))
+from tests.variants import config_class, small_model
 
 
 @torch.no_grad()
@@ -40,15 +18,26 @@ def test_every_pixel_of_the_deepest_map_reaches_every_other():
     assert changed[-1, -1]  # further than any 3x3 convolution of the bottleneck sees
 
 
+@pytest.mark.parametrize("size", [(4, 4), (6, 3)])
 @torch.no_grad()
-def test_positions_tell_equal_pixels_apart():
-    model = small_model("transunet", batch_norm=False).eval()
-    model.decoder.bottleneck.expansion[0].weight.abs_()
+def test_positions_are_a_grid_interpolated_to_the_deepest_map(size):
+    bottleneck = small_model("transunet", position_grid=4).decoder.bottleneck.eval()
+    assert bottleneck.positions.std() == pytest.approx(0.02, rel=0.2)
     tokens = []
-    model.decoder.bottleneck.layers[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
-    model.decoder.bottleneck(torch.ones(1, model.encoder.channels[-1], 4, 4))
-    assert len({tuple(row) for row in tokens[0][0].round(decimals=6).tolist()}) == 16
-    assert model.decoder.bottleneck.positions.std() == pytest.approx(0.02, rel=0.2)
+    bottleneck.layers[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
+    deepest = torch.rand(1, bottleneck.embedding.in_channels, *size)
+    bottleneck(deepest)
+    added = tokens[0].transpose(1, 2).unflatten(2, size) - bottleneck.embedding(deepest)
+    wanted = F.interpolate(bottleneck.positions, size, mode="bilinear") if size != (4, 4) else bottleneck.positions
+    torch.testing.assert_close(added, wanted)
+
+
+def test_the_base_model_of_the_paper():
+    """Section 4.2: 12 layers, input of 224 pixels and stride 16; the widths are those of ViT-B."""
+    config = config_class("transunet")()
+    assert (config.hidden_size, config.intermediate_size) == (768, 3072)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (12, 12)
+    assert config.position_grid == 224 // 16
 
 
 def test_fields_that_do_not_fit_are_refused():

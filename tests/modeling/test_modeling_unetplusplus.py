@@ -23,10 +23,12 @@ def test_nodes_of_the_plain_network():
     assert found == wanted
 
 
-def test_parameters_at_the_papers_widths():
+@pytest.mark.parametrize(("variant", "parameters"), [("unetplusplus", 9_041_601), ("unet", 7_759_521)])
+def test_parameters_of_the_authors_code(variant, parameters):
+    """The counts in its comments, for grey images without batch norm; the paper says 9.04 M, and 7.76 M for U-Net."""
+    config = config_class(variant)(base_channels=32, num_channels=1, batch_norm=False)
     with torch.device("meta"):
-        model = model_class("unetplusplus")(config_class("unetplusplus")(base_channels=32))
-    assert round(sum(one.numel() for one in model.parameters()) / 1e6, 2) == 9.05
+        assert sum(one.numel() for one in model_class(variant)(config).parameters()) == parameters
 
 
 @torch.no_grad()
@@ -42,6 +44,20 @@ def test_each_node_reads_every_earlier_one_of_its_level():
         level, column = map(int, name.split("_"))
         wanted = [f"{level + 1}_{column - 1}", *(f"{level}_{before}" for before in range(column))]
         assert all(one is maps[other] for one, other in zip(read, wanted, strict=True)), name
+
+
+@torch.no_grad()
+def test_a_supervised_node_sees_no_level_below_its_own_u_net():
+    """Pruning, figure 1c: node X(0,j) is the output of a U-Net of j levels."""
+    model = small_model("unetplusplus", depth=4, batch_norm=False, deep_supervision=True).train()
+    features = model.encoder(torch.rand(1, 3, 32, 32))
+    before = model.decoder(features).auxiliary_logits
+    for level in range(5):
+        changed = [one + (number == level) for number, one in enumerate(features)]
+        after = model.decoder(changed).auxiliary_logits
+        assert [not torch.equal(one, other) for one, other in zip(before, after, strict=True)] == [
+            level <= column for column in (1, 2, 3)
+        ]
 
 
 def test_valid_padding_is_refused():
