@@ -16,10 +16,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import transformers
+from PIL import Image
 
-from hub_repos.card import write_card
+from hub_repos.card import EXAMPLE, write_card
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.variants import find_variant
+from training.phantoms import phantom
 from training.results import read_results
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -59,6 +61,7 @@ def build(checkpoint, out, repo_id=None, revision=None):
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
+        Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
         write_card(staged, results, repo_id, revision)
         write_manifest(staged)
         if out.exists():

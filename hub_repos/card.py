@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
+import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from modeling.variants import find_variant
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems: no other source fits them
+KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
+EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
+EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
@@ -23,20 +29,23 @@ def render_card(folder, results, repo_id=None, revision=None):
         results: a checked results.json.
         repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
+    config, processor = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
+    )
     card = ModelCard.from_template(
-        card_data(results, config),
+        card_data(results, config, repo_id, revision),
         template_path=str(TEMPLATE),
         results=results,
         config=config,
-        arguments=", ".join(
-            [f'"{repo_id}"' if repo_id else "MODEL", *([f'revision="{revision}"'] if revision else [])]
-        ),
-        size=size,
+        arguments=", ".join([f'"{repo_id}"' if repo_id else "MODEL", *_revision(revision)]),
+        processor=processor,
+        size=processor["size"],
+        paper=find_variant(config["model_type"])[1].paper,
+        history=shown_history(results),
+        base_model=base_model(results, config),
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
-        pictures=sorted(path.name for path in folder.glob("*.png")),
+        pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
         class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
@@ -44,7 +53,26 @@ def render_card(folder, results, repo_id=None, revision=None):
     return str(card)
 
 
-def card_data(results, config):
+def _revision(revision):
+    return [f'revision="{revision}"'] if revision else []
+
+
+def shown_history(results, rows=8):
+    """Some of the history's validations, evenly, the last among them: dictionaries of epoch, loss, Dice and IoU."""
+    validations = [entry for entry in results["run"].get("history", ()) if "eval_dice" in entry]
+    step = max(1, -(-len(validations) // rows))
+    return validations[::-1][::step][::-1]
+
+
+def base_model(results, config):
+    """timm's repository of the encoder's ImageNet weights; None where they came from elsewhere, or from nowhere."""
+    backbone = config.get("backbone")
+    if backbone is None or results["run"]["settings"].get("backbone_weights", "timm") != "timm":
+        return None
+    return timm.get_pretrained_cfg(backbone).hf_hub_id
+
+
+def card_data(results, config, repo_id=None, revision=None):
     """The card's metadata, with the test figures as `model-index`."""
     data, test = results["data"], results["metrics"]["test"]
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
@@ -69,7 +97,12 @@ def card_data(results, config):
         license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
         license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
         tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
+        datasets=[KVASIR_COPY] if is_kvasir(results) else None,
+        base_model=base_model(results, config),
         metrics=["dice", "mean_iou"],
+        widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
+        if repo_id
+        else None,
         model_name=results["run"]["name"],
         eval_results=figures,
     )

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from hub_repos.card import render_card
 from hub_repos.untrusted import read_json, read_text
-from training.metrics import COUNTS, NAMES, mean_with_interval, metrics_from_counts, summarize
+from training.metrics import COUNTS, NAMES, by_size, mean_with_interval, metrics_from_counts, summarize
 from training.results import check_results, class_columns
 
 TOLERANCE = 1e-6
@@ -39,7 +39,11 @@ def check_results_file(folder):
         _check_labels(part, metrics.get("per_class", ()), config)
     if not isinstance(run.get("command"), str) or CODE_MARKUP.search(run["command"]):
         raise ValueError("results.json: run.command must be one line of text without backticks")
+    for name, value in run["settings"].items():
+        if CODE_MARKUP.search(f"{name}{value}"):
+            raise ValueError(f"results.json: run.settings.{name[:80]} must be one line of text without backticks")
     shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
     for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
         if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
             raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
@@ -129,7 +133,9 @@ def _check_count(part, count, results):
 def summary(rows):
     """What results.json holds of a part, from its rows."""
     counts = np.stack([row["counts"] for row in rows])
-    return {"images": len(rows), **summarize(counts), "loss": mean_with_interval([row["loss"] for row in rows])}
+    sizes = {"by_size": by_size(counts[:, 0])} if counts.shape[1] == 1 else {}
+    losses = [row["loss"] for row in rows]
+    return {"images": len(rows), **summarize(counts), **sizes, "loss": mean_with_interval(losses)}
 
 
 def _compare(wanted, got, place):

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSeg
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import segmentation_loss
 from modeling.variants import find_variant, variant_names
-from training.metrics import count_pixels, mean_with_interval, summarize
+from training.metrics import by_size, count_pixels, mean_with_interval, summarize
 from training.partition import make_partition
 from training.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
 from training.results import data_record, environment_record, write_results
@@ -51,6 +51,8 @@ class Scores:
         counts = np.stack([self.counts[index] for index in chosen])
         losses = [self.losses[index] for index in chosen]
         summary = {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+        if counts.shape[1] == 1:
+            summary["by_size"] = by_size(counts[:, 0])
         if "per_class" in summary:
             named = zip(self.class_names, summary["per_class"], strict=True)
             summary["per_class"] = [{"label": name, **one} for name, one in named]

@@ -31,7 +31,7 @@ from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
-from training.cost import gmacs  # noqa: E402
+from training.cost import end_to_end_milliseconds, gmacs  # noqa: E402
 from training.evaluate import load_model, polyp_labels_of, score, threshold_counts  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
@@ -44,6 +44,7 @@ from training.threads import use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
+TIMED_IMAGES = 20
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
@@ -106,7 +107,11 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         "run": run_record(arguments, settings, model, best, history),
         "data": data_record(arguments.data, partition, arguments.boundary_width),
         "environment": environment_record(model) | {"processes": arguments.world_size},
-        "cost": {"training_seconds": history[-1]["seconds"], "peak_memory_mb": round(peak_memory_mb(), 1)},
+        "cost": {
+            "training_seconds": history[-1]["seconds"],
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "latency": measure_latency(model, processor, rows.select(indices["test"][:TIMED_IMAGES])),
+        },
     }
     with naming_write_errors(folder / "results.json"):
         draw(folder, history, scores, rows, model, processor, arguments.boundary_width)
@@ -198,6 +203,12 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
             boundary_width=boundary_width,
         )
     return scores
+
+
+def measure_latency(model, processor, rows):
+    """Milliseconds from image to mask, one image at a time, as the model is scored."""
+    images = [read_image(row["image"], row["name"]) for row in rows]
+    return {name: round(value, 2) for name, value in end_to_end_milliseconds(model, processor, images).items()}
 
 
 def save_checkpoint(model, processor, folder):

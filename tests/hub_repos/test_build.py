@@ -12,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_import_files, get_rel
 
 from hub_repos import build as building
 from hub_repos.build import build, code_files, copy_code, flatten
-from hub_repos.card import card_data
+from hub_repos.card import base_model, card_data, render_card
 from tests.variants import VARIANTS
 
 
@@ -27,7 +27,9 @@ def test_a_repository_holds_just_what_it_needs(repository):
         for name in ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
     }
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
-    assert {path.name for path in repository.iterdir()} == code | data | {"results.json", "manifest.json"}
+    assert {path.name for path in repository.iterdir()} == code | data | {
+        "results.json", "manifest.json", "example.png"
+    }  # fmt: skip
 
 
 def test_the_manifest_has_every_other_file(repository):
@@ -152,7 +154,8 @@ def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, t
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
     build(checkpoint, tmp_path / "out", "someone/unet", "v2")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.count('"someone/unet", revision="v2", trust_remote_code=True') == 3 and "MODEL" not in card
+    assert card.count('"someone/unet", revision="v2", trust_remote_code=True') == 6 and "MODEL" not in card
+    assert card.count('"someone/unet", revision="v2")') == 1
 
 
 @pytest.mark.parametrize(
@@ -170,3 +173,36 @@ def test_the_licence_follows_the_data(repository, source, split, licence):
     data = card_data(results, {})
     assert data.license == licence
     assert (data.eval_results[0].dataset_name == "Kvasir-SEG") == (licence == "other")
+
+
+def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
+    build(checkpoint, tmp_path / "out", "someone/unet", "v2")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results["run"]["gmacs"] = 12.345
+    results["run"]["settings"] |= {"model.backbone": "resnet50", "learning_rate": "0.00321"}
+    entry = {"epoch": 1.0, "eval_loss": None, "eval_dice": 0.4321, "eval_iou": 0.3}
+    results["run"]["history"] = [{"epoch": 0.5, "loss": 1.0}, *({**entry, "epoch": float(n)} for n in range(1, 21))]
+    results["cost"]["latency"] = {"p50": 41.6, "p95": 77.7, "images": 20, "threads": 2}
+    results["sweep"] = {"name": "family", "group": "resnet50", "place": 3, "of": 6, "collection": "me/family-1"}
+    results["data"] |= {"source": "kvasir-seg", "split": "official"}
+    config["backbone"] = "resnet50"
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    card = render_card(tmp_path / "out", results, "someone/unet", "v2")
+    for text in (
+        "12.35 GMACs", "learning_rate: 0.00321", "42 ms (median of 20; 95 % within 78 ms)", "2 CPU threads",
+        "Place 3 of 6 by validation Dice (resnet50) in the sweep [family](https://huggingface.co/collections/me/family-1)",
+        "[timm/resnet50.a1_in1k](https://huggingface.co/timm/resnet50.a1_in1k)", "Not a medical device",
+        "arXiv:1911.07069", "arXiv:1505.04597", "| 20 | – | 0.4321 | 0.3000 |", "By the polyp's share of the image",
+    ):  # fmt: skip
+        assert text in card, text
+    assert card.count("| 0.4321 |") == 7
+    metadata = ModelCard(card).data
+    assert (metadata.base_model, metadata.datasets) == ("timm/resnet50.a1_in1k", ["kowndinya23/Kvasir-SEG"])
+    assert metadata.widget[0]["src"] == "https://huggingface.co/someone/unet/resolve/v2/example.png"
+
+
+def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(checkpoint):
+    results = {"run": {"settings": {"backbone_weights": "none"}}}
+    assert base_model(results, {"backbone": "resnet50"}) is None
+    assert base_model({"run": {"settings": {}}}, {"backbone": None}) is None

@@ -219,7 +219,7 @@ def test_another_form_of_it_is_refused(arguments):
 
 def test_snippets_are_made_to_load_the_folder(repository):
     texts = snippets(repository, "/x/image.png")
-    assert len(texts) == 2
+    assert len(texts) == 4
     for text in texts:
         assert repr(str(repository)) in text and "'/x/image.png'" in text
         assert "MODEL" not in text and "image.jpg" not in text and "```" not in text

@@ -144,7 +144,7 @@ TAMPERED = {
         edit_json("config.json", model_type="vit"),
         {"release", "auto map", "config", "network", "results", "card"},
     ),
-    "threshold": (edit_json("preprocessor_config.json", mask_threshold=2), {"preprocessor"}),
+    "threshold": (edit_json("preprocessor_config.json", mask_threshold=2), {"preprocessor", "card"}),
     "unknown option": (edit_json("preprocessor_config.json", do_crop=True), {"preprocessor"}),
     "results without a cost": (edit_json("results.json", cost={"training_seconds": "free"}), {"results", "card"}),
     "impossible Dice": (
