@@ -1,6 +1,6 @@
 """Run by a test in a process of its own, `python -I`: loads a built repository as a stranger would.
 
-Usage: isolated.py REPOSITORY INPUT.npy IMAGE OUTPUT.npz RESAVED
+Usage: isolated.py REPOSITORY INPUT.npy IMAGE OUTPUT.npz RESAVED [REVISION]
 Writes the logits of every Auto class and the pipeline's union mask; saves the model again to RESAVED.
 """
 
@@ -20,26 +20,25 @@ class Hidden(importlib.abc.MetaPathFinder):
         return
 
 
-def main(repository, pixels, image, output, resaved):
+def main(repository, pixels, image, output, resaved, revision="main"):
     sys.meta_path.insert(0, Hidden())
     import numpy as np
     import torch
     import transformers
 
     torch.set_num_threads(1)
+    where = {"revision": revision, "trust_remote_code": True}
     inputs = torch.from_numpy(np.load(pixels))
     results = {}
     for name in ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation"):
-        model, info = getattr(transformers, name).from_pretrained(
-            repository, trust_remote_code=True, output_loading_info=True
-        )
+        model, info = getattr(transformers, name).from_pretrained(repository, output_loading_info=True, **where)
         wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
         assert not wrong, f"{name}: {json.dumps(wrong)}"
         with torch.inference_mode():
             results[name] = model.eval()(inputs).logits.numpy()
-    config = transformers.AutoConfig.from_pretrained(repository, trust_remote_code=True)
-    processor = transformers.AutoImageProcessor.from_pretrained(repository, trust_remote_code=True)
-    segment = transformers.pipeline("image-segmentation", model=repository, trust_remote_code=True)
+    config = transformers.AutoConfig.from_pretrained(repository, **where)
+    processor = transformers.AutoImageProcessor.from_pretrained(repository, **where)
+    segment = transformers.pipeline("image-segmentation", model=repository, **where)
     assert type(segment).__name__ == "UNetImageSegmentationPipeline"
     results["pixel_values"] = processor(image)["pixel_values"].numpy()
     single = segment(image)
