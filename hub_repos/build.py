@@ -30,13 +30,14 @@ MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
 
 
-def build(checkpoint, out, repo_id=None, revision=None):
+def build(checkpoint, out, repo_id=None, revision=None, collection=None):
     """Write the repository of a run's folder.
 
     Args:
         checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
+        collection: the trial's Standing in a sweep, for the card.
 
     Raises:
         ValueError: a file is missing or does not fit, or `out` holds something else.
@@ -58,7 +59,7 @@ def build(checkpoint, out, repo_id=None, revision=None):
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
-        write_card(staged, results, repo_id, revision)
+        write_card(staged, results, repo_id, revision, collection)
         write_manifest(staged)
         if out.exists():
             shutil.rmtree(out)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -10,13 +11,36 @@ KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems:
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 
 
-def write_card(folder, results, repo_id=None, revision=None):
+class Standing(NamedTuple):
+    """A trial's place in its sweep.
+
+    Attributes:
+        sweep: its name.
+        group: what the trial was ranked within.
+        place: from 1, by validation Dice.
+        of: how many the group has.
+        collection: the slug of the Hub's collection of the sweep's trials; None where there is none.
+    """
+
+    sweep: str
+    group: str
+    place: int
+    of: int
+    collection: str | None
+
+    @property
+    def note(self):
+        return f"Place {self.place} of {self.of} by validation Dice ({self.group})"
+
+
+def write_card(folder, results, repo_id=None, revision=None, collection=None):
     """Write README.md of a staged repository.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
         repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
+        collection: the trial's Standing in a sweep.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     size = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
@@ -34,6 +58,7 @@ def write_card(folder, results, repo_id=None, revision=None):
         pictures=sorted(path.name for path in folder.glob("*.png")),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
+        collection=collection,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 

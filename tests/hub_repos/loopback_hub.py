@@ -1,8 +1,8 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
 What a client was told or sent is in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS
-objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop`, `slow` and `when`
-make the next requests that fit go wrong.
+objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop` and `when` make the
+next requests that fit go wrong.
 """
 
 import base64
@@ -12,7 +12,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -93,9 +92,9 @@ class Repository:
 class RefusedError(Exception):
     """An answer that is an error: status and X-Error-Code."""
 
-    def __init__(self, status, message, code=None):
+    def __init__(self, status, message, code=None, body=None):
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.body = status, code, {"error": message} | (body or {})
 
 
 class LoopbackHub:
@@ -125,10 +124,6 @@ class LoopbackHub:
     def drop(self, path_regex, after_bytes=0, times=1):
         """Close the connection in the middle of an upload."""
         self.when("PUT", path_regex, lambda handler: handler.hang_up(after_bytes), times)
-
-    def slow(self, path_regex, seconds, times=1):
-        """Wait before answering."""
-        self.when(".*", path_regex, lambda handler: time.sleep(seconds), times)
 
     def rule_for(self, method, path):
         with self.lock:
@@ -177,9 +172,8 @@ class Handler(BaseHTTPRequestHandler):
                         return answer(self, **found.groupdict())
             raise RefusedError(404, f"the loopback Hub has no {self.command} {path}")
         except RefusedError as error:
-            return self.answer(
-                {"error": str(error)}, error.status, {"X-Error-Code": error.code, "X-Error-Message": error}
-            )
+            told = {"X-Error-Code": error.code, "X-Error-Message": error}
+            return self.answer(error.body, error.status, told)
 
     def answer(self, body=b"", status=200, headers=None):
         """Send JSON or bytes; true, as a rule's action has to return."""
@@ -364,6 +358,29 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(blob.content, 200, headers | {"ETag": f'"{blob.oid}"'})
 
+    def create_collection(self):
+        told = json.loads(self.body)
+        self.require_writer(told["namespace"])
+        slug = f"{told['namespace']}/{told['title'].lower()}-{'0' * 24}"
+        if slug in self.hub.collections:
+            raise RefusedError(409, "Collection already exists", body={"slug": slug})
+        shown = {"lastUpdated": NOW, "position": 0, "theme": "green", "upvotes": 0, "owner": told["namespace"]}
+        self.hub.collections[slug] = {"slug": slug, "title": told["title"], "private": told["private"], "items": []}
+        self.hub.collections[slug] |= shown
+        self.collection(slug)
+
+    def collection(self, slug):
+        self.answer(self.hub.collections[slug])
+
+    def add_collection_item(self, slug):
+        told, items = json.loads(self.body), self.hub.collections[slug]["items"]
+        self.require_writer(slug.split("/")[0])
+        if told["item"]["id"] in [item["id"] for item in items]:
+            raise RefusedError(409, "Item already in collection")
+        number = len(items)
+        items.append({"_id": str(number), "position": number, **told["item"], "note": {"text": told.get("note")}})
+        self.collection(slug)
+
     def stored(self, oid):
         if self.headers.get("Authorization"):
             raise RefusedError(400, "a token came to the storage's host")
@@ -371,6 +388,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+SLUG = r"(?P<slug>[^/]+/[^/]+)"
 API = rf"/api/models/{REPO}"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
@@ -388,6 +406,9 @@ ROUTES = [
     ("POST", rf"{API}/branch/(?P<name>[^/]+)", Handler.create_branch),
     ("DELETE", rf"{API}/branch/(?P<name>[^/]+)", Handler.delete_branch),
     ("POST", rf"{API}/tag/{REVISION}", Handler.create_tag),
+    ("POST", "/api/collections", Handler.create_collection),
+    ("GET", rf"/api/collections/{SLUG}", Handler.collection),
+    ("POST", rf"/api/collections/{SLUG}/items", Handler.add_collection_item),
     ("HEAD", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.file),
     ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.file),
     ("HEAD", r"/lfs/(?P<oid>\w+)", Handler.stored),

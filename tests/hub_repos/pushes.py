@@ -109,14 +109,14 @@ def fork(request):
 
 
 def _child(request):
-    import hub_repos.push as pushing
+    from hub_repos import publication, push
 
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)  # the cache of the push before
     if not request["isolated"]:
-        pushing.verify_folder = lambda folder: []
-        pushing.Publication.reload = _reload_here
+        publication.verify_folder = lambda folder: []
+        publication.Publication.reload = _reload_here
     try:
-        pushing.command(request["argv"])
+        push.command(request["argv"])
     except SystemExit as error:
         print(error.code or "", file=sys.stderr)
         return int(bool(error.code))

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hub_repos import push as pushing
 from hub_repos.build import build
-from hub_repos.verify import Check
+from hub_repos.publication import BRANCH
+from hub_repos.push import push
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
 from tests.variants import model_class
@@ -68,6 +68,7 @@ def hub(loopback):
     """An empty Hub."""
     loopback.repositories.clear()
     loopback.objects.clear()
+    loopback.collections.clear()
     loopback.requests.clear()
     loopback.rules.clear()
     return loopback
@@ -284,7 +285,7 @@ def test_a_file_that_the_hub_ignores_is_noticed(published, pusher, other_run):
 
 
 def test_a_branch_that_a_killed_push_left_is_replaced(published, pusher, other_run):
-    published.commit(pushing.BRANCH, {}, published.branches["main"])
+    published.commit(BRANCH, {}, published.branches["main"])
     assert pusher.push(other_run, REPO, token=TOKEN).code == 0
     assert published.branches.keys() == {"main"} and published.tags["v2"] == published.branches["main"]
 
@@ -293,7 +294,7 @@ def test_a_branch_that_cannot_be_removed_is_named(published, hub, pusher, other_
     hub.fail("DELETE", "/branch/", 500)
     finished = pusher.push(other_run, REPO, token=TOKEN)
     assert finished.code == 0 and published.tags["v2"] == published.branches["main"]
-    assert f"A branch is left: hf repos branch delete {REPO} {pushing.BRANCH}" in finished.stderr
+    assert f"A branch is left: hf repos branch delete {REPO} {BRANCH}" in finished.stderr
 
 
 def test_a_tag_does_not_move(published, pusher, other_run):
@@ -376,7 +377,7 @@ def test_who_may_push_where(token, repo_id, message, hub, pusher, run):
 
 def test_the_client_may_not_be_offline(run):
     with pytest.raises(ValueError, match="the client is set to stay offline: unset HF_HUB_OFFLINE"):
-        pushing.push(run, REPO, dry_run=True)
+        push(run, REPO, dry_run=True)
 
 
 def test_a_link_in_the_run_is_refused(hub, pusher, run, tmp_path):
@@ -386,34 +387,43 @@ def test_a_link_in_the_run_is_refused(hub, pusher, run, tmp_path):
     assert finished.code == 1 and "holds symbolic links (worst.png)" in finished.stderr and not hub.repositories
 
 
-@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "state.pkl", ".env", "deep/weights.pth"])
-def test_what_is_never_published(name, tmp_path):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=f"{name} is never published"):
-        pushing.require_publishable(tmp_path)
+@pytest.fixture
+def sweep(run, other_run, tmp_path):
+    """A sweep's folder with two trials, and a third whose weights are elsewhere."""
+    folder = tmp_path / "family"
+    shutil.copytree(run, folder / "trials" / "b0+scse")
+    shutil.copytree(other_run, folder / "trials" / "plain")
+    (folder / "leaderboard.csv").write_text(
+        "name,group,place,validation_dice\nb0+scse,pretrained,1,0.9\nelsewhere,pretrained,2,0.8\nplain,scratch,1,0.7\n"
+    )
+    return folder
 
 
-def test_an_access_token_in_a_file_is_never_published(tmp_path):
-    (tmp_path / "results.json").write_text(f'"command": "--data https://x?token={TOKEN}"')
-    with pytest.raises(ValueError, match="results.json holds what looks like an access token") as raised:
-        pushing.require_publishable(tmp_path)
-    assert TOKEN not in str(raised.value)
+def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sweep):
+    finished = pusher.push(sweep, REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    assert hub.repositories.keys() == {f"{REPO}-b0-scse", f"{REPO}-plain"}
+    assert "Left out: the weights of elsewhere are not here" in finished.stdout
+    ((slug, collection),) = hub.collections.items()
+    assert collection["title"] == "family" and not collection["private"]
+    assert [(item["id"], item["note"]["text"]) for item in collection["items"]] == [
+        (f"{REPO}-b0-scse", "Place 1 of 2 by validation Dice (pretrained)"),
+        (f"{REPO}-plain", "Place 1 of 1 by validation Dice (scratch)"),
+    ]
+    card = hub.repositories[f"{REPO}-b0-scse"].main["README.md"].decode()
+    link = f"[family](https://huggingface.co/collections/{slug})"
+    assert f" Place 1 of 2 by validation Dice (pretrained) in the sweep {link}, which links the others.\n" in card
+    repeated = pusher.push(sweep, REPO, token=TOKEN)
+    assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
 
 
-def test_a_link_in_a_build_is_never_published(tmp_path):
-    (tmp_path / "worst.png").symlink_to("/etc/hostname")
-    with pytest.raises(ValueError, match="worst.png is a symbolic link"):
-        pushing.require_publishable(tmp_path)
+def test_a_dry_run_of_a_sweep_makes_no_collection(hub, pusher, sweep):
+    finished = pusher.push(sweep, REPO, "--dry-run")
+    assert finished.code == 0 and finished.stdout.count("Dry run: nothing was sent.") == 2
+    assert not hub.repositories and not hub.collections
 
 
-def test_a_failed_check_stops_the_push(tmp_path, monkeypatch):
-    checks = [Check("loads", True), Check("imports", False, "os is imported")]
-    monkeypatch.setattr(pushing, "verify_folder", lambda folder: checks)
-    with pytest.raises(ValueError, match="nothing was sent: imports: os is imported$"):
-        pushing.require_verified(tmp_path)
-
-
-def test_the_next_tag_is_above_all():
-    assert pushing.next_tag(()) == "v1"
-    assert pushing.next_tag(("v9", "v10", "v2.1", "release", "v3")) == "v11"
+def test_a_sweep_that_has_not_ended_is_refused(pusher, sweep):
+    (sweep / "leaderboard.csv").unlink()
+    finished = pusher.push(sweep, REPO, token=TOKEN)
+    assert finished.code == 1 and "error: " in finished.stderr and "has no leaderboard.csv yet" in finished.stderr
