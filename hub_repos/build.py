@@ -33,13 +33,14 @@ MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
 
 
-def build(checkpoint, out, repo_id=None, revision=None):
+def build(checkpoint, out, repo_id=None, revision=None, standing=None):
     """Write the repository of a run's folder.
 
     Args:
         checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
+        standing: the trial's Standing in a sweep, for results.json and card.
 
     Raises:
         ValueError: a file is missing or does not fit, or `out` holds something else.
@@ -61,6 +62,9 @@ def build(checkpoint, out, repo_id=None, revision=None):
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
+        if standing is not None:
+            results["sweep"] = standing._asdict()
+            (staged / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
         write_card(staged, results, repo_id, revision)
         write_manifest(staged)

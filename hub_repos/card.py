@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,6 +15,28 @@ KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
 EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+
+
+class Standing(NamedTuple):
+    """A trial's place in its sweep.
+
+    Attributes:
+        name: the sweep's.
+        group: what the trial was ranked within.
+        place: from 1, by validation Dice.
+        of: how many the group has.
+        collection: the slug of the Hub's collection of the sweep's trials; None where there is none.
+    """
+
+    name: str
+    group: str
+    place: int
+    of: int
+    collection: str | None
+
+    @property
+    def note(self):
+        return f"Place {self.place} of {self.of} by validation Dice ({self.group})"
 
 
 def write_card(folder, results, repo_id=None, revision=None):

@@ -1,0 +1,138 @@
+"""Checkpoint to the Hub: `python -m hub_repos.push CHECKPOINT REPO_ID`.
+
+A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
+`main` and the tags as they were, and one that is repeated goes on from what the Hub holds. A sweep's folder becomes
+one repository for each finished trial, and a collection.
+"""
+
+import argparse
+import csv
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import transformers
+from huggingface_hub import HfApi, get_token
+
+from hub_repos.card import Standing
+from hub_repos.publication import Publication, require_publishable, require_verified
+from hub_repos.remote import explained, read_remote
+
+
+def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=False, standing=None):
+    """Publish a run's folder.
+
+    Args:
+        checkpoint: the folder, as hub_repos.build takes it.
+        repo_id: `namespace/name`; made if it does not exist.
+        tag: the commit's; the default is the next free `vN`. A pull request gets none.
+        private: make the new repository private.
+        create_pr: open a pull request, which leaves `main` alone.
+        dry_run: build, verify and compare only.
+        standing: the trial's Standing in its sweep, for the card.
+
+    Raises:
+        ValueError: what went wrong, and the cure, in one line.
+    """
+    require_sensible(Path(checkpoint), repo_id, tag, create_pr)
+    if not dry_run and not get_token():
+        raise ValueError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+    with explained(repo_id), tempfile.TemporaryDirectory() as scratch:
+        api = HfApi()
+        remote = read_remote(api, repo_id)
+        if private and remote.head and not remote.private:
+            raise ValueError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
+        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing)
+        one.stage(create_pr)
+        if not one.changed and (create_pr or one.tag in remote.tags):
+            print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
+            return
+        print("\n".join(one.listing()))
+        require_publishable(one.staged)
+        require_verified(one.staged)
+        if dry_run:
+            print("Dry run: nothing was sent.")
+            return
+        if remote.head is None:
+            api.create_repo(repo_id, private=private or None)
+            one.remote = read_remote(api, repo_id)
+        commit = one.open_pull_request() if create_pr else one.publish()
+    print("It loads from the Hub in an isolated process, with the checkpoint's logits bit for bit:")
+    print(f'AutoModel.from_pretrained("{repo_id}", revision="{commit}", trust_remote_code=True)')
+
+
+def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
+    """Publish every finished trial of a sweep as `REPO_ID-<trial>`, and a collection of them.
+
+    Args:
+        sweep: the folder, with leaderboard.csv and trials/.
+        repo_id, private, dry_run, options: see `push`; `repo_id` is what the repositories' names begin with.
+
+    Raises:
+        ValueError: see `push`; the trials before are published, and a repeated push goes on.
+    """
+    if not (sweep / "leaderboard.csv").is_file():
+        raise ValueError(f"{sweep} has no leaderboard.csv yet: repeat the sweep's command until it has ended.")
+    with (sweep / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    api, slug = HfApi(), None
+    if not dry_run:
+        with explained(repo_id):
+            slug = api.create_collection(
+                sweep.resolve().name, namespace=repo_id.split("/")[0], private=private, exists_ok=True
+            ).slug
+    for row in rows:
+        checkpoint = sweep / "trials" / row["name"]
+        if not (checkpoint / "model.safetensors").is_file():
+            print(f"Left out: the weights of {row['name']} are not here; push it from the machine that trained it.")
+            continue
+        name = f"{repo_id}-{re.sub(r'[^A-Za-z0-9._]+', '-', row['name'])}"
+        of = sum(other["group"] == row["group"] for other in rows)
+        standing = Standing(sweep.resolve().name, row["group"], int(row["place"]), of, slug)
+        push(checkpoint, name, private=private, dry_run=dry_run, standing=standing, **options)
+        if not dry_run:
+            with explained(name):
+                api.add_collection_item(slug, name, "model", note=standing.note, exists_ok=True)
+    if not dry_run:
+        print(f"Collection: {api.endpoint}/collections/{slug}")
+
+
+def require_sensible(checkpoint, repo_id, tag, create_pr):
+    """Raise ValueError for arguments that can't be meant."""
+    if repo_id.count("/") != 1:
+        raise ValueError(f"REPO_ID is namespace/name, such as someone/unet, got {repo_id!r}.")
+    if tag and create_pr:
+        raise ValueError("a pull request gets no tag: leave out --tag or --create-pr.")
+    if checkpoint.is_dir() and (links := sorted(path.name for path in checkpoint.iterdir() if path.is_symlink())):
+        raise ValueError(
+            f"{checkpoint} holds symbolic links ({', '.join(links)}): put the files there or remove them."
+        )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m hub_repos.push", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="folder of a finished run, or of a sweep")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="namespace/name on the Hub; a sweep's trials get -<trial>")
+    parser.add_argument("--private", action="store_true", help="make the new repository private")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request and leave main alone")
+    parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
+    parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
+    options = vars(parser.parse_args(argv))
+    folder = Path(options.pop("folder"))
+    transformers.logging.disable_progress_bar()
+    (push_sweep if (folder / "trials").is_dir() else push)(folder, **options)
+
+
+def command(argv=None):
+    """`main`, its errors as one line."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        sys.exit("stopped: repeat the command to go on.")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,416 @@
+"""A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
+
+What a client was told or sent is in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS
+objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop` and `when` make the
+next requests that fit go wrong.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+NOW = "2025-01-01T00:00:00.000Z"
+LFS_SUFFIXES = (".safetensors", ".png")
+
+
+@dataclass
+class Blob:
+    """A file at a commit; `oid` is git's, of the pointer where the content is an LFS object."""
+
+    content: bytes
+    lfs: bool = False
+
+    @property
+    def sha256(self):
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def oid(self):
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        stored = pointer.encode() if self.lfs else self.content
+        return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
+
+    def entry(self, path):
+        lfs = {"oid": self.sha256, "size": len(self.content), "pointerSize": 134}
+        return {"type": "file", "path": path, "oid": self.oid, "size": len(self.content)} | (
+            {"lfs": lfs} if self.lfs else {}
+        )
+
+
+@dataclass
+class Repository:
+    """Commits as {hash: {path: Blob}}, and what names them."""
+
+    private: bool = False
+    commits: dict = field(default_factory=dict)
+    parents: dict = field(default_factory=dict)
+    branches: dict = field(default_factory=dict)
+    tags: dict = field(default_factory=dict)
+    pulls: dict = field(default_factory=dict)
+    pull_status: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.commit("main", {".gitattributes": Blob(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")})
+
+    @property
+    def main(self):
+        """The files at main's head, as {path: bytes}."""
+        return self.at("main")
+
+    def at(self, revision):
+        return {path: blob.content for path, blob in self.commits[self.resolve(revision)].items()}
+
+    def history(self, revision="main"):
+        """Commit hashes, newest first."""
+        commit, found = self.resolve(revision), []
+        while commit:
+            found.append(commit)
+            commit = self.parents[commit]
+        return found
+
+    def resolve(self, revision):
+        pulls = {f"refs/pr/{number}": commit for number, commit in self.pulls.items()}
+        return (self.branches | self.tags | pulls | {commit: commit for commit in self.commits}).get(revision)
+
+    def commit(self, branch, files, parent=None):
+        """A commit with these files, at the head of a branch if one is named; its hash."""
+        told = f"{parent} {len(self.commits)} {[(path, blob.oid) for path, blob in sorted(files.items())]}"
+        commit = hashlib.sha1(told.encode()).hexdigest()
+        self.commits[commit], self.parents[commit] = files, parent
+        if branch:
+            self.branches[branch] = commit
+        return commit
+
+
+class RefusedError(Exception):
+    """An answer that is an error: status and X-Error-Code."""
+
+    def __init__(self, status, message, code=None, body=None):
+        super().__init__(message)
+        self.status, self.code, self.body = status, code, {"error": message} | (body or {})
+
+
+class LoopbackHub:
+    """`tokens` may write in the name of `user`; `readers` may read the user's private repositories."""
+
+    def __init__(self, tokens=(), readers=(), user="someone"):
+        self.tokens, self.readers, self.user = set(tokens), set(readers), user
+        self.repositories, self.objects, self.collections = {}, {}, {}
+        self.requests, self.rules, self.lock = [], [], threading.RLock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.storage = f"http://localhost:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def when(self, method, path_regex, action, times=1):
+        """Call `action(handler)` at the next requests that fit; if it returns true it has answered them."""
+        self.rules.append([method, path_regex, action, times])
+
+    def fail(self, method, path_regex, status, times=1, headers=None):
+        """Answer with an error, with further headers."""
+        self.when(method, path_regex, lambda handler: handler.answer({"error": "injected"}, status, headers), times)
+
+    def drop(self, path_regex, after_bytes=0, times=1):
+        """Close the connection in the middle of an upload."""
+        self.when("PUT", path_regex, lambda handler: handler.hang_up(after_bytes), times)
+
+    def rule_for(self, method, path):
+        with self.lock:
+            for rule in self.rules:
+                if rule[3] and re.fullmatch(rule[0], method) and re.search(rule[1], path):
+                    rule[3] -= 1
+                    return rule[2]
+        return None
+
+    def count(self, method, path_regex):
+        """How many requests there were."""
+        return sum(bool(re.fullmatch(method, one[0]) and re.search(path_regex, one[1])) for one in self.requests)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection. ROUTES at the end of this file says which method answers what."""
+
+    protocol_version = "HTTP/1.1"
+    hub = None
+
+    def __getattr__(self, name):
+        if name.startswith("do_"):
+            return self.handle_request
+        raise AttributeError(name)
+
+    def log_message(self, *arguments):
+        """Nothing on the screen: `hub.requests` is the log."""
+
+    def handle_request(self):
+        self.body = None
+        url = urlsplit(self.path)
+        self.query, path = parse_qs(url.query), unquote(url.path)
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.hub.requests.append((self.command, path, bool(token)))
+        self.may_write, self.may_read = token in self.hub.tokens, token in self.hub.tokens | self.hub.readers
+        rule = self.hub.rule_for(self.command, path)
+        if rule and rule(self):
+            return None
+        try:
+            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if token and not self.may_read:
+                raise RefusedError(401, "Invalid credentials in Authorization header")
+            for method, pattern, answer in ROUTES:
+                if method == self.command and (found := re.fullmatch(pattern, path)):
+                    with self.hub.lock:
+                        return answer(self, **found.groupdict())
+            raise RefusedError(404, f"the loopback Hub has no {self.command} {path}")
+        except RefusedError as error:
+            told = {"X-Error-Code": error.code, "X-Error-Message": error}
+            return self.answer(error.body, error.status, told)
+
+    def answer(self, body=b"", status=200, headers=None):
+        """Send JSON or bytes; true, as a rule's action has to return."""
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), **(headers or {})}.items():
+            if value is not None:
+                self.send_header(name, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        if self.body is None:  # a rule answered before the request was read
+            self.close_connection = True
+        return True
+
+    def hang_up(self, after_bytes):
+        """Reset the connection."""
+        self.rfile.read(after_bytes)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+        return True
+
+    def find(self, repo, revision=None):
+        """The repository and the commit that a revision names."""
+        found = self.hub.repositories.get(repo)
+        if found is None or (found.private and not self.may_read):
+            raise RefusedError(404 if self.may_read else 401, "Repository not found", "RepoNotFound")
+        commit = found.resolve(revision or "main")
+        if commit is None:
+            raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return found, commit
+
+    def find_to_write(self, repo, revision=None):
+        """The same for a writer, or for anyone who is logged in where it is for a pull request."""
+        found = self.find(repo, revision)
+        if "create_pr" not in self.query or not self.may_read:
+            self.require_writer(repo.split("/")[0])
+        return found
+
+    def require_login(self):
+        if not self.may_read:
+            raise RefusedError(401, "Invalid username or password.")
+
+    def require_writer(self, namespace):
+        self.require_login()
+        if not self.may_write or namespace != self.hub.user:
+            raise RefusedError(403, f"You don't have the rights to write in {namespace}")
+
+    def create(self):
+        told = json.loads(self.body)
+        repo = f"{told['organization'] or self.hub.user}/{told['name']}"
+        self.require_writer(repo.split("/")[0])
+        if repo in self.hub.repositories:
+            raise RefusedError(409, "You already created this model repo")
+        self.hub.repositories[repo] = Repository(told.get("visibility") == "private")
+        self.answer({"url": f"{self.hub.url}/{repo}"})
+
+    def validate_yaml(self):
+        self.answer({"errors": [], "warnings": []})
+
+    def info(self, repo, revision=None):
+        found, commit = self.find(repo, revision)
+        siblings = [{"rfilename": path} for path in found.commits[commit]]
+        self.answer({"id": repo, "sha": commit, "private": found.private, "gated": False, "siblings": siblings})
+
+    def refs(self, repo):
+        found, _ = self.find(repo)
+        named = {"branches": ("refs/heads", found.branches), "tags": ("refs/tags", found.tags), "converts": ("", {})}
+        self.answer(
+            {
+                kind: [
+                    {"name": name, "ref": f"{ref}/{name}", "targetCommit": commit} for name, commit in names.items()
+                ]
+                for kind, (ref, names) in named.items()
+            }
+        )
+
+    def tree(self, repo, revision):
+        found, commit = self.find(repo, revision)
+        self.answer([blob.entry(path) for path, blob in found.commits[commit].items()])
+
+    def preupload(self, repo, revision):
+        found, commit = self.find_to_write(repo, revision)
+        ignored = found.commits[commit].get(".gitignore", Blob(b"")).content.decode().split()
+        there = {path: blob.sha256 if blob.lfs else blob.oid for path, blob in found.commits[commit].items()}
+        paths = [file["path"] for file in json.loads(self.body)["files"]]
+        modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
+        files = [
+            {"path": path, "uploadMode": modes[path], "shouldIgnore": path in ignored, "oid": there.get(path)}
+            for path in paths
+        ]
+        self.answer({"files": files})
+
+    def lfs_batch(self, repo):
+        self.require_login()
+        objects = json.loads(self.body)["objects"]
+        for one in objects:
+            if one["oid"] not in self.hub.objects:
+                upload = {"href": f"{self.hub.storage}/lfs/{one['oid']}"}
+                one["actions"] = {"upload": upload, "verify": {"href": f"{self.hub.url}/{repo}/lfs-verify"}}
+        self.answer({"transfer": "basic", "objects": objects})
+
+    def store(self, oid):
+        if self.headers.get("Authorization"):
+            raise RefusedError(400, "a token came to the storage's host")
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise RefusedError(422, "the object is not what its name says")
+        self.hub.objects[oid] = self.body
+        self.answer()
+
+    def lfs_verify(self, repo):
+        self.require_login()
+        if json.loads(self.body)["oid"] not in self.hub.objects:
+            raise RefusedError(404, "the object did not arrive")
+        self.answer({})
+
+    def commit(self, repo, revision):
+        found, head = self.find_to_write(repo, revision)
+        is_pull_request = "create_pr" in self.query
+        (_, header), *operations = [
+            (line["key"], line["value"]) for line in map(json.loads, self.body.decode().splitlines())
+        ]
+        if header.get("parentCommit", head) != head:
+            raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(found.commits[head])
+        for key, value in operations:
+            if key == "file":
+                files[value["path"]] = Blob(base64.b64decode(value["content"]))
+            elif key == "lfsFile":
+                files[value["path"]] = Blob(self.hub.objects[value["oid"]], lfs=True)
+            else:
+                del files[value["path"]]
+        commit = found.commit(None if is_pull_request else revision, files, head)
+        if is_pull_request:
+            number = len(found.pulls) + 1
+            found.pulls[number], found.pull_status[number] = commit, "open"
+        pull = f"{self.hub.url}/{repo}/discussions/{number}" if is_pull_request else None
+        url = f"{self.hub.url}/{repo}/commit/{commit}"
+        self.answer({"commitUrl": url, "commitOid": commit, "pullRequestUrl": pull, "success": True})
+
+    def discussion_status(self, repo, number):
+        self.require_login()
+        found, _ = self.find(repo)
+        status = json.loads(self.body)["status"]
+        found.pull_status[int(number)] = status
+        event = {"id": "1", "type": "status-change", "createdAt": NOW, "data": {"status": status}}
+        self.answer({"newStatus": event})
+
+    def create_branch(self, repo, name):
+        found, commit = self.find_to_write(repo, json.loads(self.body).get("startingPoint"))
+        if name in found.branches:
+            raise RefusedError(409, "Reference already exists")
+        found.branches[name] = commit
+        self.answer({})
+
+    def delete_branch(self, repo, name):
+        found, _ = self.find_to_write(repo, name)
+        del found.branches[name]
+        self.answer({})
+
+    def create_tag(self, repo, revision):
+        found, commit = self.find_to_write(repo, revision)
+        tag = json.loads(self.body)["tag"]
+        if tag in found.tags:
+            raise RefusedError(409, "Tag reference exists already")
+        found.tags[tag] = commit
+        self.answer({})
+
+    def file(self, repo, revision, path):
+        """HEAD and GET; an LFS object is elsewhere, and its headers say what it will be."""
+        found, commit = self.find(repo, revision)
+        blob = found.commits[commit].get(path)
+        headers = {"X-Repo-Commit": commit}
+        if blob is None:
+            told = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            self.answer({"error": "Entry not found"}, 404, headers | told)
+        elif blob.lfs:
+            linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": len(blob.content)}
+            location = {"Location": f"{self.hub.storage}/lfs/{blob.sha256}"}
+            self.answer(b"", 302, headers | linked | location)
+        else:
+            self.answer(blob.content, 200, headers | {"ETag": f'"{blob.oid}"'})
+
+    def create_collection(self):
+        told = json.loads(self.body)
+        self.require_writer(told["namespace"])
+        slug = f"{told['namespace']}/{told['title'].lower()}-{'0' * 24}"
+        if slug in self.hub.collections:
+            raise RefusedError(409, "Collection already exists", body={"slug": slug})
+        shown = {"lastUpdated": NOW, "position": 0, "theme": "green", "upvotes": 0, "owner": told["namespace"]}
+        self.hub.collections[slug] = {"slug": slug, "title": told["title"], "private": told["private"], "items": []}
+        self.hub.collections[slug] |= shown
+        self.collection(slug)
+
+    def collection(self, slug):
+        self.answer(self.hub.collections[slug])
+
+    def add_collection_item(self, slug):
+        told, items = json.loads(self.body), self.hub.collections[slug]["items"]
+        self.require_writer(slug.split("/")[0])
+        if told["item"]["id"] in [item["id"] for item in items]:
+            raise RefusedError(409, "Item already in collection")
+        number = len(items)
+        items.append({"_id": str(number), "position": number, **told["item"], "note": {"text": told.get("note")}})
+        self.collection(slug)
+
+    def stored(self, oid):
+        if self.headers.get("Authorization"):
+            raise RefusedError(400, "a token came to the storage's host")
+        self.answer(self.hub.objects[oid], 200, {"ETag": f'"{oid}"'})
+
+
+REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+SLUG = r"(?P<slug>[^/]+/[^/]+)"
+API = rf"/api/models/{REPO}"
+ROUTES = [
+    ("POST", "/api/repos/create", Handler.create),
+    ("POST", "/api/validate-yaml", Handler.validate_yaml),
+    ("GET", API, Handler.info),
+    ("GET", rf"{API}/revision/{REVISION}", Handler.info),
+    ("GET", rf"{API}/refs", Handler.refs),
+    ("GET", rf"{API}/tree/{REVISION}", Handler.tree),
+    ("POST", rf"{API}/preupload/{REVISION}", Handler.preupload),
+    ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("PUT", r"/lfs/(?P<oid>\w+)", Handler.store),
+    ("POST", rf"/{REPO}/lfs-verify", Handler.lfs_verify),
+    ("POST", rf"{API}/commit/{REVISION}", Handler.commit),
+    ("POST", rf"{API}/discussions/(?P<number>\d+)/status", Handler.discussion_status),
+    ("POST", rf"{API}/branch/(?P<name>[^/]+)", Handler.create_branch),
+    ("DELETE", rf"{API}/branch/(?P<name>[^/]+)", Handler.delete_branch),
+    ("POST", rf"{API}/tag/{REVISION}", Handler.create_tag),
+    ("POST", "/api/collections", Handler.create_collection),
+    ("GET", rf"/api/collections/{SLUG}", Handler.collection),
+    ("POST", rf"/api/collections/{SLUG}/items", Handler.add_collection_item),
+    ("HEAD", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.file),
+    ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", Handler.file),
+    ("HEAD", r"/lfs/(?P<oid>\w+)", Handler.stored),
+    ("GET", r"/lfs/(?P<oid>\w+)", Handler.stored),
+]

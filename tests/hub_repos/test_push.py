@@ -1,0 +1,429 @@
+"""Pushes with the Hub's own client to a Hub on this machine."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hub_repos.build import build
+from hub_repos.publication import BRANCH
+from hub_repos.push import push
+from tests.hub_repos.loopback_hub import Blob, LoopbackHub
+from tests.hub_repos.pushes import Pusher
+from tests.variants import model_class
+from training.phantoms import phantom
+
+TOKEN = "hf_" + "w" * 34
+READER = "hf_" + "r" * 34
+REPO = "someone/unet"
+FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
+
+
+@pytest.fixture(scope="module")
+def loopback():
+    hub = LoopbackHub([TOKEN], [READER])
+    yield hub
+    hub.close()
+
+
+@pytest.fixture(scope="module")
+def pusher(loopback, tmp_path_factory):
+    pusher = Pusher(loopback.url, tmp_path_factory.mktemp("pushes"))
+    yield pusher
+    pusher.close()
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint, tmp_path_factory):
+    """A run's folder with what a Trainer leaves in it, and two pictures."""
+    folder = tmp_path_factory.mktemp("run") / "unet-test"
+    shutil.copytree(checkpoint, folder)
+    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth", ".env"):
+        (folder / name).write_bytes(b"secret")
+    for number, name in enumerate(("curves.png", "typical.png")):
+        Image.fromarray(phantom(number, 0, 64)[0]).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(loopback, pusher, run):
+    """The first push, verified and loaded in isolation: how it ended, the repository, and its requests."""
+    finished = pusher.push(run, REPO, token=TOKEN, isolated=True)
+    assert finished.code == 0, finished.stderr
+    return finished, copy.deepcopy(loopback.repositories[REPO]), list(loopback.requests)
+
+
+@pytest.fixture
+def hub(loopback):
+    """An empty Hub."""
+    loopback.repositories.clear()
+    loopback.objects.clear()
+    loopback.collections.clear()
+    loopback.requests.clear()
+    loopback.rules.clear()
+    return loopback
+
+
+@pytest.fixture
+def published(hub, first):
+    """The repository as the first push left it."""
+    repository = hub.repositories[REPO] = copy.deepcopy(first[1])
+    hub.objects.update({blob.sha256: blob.content for files in repository.commits.values() for blob in files.values()})
+    return repository
+
+
+@pytest.fixture
+def other_run(run, tmp_path):
+    """The run with other weights."""
+    folder = shutil.copytree(run, tmp_path / "other")
+    weights = load_file(folder / "model.safetensors")
+    weights["head.classifier.bias"] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def built(run, tmp_path, tag):
+    build(run, tmp_path / "built", REPO, tag)
+    return files_of(tmp_path / "built")
+
+
+def without_attributes(files):
+    return {path: content for path, content in files.items() if path != ".gitattributes"}
+
+
+def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tmp_path):
+    finished, repository, requests = first
+    commit = repository.branches["main"]
+    assert len(repository.history()) == FIRST_HEAD
+    assert repository.tags == {"v1": commit} and repository.branches.keys() == {"main"} and not repository.pulls
+    assert without_attributes(repository.main) == built(run, tmp_path, "v1")
+    assert f'AutoModel.from_pretrained("{REPO}", revision="{commit}", trust_remote_code=True)' in finished.stdout
+    assert f'"{REPO}", revision="v1"' in repository.main["README.md"].decode()
+    assert {path for path, blob in repository.commits[commit].items() if blob.lfs} == {
+        "model.safetensors",
+        "curves.png",
+        "typical.png",
+    }
+    assert sum(method == "PUT" for method, *_ in requests) == 3  # the two commits share the large files
+
+
+def test_main_gets_the_commit_that_was_loaded(first):
+    _, repository, requests = first
+    commit = repository.branches["main"]
+    loaded = [path.split("/")[4] for method, path, _ in requests if method == "HEAD" and "/resolve/" in path]
+    tried = set(loaded)
+    assert len(tried) == 1 and commit not in tried
+    (tried,) = tried
+    assert repository.commits[tried] == repository.commits[commit]
+    assert repository.parents[tried] == repository.parents[commit]
+    paths = [path for _, path, _ in requests]
+    last_load = max(number for number, path in enumerate(paths) if f"/resolve/{tried}/" in path)
+    assert last_load < paths.index(f"/api/models/{REPO}/commit/main")
+
+
+def test_the_isolated_process_has_no_token(first):
+    _, _, requests = first
+    assert not any(sent for _, path, sent in requests if "/resolve/" in path)
+
+
+def test_the_token_is_nowhere(first, pusher):
+    finished, repository, _ = first
+    assert TOKEN not in finished.stdout + finished.stderr
+    assert not any(TOKEN.encode() in content for content in repository.main.values())
+    assert not any(TOKEN.encode() in path.read_bytes() for path in pusher.folder.rglob("*") if path.is_file())
+    assert not files_of(pusher.folder / "temporary")
+
+
+def test_what_a_trainer_leaves_is_not_uploaded(first):
+    _, repository, _ = first
+    names = {path for files in repository.commits.values() for path in files}
+    assert not {path for path in names if path.endswith((".bin", ".pt", ".pth", ".env"))}
+
+
+def test_a_stranger_loads_the_commit_from_the_hub(published, hub, run, tmp_path):
+    image = tmp_path / "image.png"
+    Image.fromarray(phantom(7, 0, 64)[0]).save(image)
+    pixels = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-I", Path(__file__).with_name("stranger.py"), REPO),
+            *("pixels.npy", "image.png", "found.npz", "resaved", published.branches["main"]),
+        ],
+        cwd=tmp_path,
+        env=keep | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(tmp_path / "found.npz")
+    with torch.inference_mode():
+        expected = model_class("unet").from_pretrained(run).eval()(torch.from_numpy(pixels)).logits.numpy()
+    assert np.array_equal(found["AutoModelForSemanticSegmentation"], expected)
+    assert {path.split("/")[4] for _, path, _ in hub.requests if "/resolve/" in path} == {published.branches["main"]}
+
+
+def test_a_repeated_push_commits_nothing(published, hub, pusher, run):
+    before = copy.deepcopy(published)
+    finished = pusher.push(run, REPO, token=TOKEN)
+    assert finished.code == 0
+    assert finished.stdout.strip() == f"Nothing changed: {REPO}, commit {before.branches['main']}, tag v1."
+    assert published == before and {method for method, *_ in hub.requests} <= {"GET", "HEAD"}
+
+
+def test_other_weights_are_a_second_commit_and_stale_files_go(published, pusher, other_run, tmp_path):
+    manifest = json.loads(published.main["manifest.json"])
+    manifest["files"]["old_layers.py"] = {"sha256": "0", "bytes": 1}
+    files = published.commits[published.branches["main"]] | {
+        "manifest.json": Blob(json.dumps(manifest).encode()),
+        "old_layers.py": Blob(b"x"),
+        "NOTES.md": Blob(b"a user's own"),
+    }
+    edited = published.commit("main", files, published.branches["main"])
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    head = published.branches["main"]
+    assert published.parents[head] == edited
+    assert published.tags == {"v1": published.parents[edited], "v2": head}
+    assert without_attributes(published.main) == built(other_run, tmp_path, "v2") | {"NOTES.md": b"a user's own"}
+    assert re.search(r"deleted +old_layers.py\n", finished.stdout) and "layers.py  " not in finished.stdout
+    assert re.search(r"changed +model.safetensors +[\d,]+ bytes  LFS\n", finished.stdout)
+
+
+def test_the_clients_own_retries_are_enough(hub, pusher, run):
+    hub.fail("POST", "/preupload/", 429, headers={"Retry-After": "7"})
+    hub.fail("PUT", "/lfs/", 500, times=2)
+    hub.drop("/lfs/", after_bytes=100)
+    finished = pusher.push(run, REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    assert "Waiting 8.0s before retry" in finished.stderr
+    assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
+
+
+@pytest.mark.parametrize("at", ["/preupload/", "/lfs/", "/branch/", "/commit/hub-unets-push", "/commit/main"])
+def test_a_hub_out_of_order_leaves_main_as_it_was(at, published, hub, pusher, other_run):
+    before = copy.deepcopy(published)
+    hub.fail("POST|PUT", at, 500, times=6)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1
+    assert "error: the Hub is out of order (500, injected): repeat the command later." in finished.stderr
+    assert (published.branches, published.tags) == (before.branches, before.tags)
+
+
+def test_a_push_cut_off_before_its_tag_is_finished_by_the_next(hub, pusher, run):
+    hub.fail("POST", "/tag/", 503)
+    cut_off = pusher.push(run, REPO, token=TOKEN)
+    repository = hub.repositories[REPO]
+    assert cut_off.code == 1 and not repository.tags
+    assert f"commit {repository.branches['main']} is on main, but has no tag v1 yet: " in cut_off.stderr
+    assert pusher.push(run, REPO, token=TOKEN).code == 0
+    assert repository.tags == {"v1": repository.branches["main"]} and len(repository.history()) == FIRST_HEAD
+
+
+def test_what_arrived_before_a_connection_broke_is_not_sent_again(hub, pusher, run):
+    hub.drop(Blob((run / "curves.png").read_bytes()).sha256, after_bytes=100, times=6)
+    broken = pusher.push(run, REPO, token=TOKEN)
+    assert broken.code == 1 and "error: the connection to the Hub broke" in broken.stderr
+    assert hub.repositories[REPO].branches.keys() == {"main"} and len(hub.repositories[REPO].history()) == 1
+    arrived = set(hub.objects)
+    assert len(arrived) == 2
+    hub.requests.clear()
+    assert pusher.push(run, REPO, token=TOKEN).code == 0
+    assert not any(hub.count("PUT", oid) for oid in arrived) and hub.count("PUT", "/lfs/") == 1
+
+
+def test_a_commit_of_someone_else_is_not_overwritten(published, hub, pusher, other_run):
+    def arrives(handler):
+        files = published.commits[published.branches["main"]] | {"NOTES.md": Blob(b"theirs")}
+        published.commit("main", files, published.branches["main"])
+
+    hub.when("POST", "/commit/main", arrives)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1 and f"error: someone else pushed to {REPO}" in finished.stderr
+    assert "repeat the command" in finished.stderr
+    assert published.main["NOTES.md"] == b"theirs" and published.tags.keys() == {"v1"}
+    assert pusher.push(other_run, REPO, token=TOKEN).code == 0
+    assert published.main["NOTES.md"] == b"theirs" and published.tags["v2"] == published.branches["main"]
+
+
+def test_other_logits_never_reach_main(published, hub, pusher, other_run):
+    before = copy.deepcopy(published)
+    weights = (other_run / "model.safetensors").read_bytes()
+
+    def damaged(handler):
+        handler.answer(weights[:-4] + b"\0\0\0\x7f", headers={"ETag": '"damaged"'})
+        return True
+
+    hub.when("GET", f"/lfs/{Blob(weights).sha256}", damaged)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1
+    assert "(main and the tags are as they were): its logits differ from those of" in finished.stderr
+    assert (published.branches, published.tags) == (before.branches, before.tags)
+
+
+def test_a_file_that_the_hub_ignores_is_noticed(published, pusher, other_run):
+    files = published.commits[published.branches["main"]] | {".gitignore": Blob(b"README.md\n")}
+    ignoring = published.commit("main", files, published.branches["main"])
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1 and "README.md did not arrive as built" in finished.stderr
+    assert published.branches == {"main": ignoring}
+
+
+def test_a_branch_that_a_killed_push_left_is_replaced(published, pusher, other_run):
+    published.commit(BRANCH, {}, published.branches["main"])
+    assert pusher.push(other_run, REPO, token=TOKEN).code == 0
+    assert published.branches.keys() == {"main"} and published.tags["v2"] == published.branches["main"]
+
+
+def test_a_branch_that_cannot_be_removed_is_named(published, hub, pusher, other_run):
+    hub.fail("DELETE", "/branch/", 500)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0 and published.tags["v2"] == published.branches["main"]
+    assert f"A branch is left: hf repos branch delete {REPO} {BRANCH}" in finished.stderr
+
+
+def test_a_tag_does_not_move(published, pusher, other_run):
+    before = copy.deepcopy(published)
+    finished = pusher.push(other_run, REPO, "--tag", "v1", token=TOKEN)
+    assert finished.code == 1 and published == before
+    assert f"error: tag v1 is that of commit {published.tags['v1']}" in finished.stderr
+    assert f"to get v2, or remove the old one with `hf repos tag delete {REPO} v1`" in finished.stderr
+
+
+def test_a_tag_can_be_named(hub, pusher, run):
+    assert pusher.push(run, REPO, "--tag", "release-1", token=TOKEN).code == 0
+    repository = hub.repositories[REPO]
+    assert repository.tags == {"release-1": repository.branches["main"]}
+    assert 'revision="release-1"' in repository.main["README.md"].decode()
+
+
+def test_a_pull_request_leaves_main_alone(published, pusher, other_run):
+    before = copy.deepcopy(published)
+    finished = pusher.push(other_run, REPO, "--create-pr", token=READER)
+    assert finished.code == 0, finished.stderr
+    assert (published.branches, published.tags) == (before.branches, before.tags)
+    assert published.parents[published.pulls[1]] == before.branches["main"] and published.pull_status == {1: "open"}
+    assert published.at("refs/pr/1")["model.safetensors"] == (other_run / "model.safetensors").read_bytes()
+    assert f'revision="{published.pulls[1]}"' in finished.stdout and "/discussions/1" in finished.stdout
+
+
+def test_a_pull_request_that_does_not_load_is_closed(published, hub, pusher, other_run):
+    hub.when("GET", "/tree/", lambda handler: None)  # main's
+    hub.fail("GET", "/tree/", 500, times=6)
+    finished = pusher.push(other_run, REPO, "--create-pr", token=TOKEN)
+    assert finished.code == 1 and published.pull_status == {1: "closed"}
+
+
+def test_a_private_repository_is_loaded_with_the_token(hub, pusher, run):
+    finished = pusher.push(run, REPO, "--private", token=TOKEN, isolated=True)
+    assert finished.code == 0, finished.stderr
+    assert hub.repositories[REPO].private and hub.repositories[REPO].tags.keys() == {"v1"}
+    assert all(sent for _, path, sent in hub.requests if "/resolve/" in path)
+    assert TOKEN not in finished.stdout + finished.stderr
+
+
+def test_a_public_repository_does_not_become_private(published, pusher, run):
+    finished = pusher.push(run, REPO, "--private", token=TOKEN)
+    assert finished.code == 1 and f"error: {REPO} is public: make it private on the Hub first" in finished.stderr
+
+
+def test_a_dry_run_only_reads(published, hub, pusher, other_run):
+    before = copy.deepcopy(published)
+    finished = pusher.push(other_run, REPO, "--dry-run")
+    assert finished.code == 0 and published == before
+    assert re.search(r"changed +model.safetensors +[\d,]+ bytes  LFS\n", finished.stdout)
+    assert re.search(r"changed +README.md +[\d,]+ bytes\n", finished.stdout)
+    assert finished.stdout.endswith("Dry run: nothing was sent.\n")
+    assert {method for method, *_ in hub.requests} <= {"GET", "HEAD"}
+
+
+def test_a_dry_run_of_a_new_repository_makes_none(hub, pusher, run):
+    finished = pusher.push(run, REPO, "--dry-run")
+    assert finished.code == 0 and re.search(r"new +README.md +[\d,]+ bytes\n", finished.stdout)
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "message"),
+    [
+        (None, REPO, "not logged in: run `hf auth login`"),
+        ("hf_" + "f" * 34, REPO, "the Hub does not accept who you are: run `hf auth login`"),
+        (READER, REPO, f"your token may not do this in {REPO}: log in with one"),
+        (TOKEN, "someone-else/unet", "your token may not do this in someone-else/unet"),
+        (TOKEN, "unet", "REPO_ID is namespace/name, such as someone/unet, got 'unet'"),
+        (TOKEN, "some one/unet", "Repo id must use alphanumeric chars"),
+    ],
+)
+def test_who_may_push_where(token, repo_id, message, hub, pusher, run):
+    finished = pusher.push(run, repo_id, token=token)
+    assert finished.code == 1 and f"error: {message}" in finished.stderr
+    assert finished.stderr.count("\n") == 1 and not hub.repositories
+
+
+def test_the_client_may_not_be_offline(run):
+    with pytest.raises(ValueError, match="the client is set to stay offline: unset HF_HUB_OFFLINE"):
+        push(run, REPO, dry_run=True)
+
+
+def test_a_link_in_the_run_is_refused(hub, pusher, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "worst.png").symlink_to("/etc/hostname")
+    finished = pusher.push(tmp_path / "run", REPO, token=TOKEN)
+    assert finished.code == 1 and "holds symbolic links (worst.png)" in finished.stderr and not hub.repositories
+
+
+@pytest.fixture
+def sweep(run, other_run, tmp_path):
+    """A sweep's folder with two trials, and a third whose weights are elsewhere."""
+    folder = tmp_path / "family"
+    shutil.copytree(run, folder / "trials" / "b0+scse")
+    shutil.copytree(other_run, folder / "trials" / "plain")
+    (folder / "leaderboard.csv").write_text(
+        "name,group,place,validation_dice\nb0+scse,pretrained,1,0.9\nelsewhere,pretrained,2,0.8\nplain,scratch,1,0.7\n"
+    )
+    return folder
+
+
+def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sweep):
+    finished = pusher.push(sweep, REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    assert hub.repositories.keys() == {f"{REPO}-b0-scse", f"{REPO}-plain"}
+    assert "Left out: the weights of elsewhere are not here" in finished.stdout
+    ((slug, collection),) = hub.collections.items()
+    assert collection["title"] == "family" and not collection["private"]
+    assert [(item["id"], item["note"]["text"]) for item in collection["items"]] == [
+        (f"{REPO}-b0-scse", "Place 1 of 2 by validation Dice (pretrained)"),
+        (f"{REPO}-plain", "Place 1 of 1 by validation Dice (scratch)"),
+    ]
+    card = hub.repositories[f"{REPO}-b0-scse"].main["README.md"].decode()
+    link = f"[family](https://huggingface.co/collections/{slug})"
+    assert f" Place 1 of 2 by validation Dice (pretrained) in the sweep {link}, which links the others.\n" in card
+    repeated = pusher.push(sweep, REPO, token=TOKEN)
+    assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
+
+
+def test_a_dry_run_of_a_sweep_makes_no_collection(hub, pusher, sweep):
+    finished = pusher.push(sweep, REPO, "--dry-run")
+    assert finished.code == 0 and finished.stdout.count("Dry run: nothing was sent.") == 2
+    assert not hub.repositories and not hub.collections
+
+
+def test_a_sweep_that_has_not_ended_is_refused(pusher, sweep):
+    (sweep / "leaderboard.csv").unlink()
+    finished = pusher.push(sweep, REPO, token=TOKEN)
+    assert finished.code == 1 and "error: " in finished.stderr and "has no leaderboard.csv yet" in finished.stderr
