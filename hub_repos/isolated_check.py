@@ -17,6 +17,7 @@ from types import SimpleNamespace
 PROJECT = {"configuration", "modeling", "training", "hub_repos", "tests"}
 AUTO_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # CLONE_NEWNET, CLONE_NEWUSER of Linux
+SAME_MASK = 1e-3  # share of an image's pixels
 REACHING_OUT = ("socket.connect", "socket.bind", "socket.send", "socket.getaddrinfo", "socket.gethostby")
 
 
@@ -106,7 +107,8 @@ def snippets(state):
             exec(compile(text, "README.md", "exec"), names)
         if "segment" in names:
             _require_union(names["segment"](state.path), state)
-        if "mask" in names and not np.array_equal(names["mask"], state.mask):
+        # sums round differently with where tensors lie in memory: a pixel at the threshold may fall to either side
+        if "mask" in names and (np.asarray(names["mask"]) != state.mask).mean() > SAME_MASK:
             raise ValueError("a snippet gives another mask than the processor")
 
 

@@ -42,6 +42,7 @@ RUN = Path(__file__).with_name("run.py")
 LAUNCHED = re.compile(  # what a run that no launcher started does not have
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|ACCELERATE_MIXED_PRECISION"
 )
+CONDITIONS = ("image_size", "num_train_epochs", "seed", "max_samples")
 QUIET = ("--disable_tqdm", "true")  # a log file is no screen
 QUIET_ENVIRONMENT = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 SECONDS_TO_SET_OUT = 60  # between a trial's being taken and its worker's saying so
@@ -225,9 +226,11 @@ def _entries(sweep, trials):
 
 def _conditions(entries):
     data, environment = entries[0].results["data"], entries[0].results["environment"]
+    shared = [f"{name} {value}" for name, value in _shared_settings(entries).items() if name in CONDITIONS]
     sizes = ", ".join(f"{count} {part}" for part, count in data["sizes"].items())
     return [
         f"- Data: {data['source']}, split {data['split']} ({sizes}; sha256 {data['sha256'][:12]}).",
+        f"- Each trial: {', '.join(shared)}.",
         f"- Command: `{command_line()}`",
         f"- Trained on {environment['device']}, {environment['cores']} cores; CPU milliseconds: one image, "
         f"float32, eager, all threads, median, on {cpu_name()}.",
@@ -236,6 +239,12 @@ def _conditions(entries):
         "- **Bold**: a real difference from the first of its table, by a paired bootstrap over test images "
         "(Bonferroni: 95 % for the whole table). One seed says nothing of the spread between seeds.",
     ]
+
+
+def _shared_settings(entries):
+    """What all trials set alike, and their seed."""
+    settings = [entry.results["run"]["settings"] | {"seed": entry.results["run"]["seed"]} for entry in entries]
+    return {name: value for name, value in settings[0].items() if all(one.get(name) == value for one in settings)}
 
 
 def _build(folder):

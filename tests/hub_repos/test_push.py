@@ -119,7 +119,7 @@ def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tm
         "example.png",
         "typical.png",
     }
-    assert sum(method == "PUT" for method, *_ in requests) == 3  # the two commits share the large files
+    assert sum(method == "PUT" for method, *_ in requests) == 4  # the two commits share the large files
 
 
 def test_main_gets_the_commit_that_was_loaded(first):

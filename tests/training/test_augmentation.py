@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from training.arguments import RECIPES, read_recipe
 from training.augmentation import Augmentation
@@ -142,7 +141,7 @@ def test_refused(spec, message):
 
 @pytest.mark.parametrize("path", AUGMENTED_RECIPES, ids=lambda path: path.stem)
 def test_recipes_build_without_a_warning_and_keep_the_shape(path, pair):
-    spec = yaml.safe_load(path.read_text(encoding="utf-8"))["augmentation"]
+    spec = read_recipe(path)["augmentation"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         augmentation = Augmentation(spec, 0)
