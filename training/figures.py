@@ -233,7 +233,7 @@ def coloured(mask: np.ndarray) -> np.ndarray:
 
 
 def pick_cases(
-    dice: Sequence[float], names: Sequence[str], typical: int = 4, worst: int = 4
+    dice: Sequence[float], names: Sequence[str], typical: int = 4, worst: int = 10
 ) -> tuple[list[str], list[str]]:
     """Names of `typical` images spread over the middle fifth of the Dice ranks, and of the `worst`, both ascending.
 
