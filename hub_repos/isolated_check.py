@@ -108,7 +108,8 @@ def snippets(state):
         if "segment" in names:
             _require_union(names["segment"](state.path), state)
         # sums round differently with where tensors lie in memory: a pixel at the threshold may fall to either side
-        if "mask" in names and (np.asarray(names["mask"]) != state.mask).mean() > SAME_MASK:
+        mask = np.asarray(names.get("mask", state.mask))
+        if mask.shape != state.mask.shape or (mask != state.mask).mean() > SAME_MASK:
             raise ValueError("a snippet gives another mask than the processor")
 
 
