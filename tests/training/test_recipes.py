@@ -18,6 +18,7 @@ WEIGHTS = {"mobilenetv2_100": str(SHARED / "weights" / "mobilenetv2_100.safetens
 SMALLER = {"image_size": 64, "max_samples": 64, "num_train_epochs": 4, "logging_steps": 1}
 SIDES = {"unet_classic": 68}  # of the 16 n + 4 that unpadded convolutions return, the nearest
 EPOCHS = {"unet_classic": 2}
+SAMPLES = {"unet3plus_efficientnet": 32}  # 10 GMACs, 64 images a step and six copies of each
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,6 +34,7 @@ def test_a_recipe_starts_and_its_loss_falls(recipe, tmp_path):
         data["backbone_weights"] = WEIGHTS.get(backbone, "none")
     changes = SMALLER | data | {"output_dir": str(tmp_path / "run"), "disable_tqdm": "true"}
     changes["image_size"] = SIDES.get(recipe, changes["image_size"])
+    changes["max_samples"] = SAMPLES.get(recipe, changes["max_samples"])
     changes["num_train_epochs"] = EPOCHS.get(recipe, changes["num_train_epochs"])
     overrides = [text for name, value in changes.items() for text in (f"--{name}", str(value))]
     ended = subprocess.run(
