@@ -209,9 +209,9 @@ def require_publishable(staged):
             raise ValueError(f"{name} holds what looks like an access token: remove it from the run's folder.")
 
 
-def require_verified(staged):
+def require_verified(staged, repo_id):
     """Raise ValueError with the reasons of the checks that failed."""
-    if failed := [check for check in verify_folder(staged) if not check.passed]:
+    if failed := [check for check in verify_folder(staged, repo_id=repo_id) if not check.passed]:
         reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed)
         raise ValueError(f"the built repository fails its checks, and nothing was sent: {reasons}")
 

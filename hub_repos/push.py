@@ -50,7 +50,7 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
             return
         print("\n".join(one.listing()))
         require_publishable(one.staged)
-        require_verified(one.staged)
+        require_verified(one.staged, repo_id)
         if dry_run:
             print("Dry run: nothing was sent.")
             return

@@ -72,7 +72,7 @@ def list_files(api, repo_id, commit):
 def _built_paths(api, repo_id, commit):
     with tempfile.TemporaryDirectory() as folder:
         path = api.hf_hub_download(repo_id, MANIFEST, revision=commit, local_dir=folder)
-        return set(json.loads(Path(path).read_text(encoding="utf-8"))["files"])
+        return set(json.loads(Path(path).read_text(encoding="utf-8")).get("files", ()))
 
 
 def changes(staged, files, built=()):

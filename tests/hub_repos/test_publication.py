@@ -31,9 +31,9 @@ def test_a_link_in_a_build_is_never_published(tmp_path):
 
 def test_a_failed_check_stops_the_push(tmp_path, monkeypatch):
     checks = [Check("loads", True), Check("imports", False, "os is imported")]
-    monkeypatch.setattr(publication, "verify_folder", lambda folder: checks)
+    monkeypatch.setattr(publication, "verify_folder", lambda folder, repo_id: checks)
     with pytest.raises(ValueError, match="nothing was sent: imports: os is imported$"):
-        publication.require_verified(tmp_path)
+        publication.require_verified(tmp_path, "someone/unet")
 
 
 def test_the_next_tag_is_above_all():

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from hub_repos.build import build
 from hub_repos.publication import BRANCH
 from hub_repos.push import push
+from modeling.image_processing_unet import UNetImageProcessor
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
 from tests.variants import model_class
@@ -26,6 +27,7 @@ from training.phantoms import phantom
 TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34
 REPO = "someone/unet"
+STRANGER = Path(__file__).with_name("stranger.py")
 FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
 
 
@@ -156,27 +158,26 @@ def test_what_a_trainer_leaves_is_not_uploaded(first):
 
 
 def test_a_stranger_loads_the_commit_from_the_hub(published, hub, run, tmp_path):
-    image = tmp_path / "image.png"
-    Image.fromarray(phantom(7, 0, 64)[0]).save(image)
-    pixels = np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)
-    np.save(tmp_path / "pixels.npy", pixels)
+    Image.fromarray(phantom(7, 0, 64)[0]).save(tmp_path / "image.png")
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    commit = published.branches["main"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-I", Path(__file__).with_name("stranger.py"), REPO),
-            *("pixels.npy", "image.png", "found.npz", "resaved", published.branches["main"]),
-        ],
+        [sys.executable, "-I", STRANGER, REPO, commit, "image.png", "found.npz"],
         cwd=tmp_path,
         env=keep | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(tmp_path / "found.npz")
+    found, image = np.load(tmp_path / "found.npz"), Image.open(tmp_path / "image.png")
+    model, processor = model_class("unet").from_pretrained(run).eval(), UNetImageProcessor.from_pretrained(run)
     with torch.inference_mode():
-        expected = model_class("unet").from_pretrained(run).eval()(torch.from_numpy(pixels)).logits.numpy()
-    assert np.array_equal(found["AutoModelForSemanticSegmentation"], expected)
-    assert {path.split("/")[4] for _, path, _ in hub.requests if "/resolve/" in path} == {published.branches["main"]}
+        outputs = model(**processor(image))
+    mask = processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy()
+    assert np.array_equal(found["pixel_values"], processor(image)["pixel_values"].numpy())
+    assert np.array_equal(found["logits"], outputs.logits.numpy())
+    assert np.array_equal(found["union"], mask == 1) and 0 < mask.mean() < 1
+    assert {path.split("/")[4] for _, path, _ in hub.requests if "/resolve/" in path} == {commit}
 
 
 def test_a_repeated_push_commits_nothing(published, hub, pusher, run):
@@ -224,6 +225,13 @@ def test_a_hub_out_of_order_leaves_main_as_it_was(at, published, hub, pusher, ot
     assert finished.code == 1
     assert "error: the Hub is out of order (500, injected): repeat the command later." in finished.stderr
     assert (published.branches, published.tags) == (before.branches, before.tags)
+
+
+def test_an_answer_that_is_a_page_is_an_error_of_one_line(published, hub, pusher, other_run):
+    hub.when("POST", "/validate-yaml", lambda handler: handler.answer(b"<html>Sorry</html>", 503))
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1 and finished.stderr.startswith("error: the Hub did not take the files (")
+    assert finished.stderr.count("\n") == 1 and published.tags.keys() == {"v1"}
 
 
 def test_a_push_cut_off_before_its_tag_is_finished_by_the_next(hub, pusher, run):
@@ -412,8 +420,8 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
         (f"{REPO}-plain", "Place 1 of 1 by validation Dice (scratch)"),
     ]
     card = hub.repositories[f"{REPO}-b0-scse"].main["README.md"].decode()
-    link = f"[family](https://huggingface.co/collections/{slug})"
-    assert f" Place 1 of 2 by validation Dice (pretrained) in the sweep {link}, which links the others.\n" in card
+    assert " Place 1 of 2 by validation Dice (pretrained) in the sweep" in card
+    assert f"[family](https://huggingface.co/collections/{slug}), which links the others.\n" in card
     repeated = pusher.push(sweep, REPO, token=TOKEN)
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
 

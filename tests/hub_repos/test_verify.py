@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hub_repos.build import build
-from hub_repos.card import write_card
+from hub_repos.card import Standing, write_card
 from hub_repos.checks import Check
 from hub_repos.verify import STATIC_CHECKS, main, run_isolated, verify_folder
 from tests.hub_repos.conftest import DATA
@@ -415,3 +415,11 @@ def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
     failed = [line.split(":")[0] for line in lines if line.startswith("FAIL ")]
     assert failed == ["FAIL manifest", "FAIL release", "FAIL imports", "FAIL card names this repository"]
     assert lines[-1] == f"4 of {len(STATIC_CHECKS) + 1} checks failed."
+
+
+def test_a_standing_in_a_sweep_is_part_of_results_and_card(checkpoint, tmp_path):
+    standing = Standing("family", "resnet50, from scratch, split 0b2df61a", 2, 6, "someone/family-1")
+    build(checkpoint, tmp_path / "out", "someone/unet", "v1", standing)
+    checks = verify_folder(tmp_path / "out", run=False, repo_id="someone/unet")
+    assert all(check.passed for check in checks), checks
+    assert "Place 2 of 6 by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
