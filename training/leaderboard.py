@@ -59,7 +59,7 @@ def is_pretrained(results):
 def group_of(results, rank_within=()):
     """What two runs must share to be compared: the split, pretrained weights or none, and the settings named."""
     settings = results["run"]["settings"]
-    named = [f"{settings.get(name, 'default')}" for name in rank_within]
+    named = [settings.get(name, "default") for name in rank_within]
     weights = "pretrained encoder" if is_pretrained(results) else "from scratch"
     return ", ".join([*named, weights, f"split {results['data']['sha256'][:8]}"])
 
