@@ -40,7 +40,7 @@ from training.reading import check_boundary_width, read_image, read_labels  # no
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
-from training.threads import use_all_cores  # noqa: E402
+from training.threads import keep_freed_memory, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -52,6 +52,7 @@ def main(argv=None):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
+    keep_freed_memory()
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
