@@ -163,7 +163,7 @@ class TestScoreByHand:
         }
         for histogram, pixels in zip(scores.logits, ([570, 30], [272, 0], [0, 720]), strict=True):
             assert histogram.sum(axis=1).tolist() == pixels
-            assert np.flatnonzero(histogram.sum(axis=0)) == np.abs(logit_centres() - 1.01).argmin()
+            assert np.abs(logit_centres()[histogram.any(axis=0)] - 1) < 0.03
 
     def test_without_monai_the_outlines_are_left_out(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "monai", None)

@@ -96,7 +96,7 @@ def test_three_classes_from_black_and_white_masks(tmp_path):
         for row in csv.DictReader(file):
             assert int(row["true_positives_2"]) + int(row["false_negatives_2"]) > 0
     assert UNetForSemanticSegmentation.from_pretrained(tmp_path / "run").config.label2id["boundary"] == 2
-    assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"thresholds.png"}
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"thresholds.png", "reliability.png"}
     picture = np.asarray(Image.open(tmp_path / "run/typical.png"))
     height, width = picture.shape[:2]
     truths = picture[: int(0.8 * height), int(0.38 * width) : int(0.56 * width)]  # the second of four columns
@@ -207,5 +207,5 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     torch.testing.assert_close(heads[1], heads[0] / record["temperature"])
     lines = (tmp_path / "true/scorings.log").read_text().splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
-        "validation 2 images to calibrate", "validation 2 images", "test 2 images"
+        "validation 3 images to calibrate", "validation 3 images", "test 5 images"
     ]  # fmt: skip
