@@ -30,7 +30,7 @@ PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 MANIFEST = "manifest.json"
-PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
+PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
 
 
 def build(checkpoint, out, repo_id=None, revision=None, standing=None):

@@ -177,6 +177,29 @@ def test_the_card_drops_unlikely_regions_by_hand_as_the_processor_does(checkpoin
     assert torch.equal(names["mask"], mask)
 
 
+def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
+    results = json.loads((repository / "results.json").read_text())
+    test, definitions = results["metrics"]["test"], results["definitions"]
+    results["calibration"] = {"temperature": 1.25, "images": 88, "ece_before": 0.02, "ece_after": 0.01} | {
+        "dice_at_half": 0.8, "dice_at_threshold": 0.81
+    }  # fmt: skip
+    test["polyps"] |= {"polyps": 7, "found": 5, "touched": 6, "false_polyps": 2}
+    test["polyps"]["recall"] = {"value": 0.7143, "low": 0.5, "high": 0.9}
+    test["boundary"]["hd95"] = {"value": 12.34, "low": 5, "high": 20}
+    test["calibration"]["ece"] = 0.0321
+    text = render_card(repository, results)
+    for shown in (
+        *definitions.values(), "| test | 7 | 5 | 6 | 2 | 0.7143 (0.5000–0.9000) |", "| 12.3 (5.0–20.0) |",
+        "test 0.0321.", "divided by a temperature of 1.250,", "ECE there was 0.0200 before and 0.0100 after",
+    ):  # fmt: skip
+        assert shown in text, shown
+    assert not re.search(r"\n\n\n\n", text) and " \n" not in text
+    for of_part in results["metrics"].values():
+        del of_part["boundary"]
+    without = render_card(repository, results)
+    assert "NSD" not in without and "HD95" not in without and definitions["polyps"] in without
+
+
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
     build(checkpoint, tmp_path / "out", "someone/unet", "v2")
     card = (tmp_path / "out" / "README.md").read_text()
