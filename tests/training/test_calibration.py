@@ -6,7 +6,7 @@ import torch
 
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.training.test_evaluate import box, random_model, rows_of
-from training.calibration import calibrate, fit_temperature, fold_temperature, plateau
+from training.calibration import SCORES, calibrate, dice_by_score, fit_temperature, fold_temperature, plateau
 from training.evaluate import LOGIT_BINS, logit_centres, score
 from training.reading import read_image
 
@@ -87,7 +87,11 @@ def test_what_is_kept_is_what_is_recorded(fitted):
     summary = score(after, processor, rows, (1,)).summary()
     assert summary["loss"]["value"] == record["loss_after"] < record["loss_before"]
     assert summary["calibration"]["ece"] == record["ece_after"]
-    assert summary["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_threshold"], abs=1e-12)
+    assert summary["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_score_threshold"], abs=1e-12)
+    assert record["score_threshold"] == processor.score_threshold
+    processor.score_threshold = 0.0
+    every = score(after, processor, rows, (1,)).summary()
+    assert every["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_threshold"], abs=1e-12)
     at_half = score(before, processor, rows, (1,), threshold=0.5).summary()
     assert at_half["per_image"]["dice"]["value"] == record["dice_at_half"]
     assert (record["images"], at_half["loss"]["value"]) == (3, record["loss_before"])
@@ -100,3 +104,15 @@ def test_no_other_temperature_has_a_lower_loss(fitted):
         other.load_state_dict(before.state_dict())
         fold_temperature(other, factor * record["temperature"])
         assert score(other, processor, rows, (1,)).summary()["loss"]["value"] > record["loss_after"]
+
+
+def test_dice_by_score_by_hand():
+    one = np.array([0.9, 0.6]), np.array([10, 5]), np.array([10, 0]), 10  # a polyp, and a false alarm that scores .6
+    other = np.array([0.7]), np.array([4]), np.array([2]), 4
+    empty = np.array([]), np.array([], int), np.array([], int), 0
+    dice = dice_by_score([one, other, empty])
+    by_score = dict(zip(SCORES.round(2).tolist(), dice.tolist(), strict=True))
+    assert by_score[0.0] == by_score[0.6] == pytest.approx((20 / 25 + 4 / 8 + 1) / 3)
+    assert by_score[0.61] == by_score[0.7] == pytest.approx((1 + 4 / 8 + 1) / 3)
+    assert by_score[0.71] == by_score[0.9] == pytest.approx((1 + 0 + 1) / 3)
+    assert by_score[0.91] == pytest.approx((0 + 0 + 1) / 3)
