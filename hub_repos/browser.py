@@ -110,6 +110,7 @@ def page_settings(folder, name):
         "mean": processor.image_mean if processor.do_normalize else [0, 0, 0],
         "std": processor.image_std if processor.do_normalize else [1, 1, 1],
         "mask_threshold": processor.mask_threshold,
+        "score_threshold": processor.score_threshold,
         "labels": [config.id2label[label] for label in range(config.num_labels)],
         "runtime": PACKAGE,
     }

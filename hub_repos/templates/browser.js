@@ -154,9 +154,9 @@ export function toMask(logits, channels, threshold) {
 }
 
 // The connected regions (8 neighbours) of each class, in the processor's order: {label, area, score, x, y}, the score
-// the mean probability, x and y the mean position.
-export function regions(mask, width, logits, channels) {
-  const seen = new Uint8Array(mask.length);
+// the mean probability, x and y the mean position. One that scores below `least` becomes background in the mask too.
+export function regions(mask, width, logits, channels, least = 0) {
+  const seen = new Int32Array(mask.length); // the number of each pixel's region, from 1
   const waiting = new Int32Array(mask.length);
   const found = [];
   for (let start = 0; start < mask.length; start++) {
@@ -164,7 +164,8 @@ export function regions(mask, width, logits, channels) {
     const region = { label: mask[start], area: 0, score: 0, x: 0, y: 0 };
     let last = 0;
     waiting[last] = start;
-    seen[start] = 1;
+    const number = found.push(region);
+    seen[start] = number;
     while (last >= 0) {
       const pixel = waiting[last--];
       const x = pixel % width;
@@ -175,15 +176,15 @@ export function regions(mask, width, logits, channels) {
       for (let row = pixel - width; row <= pixel + width; row += width) {
         for (let other = x ? row - 1 : row; other <= (x < width - 1 ? row + 1 : row); other++) {
           if (mask[other] !== region.label || seen[other]) continue; // undefined above and below the image
-          seen[other] = 1;
+          seen[other] = number;
           waiting[++last] = other;
         }
       }
     }
     for (const sum of ["score", "x", "y"]) region[sum] /= region.area;
-    found.push(region);
   }
-  return found.sort((one, other) => one.label - other.label);
+  for (let i = 0; i < mask.length; i++) if (seen[i] && found[seen[i] - 1].score < least) mask[i] = 0;
+  return found.filter(({ score }) => score >= least).sort((one, other) => one.label - other.label);
 }
 
 function probability(logits, channels, count, pixel, label) {
@@ -291,7 +292,7 @@ function setOpacity() {
 function drawMask() {
   const { image, logits, channels, threshold } = state;
   state.mask = toMask(logits, channels, threshold);
-  const found = regions(state.mask, image.width, logits, channels);
+  const found = regions(state.mask, image.width, logits, channels, state.settings.score_threshold);
   const context = canvasOf("overlay");
   context.putImageData(painted((label) => (label ? [...colour(label), 255] : [0, 0, 0, 0])), 0, 0);
   context.font = `bold ${Math.max(14, image.width / 30)}px sans-serif`;

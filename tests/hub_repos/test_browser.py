@@ -287,6 +287,20 @@ def test_several_classes_are_marked_and_have_no_threshold(open_page, three_class
     assert not page.find("threshold").is_displayed()
 
 
+def test_unlikely_regions_are_left_out_of_mask_and_list(open_page, repository, picture, tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder)
+    page = open_page(repository)
+    scores = sorted(row[2] for row in page.expected(picture)[1])
+    middle = len(scores) // 2
+    page.processor.score_threshold = (scores[middle - 1] + scores[middle]) / 2 + 1e-4
+    page.processor.save_pretrained(folder)
+    page = open_page(folder)
+    page.show(picture)
+    page.check(picture)
+    assert 0 < len(page.rows()) < len(scores)
+
+
 def test_unpadded_convolutions_get_their_mirrored_borders(open_page, picture, tmp_path):
     model, processor = small_model(padding="valid", depth=2).eval(), UNetImageProcessor(size=24, mirror_margin=20)
     with torch.no_grad():
@@ -322,7 +336,8 @@ def test_a_page_holds_just_its_files_and_replaces_an_earlier_one(repository, hol
     settings = json.loads((tmp_path / "page" / "settings.json").read_text())
     assert settings == {
         "name": "unet-test", "width": 64, "height": 64, "margin": 0, "resample": 2, "rescale_factor": 1 / 255,
-        "mean": [0.5] * 3, "std": [0.25] * 3, "mask_threshold": 0.5, "labels": ["background", "polyp"],
+        "mean": [0.5] * 3, "std": [0.25] * 3, "mask_threshold": 0.5, "score_threshold": 0.0,
+        "labels": ["background", "polyp"],
         "runtime": PACKAGE,
     }  # fmt: skip
 
