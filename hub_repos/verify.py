@@ -21,6 +21,7 @@ from PIL import Image
 from hub_repos import figure_checks, static_checks
 from hub_repos.checks import Check, checked
 from hub_repos.code_rules import check_code
+from hub_repos.remote import explained
 from hub_repos.reproduce import reproduce
 from training.phantoms import phantom
 
@@ -57,6 +58,21 @@ def verify_folder(folder, run=True, data=None, repo_id=None):
         list of Check.
     """
     folder = Path(folder).absolute()
+    with tempfile.TemporaryDirectory() as own:
+        if checked("files", static_checks.check_files, folder).passed:  # else nothing is run
+            folder = copy_files(folder, Path(own) / "repository")
+        return _verify(folder, run, data, repo_id)
+
+
+def copy_files(folder, copy):
+    """A copy that nobody else can change between its checks and its execution."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        shutil.copyfile(path, copy / path.name, follow_symlinks=False)
+    return copy
+
+
+def _verify(folder, run, data, repo_id):
     checks = [checked(name, check, folder) for name, check in STATIC_CHECKS.items()]
     if repo_id is not None:
         checks.append(checked("card names this repository", figure_checks.check_named, folder, repo_id))
@@ -137,7 +153,9 @@ def main(argv=None):
             print(folder)
         else:
             folder, repo_id = Path(temporary), arguments.repository
-            print(f"{repo_id} at commit {download(repo_id, arguments.commit, folder)}")
+            with explained(repo_id):
+                commit = download(repo_id, arguments.commit, folder)
+            print(f"{repo_id} at commit {commit}")
         checks = verify_folder(folder, data=arguments.data, repo_id=repo_id)
     print("\n".join(map(str, checks)))
     failed = sum(not check.passed for check in checks)
