@@ -21,7 +21,7 @@ from PIL import Image
 from hub_repos import figure_checks, static_checks
 from hub_repos.checks import Check, checked
 from hub_repos.code_rules import check_code
-from hub_repos.remote import explained
+from hub_repos.remote import explained, limit_waiting, patience
 from hub_repos.reproduce import reproduce
 from training.phantoms import phantom
 
@@ -129,7 +129,7 @@ def download(repo_id, commit, folder):
         raise ValueError(f"{repo_id!r} is neither a folder nor a Hub id such as owner/name")
     if commit is not None and not COMMIT.fullmatch(commit):
         raise ValueError(f"--commit must be a whole hash of 40 digits, got {commit!r}: tags and branches move")
-    info = HfApi().model_info(repo_id, revision=commit)
+    info = HfApi().model_info(repo_id, revision=commit, timeout=patience())
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -153,6 +153,7 @@ def main(argv=None):
             print(folder)
         else:
             folder, repo_id = Path(temporary), arguments.repository
+            limit_waiting()
             with explained(repo_id):
                 commit = download(repo_id, arguments.commit, folder)
             print(f"{repo_id} at commit {commit}")
