@@ -22,12 +22,14 @@ from hub_repos.push import push
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
+from tests.training import runs
 from tests.variants import model_class
 from training.phantoms import phantom
 
 TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34
 REPO = "someone/unet"
+PARTS = ("figures of validation", "figures of test")
 STRANGER = Path(__file__).with_name("stranger.py")
 FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
 
@@ -475,6 +477,33 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
     assert f"[family](https://huggingface.co/collections/{slug}), which links the others.\n" in card
     repeated = pusher.push(sweep, REPO, token=TOKEN)
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
+
+
+def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tmp_path):
+    for number, name in enumerate(("plain+3", "plain+4"), start=3):
+        done = runs.run(tmp_path / "family" / "trials" / name, model__base_channels=number, num_train_epochs=1)
+        assert done.code == 0, done.stderr
+    (tmp_path / "family" / "leaderboard.csv").write_text("name,group,place\nplain+4,scratch,1\nplain+3,scratch,2\n")
+    finished = pusher.push(tmp_path / "family", REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    trial = f"{REPO}-plain-3"
+    commit, here = hub.repositories[trial].branches["main"], {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "hub_repos.verify", trial, "--commit", commit, "--data", runs.TINY["data"]]
+    done = subprocess.run(
+        command,
+        cwd=runs.ROOT,
+        env=os.environ | here | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    first, *lines, last = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first == f"{trial} at commit {commit}" and last == f"All {len(lines)} checks passed."
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-8:]
+    assert ran == ["load", "logits", "pipeline", "snippets", "saves again", "split", *PARTS]
+    assert (
+        " Place 2 of 2 by validation Dice (scratch) in the sweep" in hub.repositories[trial].main["README.md"].decode()
+    )
 
 
 def test_two_trials_are_never_one_repository(hub, pusher, sweep):
