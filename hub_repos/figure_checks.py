@@ -27,6 +27,7 @@ ARGUMENTS = re.compile(
     r'MODEL|"(?P<repo_id>[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})"(, revision="(?P<revision>[\w.-]{1,100})")?', re.ASCII
 )
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+NOT_OF_ROWS = {"label"}  # of the metrics; another check sees to it
 FIXED_COLUMNS = ("name", "part", "height", "width", "twin", *NAMES, "loss")
 
 
@@ -41,11 +42,9 @@ def check_results_file(folder):
         raise ValueError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
     for part, metrics in results["metrics"].items():
         _check_labels(part, metrics.get("per_class", ()), config)
-    if not isinstance(run.get("command"), str) or CODE_MARKUP.search(run["command"]):
+    if not isinstance(run.get("command"), str):
         raise ValueError("results.json: run.command must be one line of text without backticks")
-    for name, value in run["settings"].items():
-        if CODE_MARKUP.search(f"{name}{value}"):
-            raise ValueError(f"results.json: run.settings.{name[:80]} must be one line of text without backticks")
+    _require_lines(results, "")
     shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
     shown |= {f"definitions.{name}": text for name, text in results.get("definitions", {}).items()}
     shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
@@ -78,6 +77,17 @@ def _check_calibration(results, processor):
             raise ValueError(
                 f"results.json: calibration.{name} is {fitted[name]}, the processor and metrics.validation say {value}"
             )
+
+
+def _require_lines(value, place):
+    """Whether a card shows it or not: a text with a line's end or a backtick could become a snippet, which is run."""
+    if isinstance(value, str) and CODE_MARKUP.search(value):
+        raise ValueError(f"results.json: {place[:100]} must be one line of text without backticks")
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        _require_lines(name, f"a name in {place or 'it'}")
+        _require_lines(inner, f"{place}.{name}".removeprefix("."))
+    for inner in value if isinstance(value, list) else ():
+        _require_lines(inner, place)
 
 
 def _check_labels(part, per_class, config):
@@ -240,10 +250,12 @@ def summary(rows):
 
 
 def _compare(wanted, got, place):
-    """Raise ValueError unless `got` has every number of `wanted`."""
+    """Raise ValueError unless `got` has every number of `wanted`, and no more."""
     if isinstance(wanted, (dict, list)):
         if type(got) is not type(wanted) or len(got) < len(wanted):
             raise ValueError(f"results.json: {place} is incomplete")
+        if len(set(got) - NOT_OF_ROWS if isinstance(got, dict) else got) > len(wanted):
+            raise ValueError(f"results.json: {place} holds more than follows from the rows of per_image.csv")
         for key in wanted if isinstance(wanted, dict) else range(len(wanted)):
             if isinstance(wanted, dict) and key not in got:
                 raise ValueError(f"results.json: {place}.{key} is missing")
@@ -276,6 +288,8 @@ def check_card(folder):
     for number, (their_line, our_line) in enumerate(lines, start=1):
         if their_line != our_line:
             raise ValueError(f"README.md, line {number}: {_difference(their_line, our_line)}")
+    if card != ours:
+        raise ValueError("README.md: the empty lines at its end are not the template's")
 
 
 def _difference(theirs, ours):

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from httpx2 import TransportError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
 from hub_repos.build import build
 from hub_repos.card import Standing
@@ -31,6 +32,7 @@ BRANCH = "hub-unets-push"
 RELOAD = Path(__file__).with_name("reload.py")
 KEPT_ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_ENDPOINT", "HF_HUB_DISABLE_XET"),
+    *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
@@ -127,14 +129,23 @@ class Publication:
         """A branch at `main`'s head, removed at the end; one that a killed push left is replaced."""
         if BRANCH in self.remote.branches:
             self.api.delete_branch(self.repo_id, branch=BRANCH)
-        self.api.create_branch(self.repo_id, branch=BRANCH, revision=self.remote.head)
+        try:
+            self.api.create_branch(self.repo_id, branch=BRANCH, revision=self.remote.head)
+        except TransportError:  # it may have been made all the same
+            self.remove_branch()
+            raise
         try:
             yield
         finally:
-            try:
-                self.api.delete_branch(self.repo_id, branch=BRANCH)
-            except HTTPError:
-                print(f"A branch is left: hf repos branch delete {self.repo_id} {BRANCH}", file=sys.stderr)
+            self.remove_branch()
+
+    def remove_branch(self):
+        try:
+            self.api.delete_branch(self.repo_id, branch=BRANCH)
+        except RevisionNotFoundError:
+            pass
+        except HTTPError:
+            print(f"A branch is left: hf repos branch delete {self.repo_id} {BRANCH}", file=sys.stderr)
 
     def send(self, **where):
         """One commit on top of the head that was compared; the Hub refuses it where that has moved."""

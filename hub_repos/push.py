@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, get_token
 
 from hub_repos.card import Standing
 from hub_repos.publication import Publication, require_publishable, require_verified
-from hub_repos.remote import explained, read_remote
+from hub_repos.remote import explained, limit_waiting, read_remote
 
 
 def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=False, standing=None, onnx=False):
@@ -39,6 +39,7 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
     require_sensible(Path(checkpoint), repo_id, tag, create_pr)
     if not dry_run and not get_token():
         raise ValueError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+    limit_waiting()
     with explained(repo_id), tempfile.TemporaryDirectory() as scratch:
         api = HfApi()
         remote = read_remote(api, repo_id)
@@ -77,6 +78,9 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
         raise ValueError(f"{sweep} has no leaderboard.csv yet: repeat the sweep's command until it has ended.")
     with (sweep / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    names = {row["name"]: f"{repo_id}-{re.sub(r'[^A-Za-z0-9._]+', '-', row['name'])}" for row in rows}
+    if len(set(names.values())) < len(rows):
+        raise ValueError(f"two trials of {sweep} would be one repository: rename one, in trials/ and leaderboard.csv.")
     api, slug = HfApi(), None
     if not dry_run:
         with explained(repo_id):
@@ -88,7 +92,7 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
         if not (checkpoint / "model.safetensors").is_file():
             print(f"Left out: the weights of {row['name']} are not here; push it from the machine that trained it.")
             continue
-        name = f"{repo_id}-{re.sub(r'[^A-Za-z0-9._]+', '-', row['name'])}"
+        name = names[row["name"]]
         of = sum(other["group"] == row["group"] for other in rows)
         standing = Standing(sweep.resolve().name, row["group"], int(row["place"]), of, slug)
         push(checkpoint, name, private=private, dry_run=dry_run, standing=standing, **options)

@@ -3,10 +3,13 @@
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from httpx2 import TimeoutException
+from huggingface_hub import get_session
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -17,9 +20,11 @@ CURES = {
     403: "your token may not do this in {repo_id}: log in with one that may write there (`hf auth login`), choose "
     "another REPO_ID, or offer the files with --create-pr.",
     404: "{repo_id} has no such thing, or your token may not see it: {said}.",
+    409: "{repo_id} changed while this ran ({said}): repeat the command.",
     412: "someone else pushed to {repo_id} since its files were compared: repeat the command. Nothing is lost.",
     429: "the Hub takes no more requests from you for now: repeat the command in some minutes.",
 }
+PATIENCE = 300  # seconds for which an answer is awaited; alone, the client waits for ever
 
 
 @dataclass
@@ -45,10 +50,20 @@ class Remote:
     closed: bool = False
 
 
+def patience():
+    """For how many seconds an answer is awaited."""
+    return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or PATIENCE)
+
+
+def limit_waiting():
+    """Give up on a Hub that does not answer; requests that name a limit of their own keep it."""
+    get_session().timeout = patience()
+
+
 def read_remote(api, repo_id):
     """The repository's state; an empty one where there is none."""
     try:
-        info = api.model_info(repo_id, revision="main")
+        info = api.model_info(repo_id, revision="main", timeout=patience())
     except RepositoryNotFoundError:
         return Remote()
     refs, files = api.list_repo_refs(repo_id), list_files(api, repo_id, info.sha)
@@ -118,6 +133,11 @@ def _cure_for(error, repo_id):
     if isinstance(error, OfflineModeIsEnabled):
         return "the client is set to stay offline: unset HF_HUB_OFFLINE."
     response = getattr(error, "response", None)
+    if isinstance(error, TimeoutException):
+        return (
+            "the Hub did not answer in time: repeat the command, with HF_HUB_DOWNLOAD_TIMEOUT=600 (seconds) if it "
+            "happens again; what arrived is not sent again."
+        )
     if response is None:
         return f"the connection to the Hub broke ({error}): repeat the command; files that arrived are not sent again."
     said = " ".join((error.server_message or response.reason_phrase).split())

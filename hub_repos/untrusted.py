@@ -59,10 +59,12 @@ def parse_json(text, name):
     """JSON as the standard has it: no repeated key, no NaN, no number beyond a float."""
 
     def unique(pairs):
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is repeated")
-        return dict(pairs)
+        found = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {key!r} is repeated")
+            found[key] = value
+        return found
 
     def finite(number):
         if not math.isfinite(float(number)):

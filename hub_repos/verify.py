@@ -23,6 +23,7 @@ from hub_repos.checks import Check, checked
 from hub_repos.code_rules import check_code
 from hub_repos.export import ONNX
 from hub_repos.onnx_check import check_onnx
+from hub_repos.remote import explained, limit_waiting, patience
 from hub_repos.reproduce import reproduce
 from training.phantoms import phantom
 
@@ -59,6 +60,21 @@ def verify_folder(folder, run=True, data=None, repo_id=None):
         list of Check.
     """
     folder = Path(folder).absolute()
+    with tempfile.TemporaryDirectory() as own:
+        if checked("files", static_checks.check_files, folder).passed:  # else nothing is run
+            folder = copy_files(folder, Path(own) / "repository")
+        return _verify(folder, run, data, repo_id)
+
+
+def copy_files(folder, copy):
+    """A copy that nobody else can change between its checks and its execution."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        shutil.copyfile(path, copy / path.name, follow_symlinks=False)
+    return copy
+
+
+def _verify(folder, run, data, repo_id):
     checks = [checked(name, check, folder) for name, check in STATIC_CHECKS.items()]
     if (folder / ONNX).exists():
         checks.append(checked("onnx", check_onnx, folder))
@@ -117,7 +133,7 @@ def download(repo_id, commit, folder):
         raise ValueError(f"{repo_id!r} is neither a folder nor a Hub id such as owner/name")
     if commit is not None and not COMMIT.fullmatch(commit):
         raise ValueError(f"--commit must be a whole hash of 40 digits, got {commit!r}: tags and branches move")
-    info = HfApi().model_info(repo_id, revision=commit)
+    info = HfApi().model_info(repo_id, revision=commit, timeout=patience())
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -141,7 +157,10 @@ def main(argv=None):
             print(folder)
         else:
             folder, repo_id = Path(temporary), arguments.repository
-            print(f"{repo_id} at commit {download(repo_id, arguments.commit, folder)}")
+            limit_waiting()
+            with explained(repo_id):
+                commit = download(repo_id, arguments.commit, folder)
+            print(f"{repo_id} at commit {commit}")
         checks = verify_folder(folder, data=arguments.data, repo_id=repo_id)
     print("\n".join(map(str, checks)))
     failed = sum(not check.passed for check in checks)

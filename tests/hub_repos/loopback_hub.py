@@ -1,17 +1,19 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
 What a client was told or sent is in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS
-objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop` and `when` make the
-next requests that fit go wrong.
+objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop`, `slow` and
+`when` make the next requests that fit go wrong.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -125,6 +127,10 @@ class LoopbackHub:
         """Close the connection in the middle of an upload."""
         self.when("PUT", path_regex, lambda handler: handler.hang_up(after_bytes), times)
 
+    def slow(self, method, path_regex, seconds, times=1):
+        """Do at once what is asked for, and say so late."""
+        self.when(method, path_regex, lambda handler: setattr(handler, "delay", seconds), times)
+
     def rule_for(self, method, path):
         with self.lock:
             for rule in self.rules:
@@ -146,11 +152,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def __getattr__(self, name):
         if name.startswith("do_"):
-            return self.handle_request
+            return self.respond
         raise AttributeError(name)
 
     def log_message(self, *arguments):
         """Nothing on the screen: `hub.requests` is the log."""
+
+    def respond(self):
+        self.delay, self.told = 0, None
+        self.handle_request()
+        time.sleep(self.delay)  # here, for while it is worked out nobody else is served
+        if self.told:
+            with contextlib.suppress(ConnectionError):  # the client did not wait
+                self.send(*self.told)
 
     def handle_request(self):
         self.body = None
@@ -176,8 +190,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(error.body, error.status, told)
 
     def answer(self, body=b"", status=200, headers=None):
-        """Send JSON or bytes; true, as a rule's action has to return."""
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        """Answer with JSON or bytes; true, as a rule's action has to return."""
+        self.told = body if isinstance(body, bytes) else json.dumps(body).encode(), status, headers
+        if self.body is None:  # a rule answered before the request was read
+            self.close_connection = True
+        return True
+
+    def send(self, body, status, headers):
         self.send_response(status)
         for name, value in {"Content-Length": len(body), **(headers or {})}.items():
             if value is not None:
@@ -185,9 +204,6 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-        if self.body is None:  # a rule answered before the request was read
-            self.close_connection = True
-        return True
 
     def hang_up(self, after_bytes):
         """Reset the connection."""

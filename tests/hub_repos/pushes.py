@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+TIMEOUTS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 
 
 class Finished(NamedTuple):
@@ -46,17 +47,19 @@ class Pusher:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def push(self, *arguments, token=None, isolated=False):
+    def push(self, *arguments, token=None, isolated=False, seconds=None):
         """A push to its end.
 
         Args:
             arguments: the command line.
             token: HF_TOKEN.
+            seconds: for how long an answer is awaited, as the client's own variables say it.
             isolated: whether it is verified, and loaded from the Hub in an isolated process, which takes longer than
                 the rest; otherwise it is loaded from there in the push's own process.
         """
         outputs = [tempfile.mkstemp(dir=self.folder)[1] for _ in range(2)]
         environment = {"HF_TOKEN": token} if token else {}
+        environment |= dict.fromkeys(TIMEOUTS, str(seconds)) if seconds else {}
         request = {
             "argv": list(map(str, arguments)),
             "isolated": isolated,
@@ -109,8 +112,12 @@ def fork(request):
 
 
 def _child(request):
+    from huggingface_hub import constants
+
     from hub_repos import publication, push
 
+    for name in TIMEOUTS:  # read when the client was imported, before the fork
+        setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)  # the cache of the push before
     if not request["isolated"]:
         publication.verify_folder = lambda folder, **options: []

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from hub_repos.push import push
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
+from tests.training import runs
 from tests.variants import model_class
 from training.phantoms import phantom
 
 TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34
 REPO = "someone/unet"
+PARTS = ("figures of validation", "figures of test")
 STRANGER = Path(__file__).with_name("stranger.py")
 FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
 
@@ -217,6 +220,48 @@ def test_the_clients_own_retries_are_enough(hub, pusher, run):
     assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
 
 
+def test_slow_answers_are_awaited(hub, pusher, run):
+    for at in ("/api/repos/create", "/preupload/", "/lfs/", "/commit/", "/tag/"):
+        hub.slow("POST|PUT", at, 1)
+    hub.slow("GET", "/tree/", 1)
+    began = time.monotonic()
+    finished = pusher.push(run, REPO, token=TOKEN, seconds=20)
+    assert finished.code == 0, finished.stderr
+    assert time.monotonic() - began > 6 and "Retrying" not in finished.stderr
+    assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.count("POST", "/commit/") == 2
+
+
+def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
+    hub.slow("POST", "/preupload/", 4)
+    hub.slow("PUT", "/lfs/", 4)
+    finished = pusher.push(run, REPO, token=TOKEN, seconds=2)
+    assert finished.code == 0, finished.stderr
+    assert finished.stderr.count("timed out' thrown while requesting") == 2
+    assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
+
+
+@pytest.mark.parametrize("at", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
+def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_goes_on(at, published, hub, pusher, other_run):
+    before = published.branches["main"]
+    hub.slow("POST", at, 4)
+    late = pusher.push(other_run, REPO, token=TOKEN, seconds=2)
+    assert late.code == 1 and "the Hub did not answer in time: repeat the command" in late.stderr
+    assert late.stderr.count("\n") == 1 and published.branches.keys() == {"main"}
+    arrived = at in ("/commit/main", "/tag/")  # what was asked for was done
+    assert (published.parents[published.branches["main"]] if arrived else published.branches["main"]) == before
+    assert pusher.push(other_run, REPO, token=TOKEN).code == 0
+    head = published.branches["main"]
+    assert published.parents[head] == before and published.tags == {"v1": before, "v2": head}
+    assert hub.count("PUT", "/lfs/") == 1  # the weights, once
+
+
+def test_a_hub_that_never_tells_what_it_holds_is_named(published, hub, pusher, run):
+    hub.slow("GET", "/revision/main", 4)
+    finished = pusher.push(run, REPO, token=TOKEN, seconds=2)
+    assert finished.code == 1 and finished.stderr.startswith("error: the Hub did not answer in time")
+    assert finished.stderr.count("\n") == 1 and {method for method, *_ in hub.requests} == {"GET"}
+
+
 @pytest.mark.parametrize("at", ["/preupload/", "/lfs/", "/branch/", "/commit/hub-unets-push", "/commit/main"])
 def test_a_hub_out_of_order_leaves_main_as_it_was(at, published, hub, pusher, other_run):
     before = copy.deepcopy(published)
@@ -304,6 +349,14 @@ def test_a_branch_that_cannot_be_removed_is_named(published, hub, pusher, other_
     finished = pusher.push(other_run, REPO, token=TOKEN)
     assert finished.code == 0 and published.tags["v2"] == published.branches["main"]
     assert f"A branch is left: hf repos branch delete {REPO} {BRANCH}" in finished.stderr
+
+
+def test_a_branch_that_another_push_makes_meanwhile_is_left_to_it(published, hub, pusher, other_run):
+    hub.when("POST", "/branch/", lambda handler: published.branches.update({BRANCH: published.branches["main"]}))
+    before = copy.deepcopy(published)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1 and "changed while this ran (Reference already exists): repeat" in finished.stderr
+    assert published.tags == before.tags and published.branches == {**before.branches, BRANCH: before.branches["main"]}
 
 
 def test_a_tag_does_not_move(published, pusher, other_run):
@@ -424,6 +477,42 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
     assert f"[family](https://huggingface.co/collections/{slug}), which links the others.\n" in card
     repeated = pusher.push(sweep, REPO, token=TOKEN)
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
+
+
+def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tmp_path):
+    for number, name in enumerate(("plain+3", "plain+4"), start=3):
+        done = runs.run(tmp_path / "family" / "trials" / name, model__base_channels=number, num_train_epochs=1)
+        assert done.code == 0, done.stderr
+    (tmp_path / "family" / "leaderboard.csv").write_text("name,group,place\nplain+4,scratch,1\nplain+3,scratch,2\n")
+    finished = pusher.push(tmp_path / "family", REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    trial = f"{REPO}-plain-3"
+    commit, here = hub.repositories[trial].branches["main"], {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "hub_repos.verify", trial, "--commit", commit, "--data", runs.TINY["data"]]
+    done = subprocess.run(
+        command,
+        cwd=runs.ROOT,
+        env=os.environ | here | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    first, *lines, last = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first == f"{trial} at commit {commit}" and last == f"All {len(lines)} checks passed."
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-8:]
+    assert ran == ["load", "logits", "pipeline", "snippets", "saves again", "split", *PARTS]
+    assert (
+        " Place 2 of 2 by validation Dice (scratch) in the sweep" in hub.repositories[trial].main["README.md"].decode()
+    )
+
+
+def test_two_trials_are_never_one_repository(hub, pusher, sweep):
+    (sweep / "trials" / "plain").rename(sweep / "trials" / "b0-scse")
+    leaderboard = sweep / "leaderboard.csv"
+    leaderboard.write_text(leaderboard.read_text().replace("plain,", "b0-scse,"))
+    finished = pusher.push(sweep, REPO, token=TOKEN)
+    assert finished.code == 1 and "would be one repository" in finished.stderr
+    assert not hub.repositories and not hub.collections
 
 
 def test_a_dry_run_of_a_sweep_makes_no_collection(hub, pusher, sweep):

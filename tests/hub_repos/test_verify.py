@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from httpx2 import ConnectError
 from safetensors.torch import load_file, save_file
 
+from hub_repos import verify
 from hub_repos.build import build
 from hub_repos.card import Standing, write_card
 from hub_repos.checks import Check
@@ -87,6 +89,24 @@ def drop_tensor(folder):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
+def forged_size(folder):
+    """Another row of the card's table by size, perfect."""
+    results = json.loads((folder / "results.json").read_text())
+    rows = results["metrics"]["test"]["by_size"]
+    perfect = {"value": 1.0, "low": 1.0, "high": 1.0}
+    rows.append(rows[-1] | {"dice": perfect, "recall": perfect})
+    edit_json("results.json", render=True, metrics__test__by_size=rows)(folder)
+
+
+def forged_class(folder):
+    """A table of classes, which a binary head has not."""
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]["test"]
+    perfect = {"value": 1.0, "low": 1.0, "high": 1.0}
+    one = {"label": "polyp", "present": {"images": 1, "dice": perfect}}
+    one |= {kind: dict.fromkeys(metrics[kind], perfect) for kind in ("per_image", "pooled")}
+    edit_json("results.json", render=True, metrics__test__per_class=[one])(folder)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch planted",)
@@ -99,6 +119,7 @@ TAMPERED = {
     "figure in the metadata": (edit("README.md", r"value: 0\.\d+", "value: 0.9999"), {"card"}),
     "another library": (edit("README.md", "library_name: .*", "library_name: diffusers"), {"card metadata", "card"}),
     "words after the card": (edit("README.md", r"\Z", "\nmore"), {"card"}),
+    "empty lines after the card": (edit("README.md", r"\Z", "\n\n"), {"card"}),
     "code in the snippet": (
         lambda folder: (folder / "README.md").write_text(
             (folder / "README.md").read_text().replace("MODEL", '"a/b"); import os; print("c"')
@@ -159,6 +180,18 @@ TAMPERED = {
     "snippet in a name": (
         edit_json("results.json", render=True, run__name="x\n\n```python\nimport os\n```\n"),
         {"results"},
+    ),
+    "snippet in the seed": (
+        edit_json("results.json", render=True, run__seed="0\n\n```python\nimport os\n```\n"),
+        {"results"},
+    ),
+    "fence in what no card shows": (edit_json("results.json", run__note={"a": ["```"]}), {"results"}),
+    "fence in a name of what no card shows": (edit_json("results.json", run__note={"a\nb": 1}), {"results"}),
+    "a size that no image has": (forged_size, {"per image"}),
+    "classes of a binary head": (forged_class, {"per image"}),
+    "figures by another name": (
+        edit_json("results.json", metrics__test__more={"dice": 1}),
+        {"per image"},
     ),
     "results of another variant": (edit_json("results.json", run__model_type="resunet"), {"results"}),
     "a count": (edit("per_image.csv", r"\d+$", "0"), {"per image"}),
@@ -254,14 +287,30 @@ def test_data_catches_signed_weights(copy):
     assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", found["figures of test"])
 
 
-def test_data_catches_figures_that_agree_with_one_another(copy):
-    forge(copy)
+FORGED = {
+    "perfect masks": (lambda tp, fp, fn, tn: (tp + fp + fn, 0, 0, tn), None),
+    "recall for precision": (lambda tp, fp, fn, tn: (tp, fn, fp, tn), None),
+    "loss": (lambda *counts: counts, 0.001),
+}
+
+
+@pytest.mark.parametrize(("counts", "loss"), FORGED.values(), ids=FORGED)
+def test_data_catches_figures_that_agree_with_one_another(counts, loss, copy):
+    forge(copy, counts, loss)
     assert failures(copy, run=False) == {}
     assert failures(copy, run=False, data=DATA).keys() == {"figures of validation", "figures of test"}
 
 
-def forge(folder):
-    """Perfect masks in per_image.csv, results.json, card and manifest."""
+@pytest.mark.parametrize(("place", "value"), [("data__sizes__train", 99), ("data__twins", ["x"])])
+def test_data_catches_another_record_of_the_split(place, value, copy):
+    edit_json("results.json", render=True, **{place: value})(copy)
+    sign(copy)
+    assert failures(copy, run=False) == {}
+    assert place.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
+
+
+def forge(folder, counts, loss):
+    """Other counts and loss in per_image.csv, results.json, card and manifest."""
     results = json.loads((folder / "results.json").read_text())
     scores = {part: Scores() for part in results.pop("metrics")}
     with (folder / "per_image.csv").open() as file:
@@ -272,8 +321,8 @@ def forge(folder):
             )
             one.names.append(row["name"])
             one.sizes.append((int(row["height"]), int(row["width"])))
-            one.counts.append(np.array([[tp + fp + fn, 0, 0, tn]]))
-            one.losses.append(0.001)
+            one.counts.append(np.array([counts(tp, fp, fn, tn)]))
+            one.losses.append(float(row["loss"]) if loss is None else loss)
     write_results(folder, results, scores)
     write_card(folder, json.loads((folder / "results.json").read_text()))
     sign(folder)
@@ -321,6 +370,26 @@ def test_the_isolated_process_ends_with_its_first_failure(copy, tmp_path):
     (check,) = run_isolated(copy, tmp_path / "work")
     assert (check.name, check.passed) == ("load", False)
     assert '"missing_keys": ["head.classifier.bias"]' in check.reason
+
+
+def test_what_is_run_is_what_was_checked(copy, monkeypatch):
+    """Whoever may write to the folder changes it after the last check."""
+    code, ran = (copy / "layers.py").read_bytes(), []
+    monkeypatch.setitem(STATIC_CHECKS, "late", lambda _: write("layers.py", b"import os")(copy))
+    monkeypatch.setattr(
+        verify, "run_isolated", lambda folder, work: ran.append((folder / "layers.py").read_bytes()) or []
+    )
+    verify_folder(copy)
+    assert ran == [code] and (copy / "layers.py").read_bytes() != code
+
+
+def test_a_hub_that_is_not_reached_is_an_error_for_people(monkeypatch):
+    def download(*arguments):
+        raise ConnectError("refused")
+
+    monkeypatch.setattr(verify, "download", download)
+    with pytest.raises(ValueError, match=r"the connection to the Hub broke \(refused\): repeat the command"):
+        main(["someone/unet"])
 
 
 def test_a_line_shows_no_escape():
