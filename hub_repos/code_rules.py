@@ -1,9 +1,12 @@
 """What published code may do, judged on its syntax tree: compute on tensors and open images, nothing else.
 
+An endpoint's handler may also load the folder that it is given, and write pictures and base64 text.
+
 It is a second line behind the comparison with the release: it says what that release's own code can reach.
 """
 
 import ast
+from typing import NamedTuple
 
 from hub_repos.untrusted import read_text
 
@@ -33,8 +36,20 @@ MODULES_INSIDE = """os sys io subprocess socket builtins importlib shutil ctypes
     inspect hub jit package serialization multiprocessing library cpp_extension _C ops utils"""
 FILES_AND_PROCESSES = """system popen load_library load_state_dict_from_url from_pretrained save_pretrained push_to_hub
     save fromfile memmap loadtxt genfromtxt tofile savetxt savez savez_compressed read_text read_bytes write_text
-    write_bytes unlink rmdir mkdir touch rename symlink_to hardlink_to chmod"""
+    write_bytes FileIO open_code unlink rmdir mkdir touch rename symlink_to hardlink_to chmod"""
 NAMES = frozenset(f"{MODULES_INSIDE} {FILES_AND_PROCESSES}".split())
+ENDPOINT = "handler.py"
+
+
+class Rules(NamedTuple):
+    """What a file may import, and which attributes and imported names it may not reach."""
+
+    modules: set
+    names: frozenset
+
+
+RULES = Rules(MODULES, NAMES)
+ENDPOINT_RULES = Rules(MODULES | {"base64", "io"}, NAMES - {"from_pretrained", "save"})
 
 
 def check_code(folder):
@@ -50,20 +65,21 @@ def check_source(source, name, siblings=()):
     calls_without_arguments = {
         id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and not (node.args or node.keywords)
     }
+    rules = ENDPOINT_RULES if name == ENDPOINT else RULES
     for node in ast.walk(tree):
-        fault = _fault(node, siblings, calls_without_arguments)
+        fault = _fault(node, siblings, calls_without_arguments, rules)
         if fault:
             raise ValueError(f"{name}:{node.lineno}: {fault}")
 
 
-def _fault(node, siblings, calls_without_arguments):
+def _fault(node, siblings, calls_without_arguments, rules):
     """What a node does that it may not; None if nothing."""
     if isinstance(node, ast.Import):
-        return next((f"imports {one.name}" for one in node.names if one.name not in MODULES), None)
+        return next((f"imports {one.name}" for one in node.names if one.name not in rules.modules), None)
     if isinstance(node, ast.ImportFrom):
-        return _import_fault(node, siblings)
+        return _import_fault(node, siblings, rules)
     if isinstance(node, ast.Attribute):
-        return _attribute_fault(node, calls_without_arguments)
+        return _attribute_fault(node, calls_without_arguments, rules)
     if isinstance(node, ast.Name) and (node.id in BUILTINS or _is_dunder(node.id)):
         return f"names {node.id}"
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _is_dunder(node.name):
@@ -75,17 +91,23 @@ def _fault(node, siblings, calls_without_arguments):
     return None
 
 
-def _import_fault(node, siblings):
+def _import_fault(node, siblings, rules):
     where = "." * node.level + (node.module or "")
-    if node.level > 1 or (node.level and node.module not in siblings) or (not node.level and where not in MODULES):
+    if (
+        node.level > 1
+        or (node.level and node.module not in siblings)
+        or (not node.level and where not in rules.modules)
+    ):
         return f"imports from {where}"
-    wrong = [one.name for one in node.names if one.name in NAMES | BUILTINS | {"load", "*"} or _is_dunder(one.name)]
+    wrong = [
+        one.name for one in node.names if one.name in rules.names | BUILTINS | {"load", "*"} or _is_dunder(one.name)
+    ]
     return f"imports {wrong[0]} from {where}" if wrong else None
 
 
-def _attribute_fault(node, calls_without_arguments):
+def _attribute_fault(node, calls_without_arguments, rules):
     text = ast.unparse(node)
-    if node.attr in NAMES or _is_dunder(node.attr):
+    if node.attr in rules.names or _is_dunder(node.attr):
         return f"reaches {text}"
     if node.attr == "open" and text != "Image.open":
         return f"reaches {text}: files are opened by PIL.Image.open alone"

@@ -14,6 +14,7 @@ from hub_repos import build as building
 from hub_repos.build import build, code_files, copy_code, flatten
 from hub_repos.card import base_model, card_data, render_card
 from tests.variants import VARIANTS
+from training.results import check_results
 
 
 def digest(folder):
@@ -24,9 +25,18 @@ def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
     assert code == {
         f"{name}.py"
-        for name in ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
+        for name in (
+            "configuration_unet",
+            "encoder",
+            "handler",
+            "image_processing_unet",
+            "images",
+            "layers",
+            "modeling_unet",
+        )
     }
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
+    data |= {"requirements.txt"}
     assert {path.name for path in repository.iterdir()} == code | data | {
         "results.json", "manifest.json", "example.png"
     }  # fmt: skip
@@ -80,7 +90,7 @@ def test_published_code_imports_siblings_only_and_says_where_it_is_from(reposito
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_published_file_itself_imports_all_that_it_needs(variant, tmp_path):
     copy_code(variant, tmp_path)
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*.py"):
         direct = {str(tmp_path / f"{name}.py") for name in get_relative_imports(path)}
         assert set(get_relative_import_files(path)) == direct
 
@@ -206,3 +216,17 @@ def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(che
     results = {"run": {"settings": {"backbone_weights": "none"}}}
     assert base_model(results, {"backbone": "resnet50"}) is None
     assert base_model({"run": {"settings": {}}}, {"backbone": None}) is None
+
+
+def test_the_base_model_is_the_checkpoint_on_the_hub_that_a_run_started_from(checkpoint, tmp_path):
+    results = json.loads((checkpoint / "results.json").read_text())
+    results["run"]["settings"] |= {"start_from": "someone/unet@v2", "model.backbone": "resnet50"}
+    results["run"]["started_from"] = {"repo_id": "someone/unet", "commit": "ab" * 20}
+    check_results(results)
+    assert card_data(results, {"backbone": "resnet50"}).base_model == "someone/unet"
+    build(checkpoint, tmp_path / "out")
+    card = render_card(tmp_path / "out", results)
+    assert f"started from [someone/unet](https://huggingface.co/someone/unet) at commit {'ab' * 20}." in card
+    results["run"]["started_from"] = None  # a folder
+    assert base_model(results, {"backbone": "resnet50"}) is None
+    assert "started from" not in render_card(tmp_path / "out", results)

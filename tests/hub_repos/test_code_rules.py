@@ -1,7 +1,7 @@
 import pytest
 
 from hub_repos.build import code_files, copy_code
-from hub_repos.code_rules import MODULES, check_code, check_source
+from hub_repos.code_rules import ENDPOINT_RULES, check_code, check_source
 from tests.variants import VARIANTS
 
 
@@ -16,7 +16,9 @@ def test_every_allowed_module_is_one_that_published_code_needs(tmp_path):
     for variant in VARIANTS:
         copy_code(variant, tmp_path)
     code = "\n".join(path.read_text() for path in tmp_path.glob("*.py"))
-    assert [name for name in MODULES if f"import {name}" not in code and f"from {name} import" not in code] == []
+    assert [
+        name for name in ENDPOINT_RULES.modules if f"import {name}" not in code and f"from {name} import" not in code
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,8 @@ def test_every_allowed_module_is_one_that_published_code_needs(tmp_path):
         "vars(x)['__globals__']",
         "setattr(x, 'a', 1)",
         "AutoModel.from_pretrained('a/b')",
+        "import base64",
+        "from io import BytesIO",
         "def __del__(self): pass",
         "def __getattr__(self, name): pass",
     ],
@@ -92,3 +96,11 @@ def test_what_reaches_out_is_refused_with_its_line(line):
 )
 def test_what_published_code_does_is_allowed(line):
     check_source(f"import math\n{line}\n", "x.py", {"layers"})
+
+
+def test_an_endpoints_handler_may_load_and_write_pictures_and_no_more():
+    source = "from io import BytesIO\nAutoModel.from_pretrained(folder)\nimage.save(BytesIO(), 'PNG')\n"
+    check_source(source, "handler.py")
+    for line in ("import os", "import requests", "from io import FileIO", "open('x')", "torch.load('x')"):
+        with pytest.raises(ValueError, match=r"handler\.py:4: "):
+            check_source(source + line, "handler.py")
