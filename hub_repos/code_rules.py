@@ -93,15 +93,10 @@ def _fault(node, siblings, calls_without_arguments, rules):
 
 def _import_fault(node, siblings, rules):
     where = "." * node.level + (node.module or "")
-    if (
-        node.level > 1
-        or (node.level and node.module not in siblings)
-        or (not node.level and where not in rules.modules)
-    ):
+    if node.level > 1 or node.module not in (siblings if node.level else rules.modules):
         return f"imports from {where}"
-    wrong = [
-        one.name for one in node.names if one.name in rules.names | BUILTINS | {"load", "*"} or _is_dunder(one.name)
-    ]
+    refused = rules.names | BUILTINS | {"load", "*"}
+    wrong = [one.name for one in node.names if one.name in refused or _is_dunder(one.name)]
     return f"imports {wrong[0]} from {where}" if wrong else None
 
 

@@ -1,8 +1,8 @@
 """What a Hugging Face Inference Endpoint runs: an image in a request to the entries of the pipeline, as JSON.
 
-huggingface-inference-toolkit finds `handler.py`, makes one `EndpointHandler(folder)`, and calls it with every body: of
-`image/*` it makes `{"inputs": PIL image}`, JSON is passed on as it is. The text of whatever is raised becomes an answer
-of status 400.
+huggingface-inference-toolkit finds `handler.py`, makes one `EndpointHandler(folder)`, and calls it with every body: an
+image file comes as `{"inputs": PIL image}`, JSON as what it says. The text of whatever is raised becomes an answer of
+status 400.
 """
 
 import base64
@@ -14,14 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-FORMATS = (
-    "BMP",
-    "GIF",
-    "JPEG",
-    "PNG",
-    "TIFF",
-    "WEBP",
-)  # the bodies that the toolkit takes; no EPS, which runs a program
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # of bodies that the toolkit takes; EPS would run a program
 MAX_PIXELS = 25_000_000  # a segmentation holds about 60 bytes a pixel
 FRACTIONS = ("threshold", "mask_threshold", "overlap_mask_area_threshold")
 

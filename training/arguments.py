@@ -161,7 +161,8 @@ def _is_xpu_available():
 def parse(argv=None):
     """The command line to (RunArguments, model fields, loss fields, settings as given).
 
-    With `start_from`, the checkpoint's variant and model fields stand where none are given. `settings` maps each name that the recipe or the command line sets, dotted where nested, to its text.
+    With `start_from`, the checkpoint's variant and model fields stand where none are given. `settings` maps each name
+    that the recipe or the command line sets, dotted where nested, to its text.
 
     Raises:
         SystemExit: an unknown name (with the nearest), a value of the wrong type, or `--help`.

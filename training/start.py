@@ -55,8 +55,8 @@ def _config_of(path, source):
     model_type = fields.get("model_type") if isinstance(fields, dict) else None
     if model_type not in variant_names():
         raise ValueError(
-            f"start_from: {source} holds a network of type {str(model_type)[:80]!r}; it must be a checkpoint of one of "
-            f"{', '.join(variant_names())}."
+            f"start_from: {source} holds a network of type {str(model_type)[:80]!r}; it must be a checkpoint of one "
+            f"of {', '.join(variant_names())}."
         )
     config_class, _ = find_variant(model_type)
     try:

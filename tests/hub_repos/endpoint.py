@@ -1,7 +1,7 @@
 """Run by tests in a process of its own, `python -I`: a repository's handler.py as an Inference Endpoint runs it.
 
-Usage: endpoint.py REPOSITORY. Each pickled (data, threads) that it reads is a request, made by as many threads at once;
-for each it writes a pickled list of (answer as JSON, None) or (None, error).
+Usage: endpoint.py REPOSITORY. Each pickled (data, threads) that it reads is a request, made by as many threads at
+once, and answered with a pickled list of (answer as JSON, None) or (None, error).
 """
 
 import importlib.util

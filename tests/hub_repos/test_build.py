@@ -23,18 +23,8 @@ def digest(folder):
 
 def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
-    assert code == {
-        f"{name}.py"
-        for name in (
-            "configuration_unet",
-            "encoder",
-            "handler",
-            "image_processing_unet",
-            "images",
-            "layers",
-            "modeling_unet",
-        )
-    }
+    network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
+    assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt"}
     assert {path.name for path in repository.iterdir()} == code | data | {

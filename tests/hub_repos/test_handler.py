@@ -1,4 +1,4 @@
-"""A repository's handler.py keeps the contract of Inference Endpoints, in a process that does not know this project."""
+"""A repository's handler.py keeps the contract of Inference Endpoints, in a process without this project."""
 
 import base64
 import json
@@ -154,7 +154,7 @@ BAD = {
     "a bomb": ({"inputs": bomb()}, "can't be read as an image: .*(exceeds limit|more than 25000000)"),
     "a large image": ({"inputs": file_of(Image.new("1", (5001, 5000)))}, "5001 x 5000 pixels are more than 25000000"),
     "parameters of a list": ({"inputs": TEXT, "parameters": [1]}, "parameters must map"),
-    "an unknown parameter": ({"inputs": TEXT, "parameters": {"treshold": 1}}, "can't hold 'treshold'; it may hold thr"),
+    "an unknown parameter": ({"inputs": TEXT, "parameters": {"treshold": 1}}, "can't hold 'treshold'; it may hold t"),
     "a threshold of 2": ({"inputs": TEXT, "parameters": {"threshold": 2}}, r"threshold must be a number in 0\.\.1"),
     "no number": ({"inputs": TEXT, "parameters": {"threshold": "nan"}}, r"threshold must be a number in 0\.\.1"),
     "a truth value": ({"inputs": TEXT, "parameters": {"threshold": True}}, r"must be a number in 0\.\.1, got True"),
