@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from hub_repos.build import code_files, copy_code
@@ -18,8 +16,8 @@ def test_every_allowed_module_is_one_that_published_code_needs(tmp_path):
     for variant in VARIANTS:
         copy_code(variant, tmp_path)
     code = "\n".join(path.read_text() for path in tmp_path.glob("*.py"))
-    imported = set(re.findall(r"^(?:import|from) ([\w.]+)", code, re.MULTILINE))
-    assert ENDPOINT_RULES.modules - imported == set()
+    modules = ENDPOINT_RULES.modules
+    assert [name for name in modules if f"import {name}" not in code and f"from {name} import" not in code] == []
 
 
 @pytest.mark.parametrize(
