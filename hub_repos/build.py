@@ -28,6 +28,8 @@ from training.results import read_results
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configuration", "modeling")
 PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
+ENDPOINT_FILE = Path("modeling/handler.py")
+REQUIREMENTS = "timm>=1.0.20,<1.1\n"  # what an Inference Endpoint's own environment lacks
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 MANIFEST = "manifest.json"
@@ -109,7 +111,7 @@ def remote_code(config_class, model_class):
 
 
 def copy_code(model_type, folder, of_release=None):
-    """The variant's modeling file, the processor's with the pipeline, and what they import, flat.
+    """The variant's modeling file, the processor's with the pipeline, what they import, and the endpoint's two, flat.
 
     `of_release` is the release that their first lines name; the default is this one's.
     """
@@ -117,6 +119,7 @@ def copy_code(model_type, folder, of_release=None):
     for relative in code_files(model_type):
         source = flatten(PROJECT / relative, of_release) + indirect_imports(relative)
         (folder / relative.name).write_text(source, encoding="utf-8")
+    (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
 
 
 def write_manifest(folder):
@@ -138,7 +141,7 @@ def sha256(path):
 
 def code_files(model_type):
     """Paths, relative to the project, of every file that a variant's repository needs; sorted."""
-    return with_imports([Path(f"modeling/modeling_{model_type}.py"), PROCESSOR_FILE])
+    return with_imports([Path(f"modeling/modeling_{model_type}.py"), PROCESSOR_FILE, ENDPOINT_FILE])
 
 
 def with_imports(paths):

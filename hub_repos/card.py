@@ -89,8 +89,13 @@ def shown_history(results, rows=8):
 
 
 def base_model(results, config):
-    """timm's repository of the encoder's ImageNet weights; None where they came from elsewhere, or from nowhere."""
+    """The Hub's repository whose weights the run started from: a checkpoint's, or the encoder's ImageNet weights.
+
+    None where they came from a folder or a file, or from nowhere.
+    """
     backbone = config.get("backbone")
+    if "start_from" in results["run"]["settings"]:
+        return (results["run"].get("started_from") or {}).get("repo_id")
     if backbone is None or results["run"]["settings"].get("backbone_weights", "timm") != "timm":
         return None
     return timm.get_pretrained_cfg(backbone).hf_hub_id

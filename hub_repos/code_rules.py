@@ -4,6 +4,7 @@ It is a second line behind the comparison with the release: it says what that re
 """
 
 import ast
+from typing import NamedTuple
 
 from hub_repos.untrusted import read_text
 
@@ -51,12 +52,35 @@ FRAMES = """gi_frame gi_code cr_frame cr_code ag_frame ag_code f_back f_code f_g
     tb_next mro"""  # what leads from any object to every other
 NAMES = frozenset(f"{MODULES_INSIDE} {FILES_AND_PROCESSES} {FRAMES}".split())
 REFUSED = NAMES | BUILTINS | {"load"}
+ENDPOINT = "handler.py"  # answers requests: loads the folder that it lies in, reads and writes pictures in memory
+OF_ENDPOINT = {
+    name: MODULES.get(name, frozenset()) | frozenset(names.split())
+    for name, names in {
+        "base64": "b64decode b64encode",
+        "io": "BytesIO",
+        "PIL": "UnidentifiedImageError",
+        "torch": "cuda inference_mode",
+        "torch.cuda": "is_available",
+        "transformers": "AutoImageProcessor AutoModelForSemanticSegmentation",
+    }.items()
+}
+
+
+class Rules(NamedTuple):
+    """What a file may import and reach by module, and the attributes of other objects that it may not reach."""
+
+    modules: dict
+    names: frozenset
+
+
+RULES = Rules(MODULES, NAMES)
+ENDPOINT_RULES = Rules(MODULES | OF_ENDPOINT, NAMES - {"from_pretrained", "save", "io"})
 
 
 def check_code(folder):
     """Raise ValueError, with file and line, unless every .py of the folder keeps to the rules."""
     sources = {path.name: read_text(path) for path in sorted(folder.glob("*.py"))}
-    siblings = {name.removesuffix(".py"): File(ast.parse(source)).modules for name, source in sources.items()}
+    siblings = {name.removesuffix(".py"): File(ast.parse(source), name).modules for name, source in sources.items()}
     for name, source in sources.items():
         check_source(source, name, siblings)
 
@@ -67,7 +91,7 @@ def check_source(source, name, siblings=()):
     `siblings` are the modules beside it, and what each imports by which names.
     """
     tree = ast.parse(source, name)
-    file = File(tree, siblings)
+    file = File(tree, name, siblings)
     for node in ast.walk(tree):
         fault = _fault(node, file)
         if fault:
@@ -78,6 +102,7 @@ class File:
     """What a file's nodes are judged by.
 
     Attributes:
+        rules: the Rules of a file of its name.
         siblings: as in `check_source`.
         modules: {name in this file: imported module}.
         bases: ids of the nodes of which an attribute is taken.
@@ -85,11 +110,12 @@ class File:
         listed: names that only loops over texts written out bind.
     """
 
-    def __init__(self, tree, siblings=()):
+    def __init__(self, tree, name, siblings=()):
         nodes = list(ast.walk(tree))
         calls = [node for node in nodes if isinstance(node, ast.Call)]
+        self.rules = ENDPOINT_RULES if name == ENDPOINT else RULES
         self.siblings = siblings
-        self.modules = dict(pair for node in nodes for pair in _imported_modules(node))
+        self.modules = dict(pair for node in nodes for pair in _imported_modules(node, self.rules))
         self.bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
         self.called = {id(node.func) for node in calls}
         self.called_bare = {id(node.func) for node in calls if not (node.args or node.keywords)}
@@ -100,10 +126,10 @@ class File:
         if isinstance(node, ast.Name):
             return self.modules.get(node.id)
         name = f"{self.module_of(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else None
-        return name if name in MODULES else None
+        return name if name in self.rules.modules else None
 
 
-def _imported_modules(node):
+def _imported_modules(node, rules):
     """Pairs of a name in the file and the allowed module that an import gives it."""
     if isinstance(node, ast.Import):
         return [
@@ -112,7 +138,7 @@ def _imported_modules(node):
         ]
     if isinstance(node, ast.ImportFrom):
         pairs = [(one.asname or one.name, f"{node.module}.{one.name}") for one in node.names]
-        return [(name, module) for name, module in pairs if module in MODULES]
+        return [(name, module) for name, module in pairs if module in rules.modules]
     return []
 
 
@@ -135,9 +161,9 @@ def _is_harmless_list(node):
 def _fault(node, file):
     """What a node does that it may not; None if nothing."""
     if isinstance(node, ast.Import):
-        return next((f"imports {one.name}" for one in node.names if one.name not in MODULES), None)
+        return next((f"imports {one.name}" for one in node.names if one.name not in file.rules.modules), None)
     if isinstance(node, ast.ImportFrom):
-        return _import_fault(node, file.siblings)
+        return _import_fault(node, file.siblings, file.rules.modules)
     if isinstance(node, ast.Attribute):
         return _attribute_fault(node, file)
     if isinstance(node, ast.Name):
@@ -155,12 +181,12 @@ def _fault(node, file):
     return None
 
 
-def _import_fault(node, siblings):
+def _import_fault(node, siblings, modules):
     where = "." * node.level + (node.module or "")
-    if node.level > 1 or (node.level and node.module not in siblings) or (not node.level and where not in MODULES):
+    if node.level > 1 or node.module not in (siblings if node.level else modules):
         return f"imports from {where}"
     names = {one.name for one in node.names}
-    unknown = names & set(siblings[node.module]) if node.level else names - MODULES[where]
+    unknown = names & set(siblings[node.module]) if node.level else names - modules[where]
     wrong = [one.name for one in node.names if one.name in unknown | REFUSED | {"*"} or _is_dunder(one.name)]
     return f"imports {wrong[0]} from {where}" if wrong else None
 
@@ -179,10 +205,10 @@ def _name_fault(node, file):
 def _attribute_fault(node, file):
     text, module = ast.unparse(node), file.module_of(node.value)
     if module and not file.module_of(node):
-        return None if node.attr in MODULES.get(module, ()) else f"reaches {text}"
+        return None if node.attr in file.rules.modules.get(module, ()) else f"reaches {text}"
     if module:
         return None if id(node) in file.bases else f"hands the module {text} around"
-    if node.attr in NAMES or _is_dunder(node.attr):
+    if node.attr in file.rules.names or _is_dunder(node.attr):
         return f"reaches {text}"
     if node.attr == "open":
         return f"reaches {text}: files are opened by PIL.Image.open alone"

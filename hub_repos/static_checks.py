@@ -28,6 +28,7 @@ KNOWN_FILES = {
     r"manifest\.json": "json",
     r"per_image\.csv": "text",
     r"model\.(safetensors|onnx)": "weights",
+    r"requirements\.txt": "text",
     r"[a-z0-9_]+\.png": "picture",
     r"[a-z0-9_]+\.py": "code",
     r"\.gitattributes": "attributes",
@@ -112,7 +113,7 @@ def _read_manifest(folder):
 
 
 def check_release(folder):
-    """The code, byte for byte, is what the release that the manifest names builds for this variant."""
+    """Code and requirements, byte for byte, are what the release that the manifest names builds for this variant."""
     release = _read_manifest(folder)["release"]
     match = RELEASE.fullmatch(release)
     if not match:
@@ -122,7 +123,7 @@ def check_release(folder):
     with tempfile.TemporaryDirectory() as built:
         copy_code(_model_type(folder), Path(built), of_release=release)
         ours = {path.name: path.read_bytes() for path in Path(built).iterdir()}
-    theirs = {path.name for path in folder.glob("*.py")}
+    theirs = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
     for name in sorted(ours.keys() ^ theirs):
         raise ValueError(f"{name} is {'missing' if name in ours else 'not part of this variant'}")
     for name, content in ours.items():

@@ -21,6 +21,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from modeling.variants import config_fields, find_variant
 from training.losses import LOSSES, WeightedSum, parameters
+from training.start import read_start_config, with_start_fields
 
 RECIPES = Path(__file__).with_name("recipes")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -86,6 +87,14 @@ class RunArguments(TrainingArguments):
     backbone_weights: str = field(
         default="timm", metadata={"help": "ImageNet weights: timm (its Hub), a local file, or none."}
     )
+    start_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint of this project to go on from, a folder or Hub id (ID@REVISION), in place of "
+            "backbone_weights; its network where variant and model.* are left out. Weights that do not fit, as of a "
+            "head for other classes, are drawn anew."
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the encoder; the default is learning_rate."}
     )
@@ -124,6 +133,11 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.copies < 1:
             raise ValueError(f"copies must be at least 1, got {self.copies}.")
+        if self.start_from is not None and self.backbone_weights not in ("timm", "none"):
+            raise ValueError(
+                "start_from gives the encoder its weights, too: leave backbone_weights out, got "
+                f"{self.backbone_weights!r}."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
@@ -154,7 +168,8 @@ def _is_xpu_available():
 def parse(argv=None):
     """The command line to (RunArguments, model fields, loss fields, settings as given).
 
-    `settings` maps each name that the recipe or the command line sets, dotted where nested, to its text.
+    With `start_from`, the checkpoint's variant and model fields stand where none are given. `settings` maps each name
+    that the recipe or the command line sets, dotted where nested, to its text.
 
     Raises:
         SystemExit: an unknown name (with the nearest), a value of the wrong type, or `--help`.
@@ -167,8 +182,12 @@ def parse(argv=None):
         recipe.setdefault("output_dir", f"runs/{Path(argv[0]).stem}")
         argv = argv[1:]
     overrides = pairs(argv)
-    config_class = find_variant((overrides.get("--variant") or [recipe.get("variant", "unet")])[0])[0]
+    start, variant = ((overrides.get(f"--{name}") or [recipe.get(name)])[0] for name in ("start_from", "variant"))
+    start_config = None if start is None else read_start_config(start)
+    variant = variant or getattr(start_config, "model_type", "unet")
+    config_class = find_variant(variant)[0]
     parser = _parser(config_class)
+    parser.set_defaults(variant=variant)
     given = {**{f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}, **overrides}
     _refuse_unknown(given, parser)
     arguments, namespace = parser.parse_args_into_dataclasses(
@@ -176,6 +195,8 @@ def parse(argv=None):
     )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
+    if start_config is not None:
+        model = with_start_fields(model, variant, start_config)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
     _refuse_wrong_losses(loss, parser)
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}

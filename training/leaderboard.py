@@ -57,10 +57,12 @@ def is_pretrained(results):
 
 
 def group_of(results, rank_within=()):
-    """What two runs must share to be compared: the split, pretrained weights or none, and the settings named."""
+    """What two runs must share to be compared: the split, what weights they started from, and the settings named."""
     settings = results["run"]["settings"]
     named = [settings.get(name, "default") for name in rank_within]
     weights = "pretrained encoder" if is_pretrained(results) else "from scratch"
+    if "start_from" in settings:
+        weights = f"started from {settings['start_from']}"
     return ", ".join([*named, weights, f"split {results['data']['sha256'][:8]}"])
 
 

@@ -42,6 +42,7 @@ from training.report_figures import reliability  # noqa: E402
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
+from training.start import load_start  # noqa: E402
 from training.threads import keep_freed_memory, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
@@ -90,6 +91,9 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     """Everything between the data and results.json."""
     folder = Path(arguments.output_dir)
     model, processor = build(arguments, model_fields)
+    start = None if arguments.start_from is None else load_start(model, arguments.start_from)
+    if start is not None:
+        PartialState().print(start.summary)
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
     training, validation = make_samples(arguments, rows, partition, indices, model, processor)
@@ -118,7 +122,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
             save_checkpoint(model, processor, folder)
     scores = score_parts(model, processor, rows, indices, folder, arguments.boundary_width)
     results = {
-        "run": run_record(arguments, settings, model, best, history),
+        "run": run_record(arguments, settings, model, best, history) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -161,7 +165,7 @@ def run_record(arguments, settings, model, best, history):
 
 
 def build(arguments, model_fields):
-    """The network with its encoder's ImageNet weights, and its processor.
+    """The network with its encoder's ImageNet weights, unless a checkpoint gives all of them, and its processor.
 
     Raises:
         ValueError: a field that the network refuses, or weights that do not fit.
@@ -172,7 +176,7 @@ def build(arguments, model_fields):
     if config.num_channels != 3:
         raise ValueError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
     model = model_class(config)
-    if config.backbone is not None:
+    if config.backbone is not None and arguments.start_from is None:
         load_backbone_weights(model, arguments.backbone_weights)
     processor = UNetImageProcessor(
         size=arguments.image_size,

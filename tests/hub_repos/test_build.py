@@ -19,6 +19,7 @@ from hub_repos.figure_checks import snippets
 from tests.variants import VARIANTS
 from training.evaluate import load_model
 from training.phantoms import phantom
+from training.results import check_results
 
 
 def digest(folder):
@@ -27,11 +28,10 @@ def digest(folder):
 
 def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
-    assert code == {
-        f"{name}.py"
-        for name in ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
-    }
+    network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
+    assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
+    data |= {"requirements.txt"}
     assert {path.name for path in repository.iterdir()} == code | data | {
         "results.json", "manifest.json", "example.png"
     }  # fmt: skip
@@ -85,7 +85,7 @@ def test_published_code_imports_siblings_only_and_says_where_it_is_from(reposito
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_published_file_itself_imports_all_that_it_needs(variant, tmp_path):
     copy_code(variant, tmp_path)
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*.py"):
         direct = {str(tmp_path / f"{name}.py") for name in get_relative_imports(path)}
         assert set(get_relative_import_files(path)) == direct
 
@@ -255,3 +255,17 @@ def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(che
     results = {"run": {"settings": {"backbone_weights": "none"}}}
     assert base_model(results, {"backbone": "resnet50"}) is None
     assert base_model({"run": {"settings": {}}}, {"backbone": None}) is None
+
+
+def test_the_base_model_is_the_checkpoint_on_the_hub_that_a_run_started_from(checkpoint, tmp_path):
+    results = json.loads((checkpoint / "results.json").read_text())
+    results["run"]["settings"] |= {"start_from": "someone/unet@v2", "model.backbone": "resnet50"}
+    results["run"]["started_from"] = {"repo_id": "someone/unet", "commit": "ab" * 20}
+    check_results(results)
+    assert card_data(results, {"backbone": "resnet50"}).base_model == "someone/unet"
+    build(checkpoint, tmp_path / "out")
+    card = render_card(tmp_path / "out", results)
+    assert f"started from [someone/unet](https://huggingface.co/someone/unet) at commit {'ab' * 20}." in card
+    results["run"]["started_from"] = None  # a folder
+    assert base_model(results, {"backbone": "resnet50"}) is None
+    assert "started from" not in render_card(tmp_path / "out", results)

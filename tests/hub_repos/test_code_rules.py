@@ -3,7 +3,7 @@ import re
 import pytest
 
 from hub_repos.build import code_files, copy_code
-from hub_repos.code_rules import MODULES, check_code, check_source
+from hub_repos.code_rules import ENDPOINT_RULES, check_code, check_source
 from tests.variants import VARIANTS
 
 
@@ -18,7 +18,8 @@ def test_every_allowed_name_is_one_that_published_code_needs(tmp_path):
     for variant in VARIANTS:
         copy_code(variant, tmp_path)
     code = "\n".join(path.read_text() for path in tmp_path.glob("*.py"))
-    assert [(module, name) for module in MODULES for name in MODULES[module] if not used(module, name, code)] == []
+    modules = ENDPOINT_RULES.modules
+    assert [(module, name) for module in modules for name in modules[module] if not used(module, name, code)] == []
 
 
 def used(module, name, code):
@@ -75,6 +76,8 @@ def used(module, name, code):
         "vars(x)['__globals__']",
         "setattr(x, 'a', 1)",
         "AutoModel.from_pretrained('a/b')",
+        "import base64",
+        "from io import BytesIO",
         "def __del__(self): pass",
         "def __getattr__(self, name): pass",
         "breakpoint()",
@@ -149,3 +152,11 @@ def test_what_published_code_does_is_allowed(line):
 def test_a_pattern_reaches_no_attribute():
     with pytest.raises(ValueError, match=r"x\.py:1: matches patterns"):
         check_source("match x:\n    case object(__globals__=y):\n        pass\n", "x.py")
+
+
+def test_an_endpoints_handler_may_load_and_write_pictures_and_no_more():
+    source = "from io import BytesIO\nAutoModel.from_pretrained(folder)\nimage.save(BytesIO(), 'PNG')\n"
+    check_source(source, "handler.py")
+    for line in ("import os", "import requests", "from io import FileIO", "open('x')", "torch.load('x')"):
+        with pytest.raises(ValueError, match=r"handler\.py:4: "):
+            check_source(source + line, "handler.py")

@@ -24,7 +24,7 @@ from modeling.image_processing_unet import UNetImageProcessor
 from tests.variants import BACKBONES, VARIANTS, model_class
 
 SCRIPT = Path(__file__).with_name("isolated.py")
-STEPS = ("load", "logits", "pipeline", "snippets", "saves again")
+STEPS = ("load", "logits", "pipeline", "endpoint", "snippets", "saves again")
 PYTHON = Path(os.environ.get("LOAD_PYTHON") or sys.executable).absolute()
 TRANSFORMERS = os.environ.get("LOAD_TRANSFORMERS") or transformers.__version__
 CHATTER = ("Device set to use", "Using a slow image processor")  # what 4.57 says of any processor and device
@@ -71,7 +71,8 @@ def check_load(load_isolated, checkpoint, variant, tmp_path):
     build(checkpoint, repository)
     found, resaved = load_isolated(repository, tmp_path / "first")
     check_resaved(repository, resaved)
-    shutil.copyfile(repository / "README.md", resaved / "README.md")
+    for name in ("README.md", "handler.py"):
+        shutil.copyfile(repository / name, resaved / name)
     again, _ = load_isolated(resaved, tmp_path / "second")
     model = model_class(variant).from_pretrained(checkpoint).eval()
     processor = UNetImageProcessor.from_pretrained(checkpoint)
@@ -91,8 +92,9 @@ def check_load(load_isolated, checkpoint, variant, tmp_path):
 
 
 def check_resaved(repository, resaved):
-    """It holds all of the code, and every field of the config."""
-    extra = {"README.md", "results.json", "per_image.csv", "manifest.json", "example.png"}
+    """It holds all of the model's code, and every field of the config."""
+    extra = {"README.md", "handler.py", "requirements.txt"}
+    extra |= {"results.json", "per_image.csv", "manifest.json", "example.png"}
     assert {path.name for path in resaved.iterdir()} == {path.name for path in repository.iterdir()} - extra
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
     assert {**after, "transformers_version": before["transformers_version"]} == before

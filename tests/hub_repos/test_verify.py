@@ -129,6 +129,7 @@ TAMPERED = {
     "an import": (edit("layers.py", r"^import torch$", "import os\nimport torch"), {"release", "imports"}),
     "a comment in the code": (edit("layers.py", r"^import torch$", "import torch  # harmless"), {"release"}),
     "code of another variant": (write("configuration_resunet.py", b"# harmless\n"), {"release"}),
+    "a requirement": (write("requirements.txt", b"timm\nmalice\n"), {"release"}),
     "a code file less": (lambda folder: (folder / "images.py").unlink(), {"release", "imports"}),
     "release text": (edit_json("manifest.json", release="0.1.0\nmore"), {"release"}),
     "another release": (edit_json("manifest.json", release="99.0.1"), {"release"}),
@@ -339,7 +340,7 @@ def test_a_build_passes_every_check(repository, capsys):
     assert folder == str(repository) and last == f"All {len(lines)} checks passed."
     assert all(line.startswith("ok   ") for line in lines)
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
-    run = ["load", "logits", "pipeline", "snippets", "saves again"]
+    run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
     assert names == [*STATIC_CHECKS, *run, "split", "figures of validation", "figures of test"]
     assert "largest difference 0.00" in lines[-1]
 
