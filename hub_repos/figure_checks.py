@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from hub_repos.card import render_card
 from hub_repos.untrusted import read_json, read_text
 from training.boundaries import BOUNDARY_COLUMNS, summarize_boundaries
+from training.false_alarms import ALARM_COLUMNS, summarize_crops
 from training.metrics import COUNTS, NAMES, by_size, mean_with_interval, metrics_from_counts, summarize
 from training.polyps import POLYP_COLUMNS, summarize_polyps
 from training.reliability import expected_calibration_error
@@ -53,7 +54,8 @@ def check_results_file(folder):
             raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
     for part, metrics in results["metrics"].items():
         if missing := sorted(
-            {"polyps", "boundary", "calibration"} & metrics.keys() - results.get("definitions", {}).keys()
+            {"polyps", "boundary", "calibration", "false_alarms"}
+            & metrics.keys() - results.get("definitions", {}).keys()
         ):
             raise ValueError(f"results.json: metrics.{part}.{missing[0]} has no text in definitions")
     if "calibration" in results:
@@ -67,10 +69,11 @@ def _check_calibration(results, processor):
         raise ValueError("results.json: calibration without metrics.validation")
     wanted = {
         "threshold": processor.get("mask_threshold"),
+        "score_threshold": processor.get("score_threshold"),
         "images": validation["images"],
         "loss_after": validation["loss"]["value"],
         "ece_after": validation.get("calibration", {}).get("ece"),
-        "dice_at_threshold": validation["per_image"]["dice"]["value"],
+        "dice_at_score_threshold": validation["per_image"]["dice"]["value"],
     }
     for name, value in wanted.items():
         if value is None or abs(fitted[name] - value) > TOLERANCE:
@@ -156,9 +159,8 @@ def read_rows(folder):
 
 
 def _added_columns(header):
-    """The columns behind the counts: polyps, polyps and outlines, or, in files of older releases, none."""
-    longest = [*POLYP_COLUMNS, *BOUNDARY_COLUMNS]
-    return next((added for added in (longest, [*POLYP_COLUMNS]) if header[-len(added) :] == added), [])
+    """The columns behind the counts that are there: polyps, outlines, crops; none in files of older releases."""
+    return [name for name in (*POLYP_COLUMNS, *BOUNDARY_COLUMNS, *ALARM_COLUMNS) if name in header]
 
 
 def _read_row(number, header, line):
@@ -170,9 +172,10 @@ def _read_row(number, header, line):
         raise ValueError(f"{where}: part must be validation or test, and twin 0 or 1")
     dices = [name for name in header if name.startswith("dice_")]
     polyps, distances = ([name for name in names if name in row] for names in (POLYP_COLUMNS, BOUNDARY_COLUMNS))
-    not_counts = {*dices, *polyps, *distances}
+    alarms = [name for name in ALARM_COLUMNS if name in row]
+    not_counts = {*dices, *polyps, *distances, *alarms}
     values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in not_counts]
-    whole = (*values, *(row[name] for name in ("height", "width", *polyps)))
+    whole = (*values, *(row[name] for name in ("height", "width", *polyps)), *(row[name] or "0" for name in alarms))
     if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in whole):
         raise ValueError(f"{where}: sizes and counts must be whole numbers")
     counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
@@ -194,6 +197,8 @@ def _read_row(number, header, line):
     if distances:
         read["boundary"] = [float(row[name]) for name in distances]
         _check_boundary(where, *read["boundary"], counts[0], math.hypot(*size))
+    if alarms:
+        (read["crop"],) = (int(row[name]) if row[name] else None for name in alarms)
     return read
 
 
@@ -243,6 +248,8 @@ def summary(rows):
     boundary = {}
     if "boundary" in rows[0]:
         boundary["boundary"] = summarize_boundaries([row["boundary"] for row in rows], [row["size"] for row in rows])
+    if "crop" in rows[0]:
+        boundary["false_alarms"] = summarize_crops([row["crop"] for row in rows])
     loss = {"loss": mean_with_interval(losses)}
     return {"images": len(rows), **summarize(counts), **sizes, **loss, **polyps, **boundary}
 

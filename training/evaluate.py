@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,17 @@ from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import segmentation_loss
 from modeling.variants import find_variant, variant_names
 from training.boundaries import boundary_distances, is_installed, summarize_boundaries
+from training.false_alarms import MIN_SIDE, marked_pixels, on_frames, share_marked, summarize_crops
 from training.flips import predict_with_flips
 from training.metrics import by_size, count_pixels, mean_with_interval, summarize
 from training.partition import make_partition
+from training.polyp_free import largest_free_crop
 from training.polyps import count_polyps, summarize_polyps
 from training.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
 from training.reliability import BINS, expected_calibration_error, reliability_table
 from training.report_figures import reliability
 from training.results import data_record, environment_record, write_results
-from training.sources import load_source
+from training.sources import load_frames, load_source
 
 LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond the limit are in the last bin
 
@@ -43,8 +46,9 @@ class Scores:
     pixel), `histograms` int64 images x 2 x BINS (pixels of background and of polyp by predicted probability).
     `class_names` are those of several counted classes, in order. Of one class there are also, for each image, `sums`,
     float64 BINS (the sum of the probabilities in each bin), `logits`, int64 2 x LOGIT_BINS (as `histograms`, by
-    logit), `polyps`, int64 4 (`training.polyps`), and, where MONAI is installed, `boundaries` (NSD and HD95;
-    `training.boundaries`).
+    logit), `polyps`, int64 4 (`training.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
+    `training.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None without
+    one (`training.false_alarms`).
     """
 
     names: list = field(default_factory=list)
@@ -57,6 +61,7 @@ class Scores:
     logits: list = field(default_factory=list)
     polyps: list = field(default_factory=list)
     boundaries: list = field(default_factory=list)
+    crops: list = field(default_factory=list)
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
@@ -74,6 +79,8 @@ class Scores:
         if self.boundaries:
             sizes = [self.sizes[index] for index in chosen]
             summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in chosen], sizes)
+        if self.crops:
+            summary["false_alarms"] = summarize_crops([self.crops[index] for index in chosen])
         if self.sums:
             kept = (np.stack([of_images[index] for index in chosen]) for of_images in (self.histograms, self.sums))
             table = reliability_table(*kept)
@@ -92,6 +99,7 @@ def score(
     mask_labels=2,
     boundary_width=None,
     flips=False,
+    crops=False,
 ):
     """Score every row.
 
@@ -106,6 +114,7 @@ def score(
         mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
         boundary_width: makes label 2 of the true masks, as for training; see `training.reading.with_boundary`.
         flips: take the mean logits of each image and its mirror images; see `training.flips`.
+        crops: of one class, look for false alarms in each image's polyp-free crop too.
 
     Returns:
         Scores, in the order of the rows.
@@ -133,9 +142,17 @@ def score(
         masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
             _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
+        if crops and len(classes) == 1:
+            scores.crops += map(partial(_in_crop, model, processor, options), images, truths)
         bar.update(len(batch))
     bar.close()
     return scores
+
+
+def _in_crop(model, processor, options, image, truth):
+    """Pixels marked in the polyp-free crop of one image; None where it has none."""
+    crop = largest_free_crop(image, truth, MIN_SIDE)
+    return None if crop is None else marked_pixels(model, processor, crop, **options)
 
 
 def _foreground(config, polyp_labels, threshold):
@@ -202,6 +219,12 @@ def _add_histograms(scores, truth, logits):
 def _by_truth(bins, truth, count):
     """Histograms of background and of polyp, int64 2 x count."""
     return np.stack([np.bincount(bins[truth == label], minlength=count) for label in (0, 1)])
+
+
+def negatives_record(folder, model, processor):
+    """What results.json says of a folder of frames without a polyp."""
+    pixels = on_frames(model, processor, load_frames(folder), progress="Score frames without a polyp")
+    return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
 
 
 def logit_centres():
@@ -283,6 +306,9 @@ class EvaluateArguments:
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
+    negatives: str | None = field(
+        default=None, metadata={"help": "Folder of frames without a polyp: in how many of them is one marked?"}
+    )
     flips: bool = field(
         default=False, metadata={"help": "Score the mean logits of each image and its three mirror images."}
     )
@@ -314,7 +340,9 @@ def main(argv=None):
     for part in ("validation", "test"):
         indices = getattr(partition, part)
         if indices:
-            parts[part] = score(model, processor, rows.select(indices), **options, progress=f"Score {part}")
+            parts[part] = score(
+                model, processor, rows.select(indices), **options, crops=True, progress=f"Score {part}"
+            )
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
     run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
@@ -323,6 +351,8 @@ def main(argv=None):
         "environment": environment_record(model),
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }
+    if arguments.negatives:
+        results["negatives"] = negatives_record(arguments.negatives, model, processor)
     print(write_results(arguments.output, results, parts, partition.twins))
     reliability(parts, Path(arguments.output) / "reliability.png")
 

@@ -5,60 +5,44 @@ import torch
 from tqdm import tqdm
 
 from training.metrics import mean_with_interval
-from training.polyp_free import largest_free_crop
-from training.reading import read_image, read_pair
+from training.reading import read_image
 
+ALARM_COLUMNS = ("crop_pixels",)
 MIN_SIDE = 1 / 3  # of a crop, as a share of the image's
+DEFINITION = (
+    "Of each image the largest rectangle without a polyp, if it has a third of the image's height and width and is "
+    "mostly bright, is cut out and segmented as an image of its own. A false alarm is a crop in which the mask has a "
+    "pixel. A crop shows less than a frame, and enlarged: a stand-in where no frame without a polyp is at hand."
+)
 
 
-def on_crops(model, processor, rows, num_labels=2, boundary_width=None, progress=""):
-    """False alarms on the largest polyp-free crop of each row, where there is one; see `marked_pixels` and `summary`.
-
-    Args:
-        rows: Dataset with name, image, annotation (encoded); the other arguments are those of `marked_pixels` and of
-            `training.reading.read_pair`.
-
-    Returns:
-        dict: the name of each image that has such a crop, to the pixels marked in it.
-    """
-    crops = ((row["name"], largest_free_crop(*read_pair(row, num_labels, boundary_width), MIN_SIDE)) for row in rows)
-    return marked_pixels(model, processor, crops, len(rows), progress)
+def summarize_crops(pixels):
+    """Marked pixels of each image's crop, None where it has none, to how many crops there are and the share marked."""
+    return share_marked([one for one in pixels if one is not None], "crops")
 
 
 def on_frames(model, processor, rows, progress=""):
-    """As `on_crops`, on whole frames none of which holds a polyp."""
-    frames = ((row["name"], read_image(row["image"], row["name"])) for row in rows)
-    return marked_pixels(model, processor, frames, len(rows), progress)
-
-
-def marked_pixels(model, processor, frames, total, progress=""):
-    """Pixels of any label but background that a model marks in each of some frames.
+    """Marked pixels of each of some frames that show no polyp.
 
     Args:
         model, processor: as of `training.evaluate.score`.
-        frames: pairs of name and PIL image, or None to leave it out.
-        total: how many pairs there are.
+        rows: Dataset with name and image (encoded).
         progress: what the progress bar says; empty shows none.
-
-    Returns:
-        dict: name to int, the frames left out not among them.
     """
-    marked = {}
-    for name, frame in tqdm(frames, total=total, desc=progress, unit="image", disable=not progress, leave=False):
-        if frame is not None:
-            marked[name] = _marked(model, processor, frame)
-    return marked
+    bar = tqdm(rows, desc=progress, unit="image", disable=not progress, leave=False)
+    return [marked_pixels(model, processor, read_image(row["image"], row["name"])) for row in bar]
 
 
 @torch.inference_mode()
-def _marked(model, processor, frame):
-    pixel_values = processor(frame, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+def marked_pixels(model, processor, image, **options):
+    """How many pixels of a PIL image the model gives another label than 0; `options` are those of the processor."""
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
     outputs = model(pixel_values=pixel_values)
-    (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[frame.size[::-1]])
+    (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]], **options)
     return int((mask > 0).sum())
 
 
-def summary(marked):
-    """How many frames, and the share of them in which any pixel is marked, with its 95 % bootstrap interval."""
-    alarms = np.array([pixels > 0 for pixels in marked], np.float64)
-    return {"frames": len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}
+def share_marked(pixels, of="frames"):
+    """How many there are, and the share with a marked pixel with its 95 % bootstrap interval; None without any."""
+    alarms = np.array(pixels) > 0
+    return {of: len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}

@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import torch
 
-from training import boundaries, polyps, reliability
+from training import boundaries, false_alarms, polyps, reliability
 from training.metrics import COUNTS, NAMES, metrics_from_counts
 
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
@@ -60,6 +60,7 @@ def definitions(part):
         "polyps": lambda: polyps.DEFINITION,
         "boundary": boundaries.definition,
         "calibration": lambda: reliability.DEFINITION,
+        "false_alarms": lambda: false_alarms.DEFINITION,
     }
     return {name: text() for name, text in texts.items() if name in part}
 
@@ -99,6 +100,12 @@ def summary_lines(results):
             yield "  " + "   ".join(found)
         for one in metrics.get("per_class", ()):
             yield _class_line(one, metrics["images"])
+    if frames := results.get("negatives"):
+        marked = frames["marked"]
+        yield (
+            f"{frames['source']}: {frames['frames']} frames without a polyp, marked {marked['value']:.4f} "
+            f"({marked['low']:.4f}-{marked['high']:.4f})"
+        )
 
 
 def _report_figures(metrics):
@@ -111,6 +118,9 @@ def _report_figures(metrics):
         )
     if boundary := metrics.get("boundary"):
         yield f"NSD {boundary['nsd']['value']:.4f}   HD95 {boundary['hd95']['value']:.1f} pixels"
+    alarms = metrics.get("false_alarms")
+    if alarms and alarms["crops"]:
+        yield f"false alarms in {alarms['marked']['value']:.4f} of {alarms['crops']} polyp-free crops"
     if calibration := metrics.get("calibration"):
         yield f"ECE {calibration['ece']:.4f}"
 
@@ -183,6 +193,9 @@ def _rows(part, scores, twins):
         if scores.boundaries:
             distances = [f"{value:.6f}" for value in scores.boundaries[index]]
             row |= dict(zip(boundaries.BOUNDARY_COLUMNS, distances, strict=True))
+        if scores.crops:
+            (column,) = false_alarms.ALARM_COLUMNS
+            row[column] = "" if scores.crops[index] is None else scores.crops[index]
         yield row
 
 

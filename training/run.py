@@ -218,6 +218,7 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
             rows.select(indices[part]),
             labels,
             progress=f"Score {part}",
+            crops=True,
             boundary_width=boundary_width,
         )
     return scores

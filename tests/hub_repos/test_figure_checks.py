@@ -63,6 +63,7 @@ def _add_report(scores, rng):
         scores.sums.append(sums)
         scores.polyps.append(np.array((3, 2, 2, 1)))
         scores.boundaries.append((rng.uniform(0.1, 0.9), rng.uniform(1, 9)))
+        scores.crops.append([None, 0, 7][len(scores.crops) % 3])
 
 
 def change(folder, old, new):
@@ -235,7 +236,8 @@ def last_columns(folder, new, line=1):
     """Put `new` in the place of a row's polyps, found, touched, false_polyps, nsd, hd95; and of its counts before."""
     lines = (folder / "per_image.csv").read_text().splitlines()
     values = lines[line].split(",")
-    lines[line] = ",".join(values[: len(values) - len(new)] + [str(value) for value in new])
+    *_, crop = values
+    lines[line] = ",".join([*values[: -1 - len(new)], *map(str, new), crop])
     (folder / "per_image.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -314,16 +316,18 @@ def calibrated(folder):
     write(folder, report=True)
     validation = json.loads((folder / "results.json").read_text())["metrics"]["validation"]
     fitted = {
-        "images": 1, "temperature": 1.4, "threshold": 0.4,
+        "images": 1, "temperature": 1.4, "threshold": 0.4, "score_threshold": 0.8, "dice_at_threshold": 0.2,
         "loss_before": 0.9, "loss_after": validation["loss"]["value"], "ece_before": 0.1,
         "ece_after": validation["calibration"]["ece"], "dice_at_half": 0.1,
-        "dice_at_threshold": validation["per_image"]["dice"]["value"],
+        "dice_at_score_threshold": validation["per_image"]["dice"]["value"],
     }  # fmt: skip
     change_results(folder, fitted, "calibration")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"mask_threshold": 0.4}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"mask_threshold": 0.4, "score_threshold": 0.8}))
 
 
-@pytest.mark.parametrize("name", ["threshold", "images", "loss_after", "ece_after", "dice_at_threshold"])
+@pytest.mark.parametrize(
+    "name", ["threshold", "score_threshold", "images", "loss_after", "ece_after", "dice_at_score_threshold"]
+)
 def test_what_was_fitted_is_what_processor_and_validation_say(name, tmp_path):
     calibrated(tmp_path)
     check_results_file(tmp_path)
@@ -332,14 +336,16 @@ def test_what_was_fitted_is_what_processor_and_validation_say(name, tmp_path):
         check_results_file(tmp_path)
 
 
-@pytest.mark.parametrize("removed", [2, 6])
+@pytest.mark.parametrize("removed", [1, 3, 7])
 def test_rows_with_fewer_columns(removed, tmp_path):
-    """Without the two of the outlines, as where MONAI is not installed, and without any, as of older releases."""
+    """Without the crops; without the outlines too, as where MONAI is missing; without any, as of older releases."""
     write(tmp_path, report=True)
     results = json.loads((tmp_path / "results.json").read_text())
     for of_part in results["metrics"].values():
-        del of_part["boundary"]
-        if removed == 6:
+        del of_part["false_alarms"]
+        if removed > 1:
+            del of_part["boundary"]
+        if removed == 7:
             del of_part["polyps"], of_part["calibration"]
     (tmp_path / "results.json").write_text(json.dumps(results))
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
@@ -347,6 +353,15 @@ def test_rows_with_fewer_columns(removed, tmp_path):
     (tmp_path / "per_image.csv").write_text("\n".join(kept) + "\n")
     check_results_file(tmp_path)
     check_per_image(tmp_path)
+
+
+def test_false_alarms_follow_from_the_rows(tmp_path):
+    write(tmp_path, report=True)
+    check_per_image(tmp_path)
+    share = {"value": 0.25, "low": 0.1, "high": 0.4}
+    change_results(tmp_path, share, "metrics", "test", "false_alarms", "marked")
+    with pytest.raises(ValueError, match=r"metrics\.test\.false_alarms\.marked"):
+        check_per_image(tmp_path)
 
 
 def test_a_figure_needs_its_definition(tmp_path):

@@ -194,9 +194,11 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     plain, fitted = (read_results(tmp_path / name / "results.json") for name in ("false", "true"))
     assert "calibration" not in plain
     record, validation = fitted["calibration"], fitted["metrics"]["validation"]
-    threshold = json.loads((tmp_path / "true/preprocessor_config.json").read_text())["mask_threshold"]
-    assert record["threshold"] == threshold
-    assert record["dice_at_threshold"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
+    processor = json.loads((tmp_path / "true/preprocessor_config.json").read_text())
+    assert (record["threshold"], record["score_threshold"]) == (
+        processor["mask_threshold"], processor["score_threshold"]
+    )  # fmt: skip
+    assert record["dice_at_score_threshold"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
     assert record["dice_at_half"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert record["loss_before"] == plain["metrics"]["validation"]["loss"]["value"]
     assert record["loss_after"] == validation["loss"]["value"]
