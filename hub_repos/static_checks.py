@@ -58,6 +58,7 @@ NO_DEFAULT = {  # fields of a config whose default, None, does not tell the type
         "additionalProperties": {"type": "string", "pattern": r"^[\w .-]{1,80}$"},
     },
 }
+MOST = {"depth": {"maximum": 16}, "num_hidden_layers": {"maximum": 100}}  # more would be built without end
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
@@ -172,7 +173,7 @@ def read_config(folder):
 def config_schema(config_class, model_class):
     """JSON schema of a variant's config.json, from the fields and defaults of its config class."""
     own = {
-        name: NO_DEFAULT[name] if default is None else {"type": TYPES[type(default)]}
+        name: NO_DEFAULT[name] if default is None else {"type": TYPES[type(default)], **MOST.get(name, {})}
         for name, default in config_fields(config_class).items()
     }
     written = {

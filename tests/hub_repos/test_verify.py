@@ -158,6 +158,7 @@ TAMPERED = {
     ),
     "unknown field": (edit_json("config.json", kernels="a/b"), CONFIG),
     "text for a number": (edit_json("config.json", depth="3"), CONFIG),
+    "layers without end": (edit_json("config.json", depth=10**5), CONFIG),
     "no layers": (edit_json("config.json", depth=0), CONFIG),
     "a backbone's address": (edit_json("config.json", backbone="hf-hub:a/b"), CONFIG | {"card"}),
     "labels": (edit_json("config.json", label2id={"background": 1, "polyp": 0}), CONFIG),
