@@ -40,7 +40,7 @@ from training.reading import check_boundary_width, read_image, read_labels  # no
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
-from training.threads import use_all_cores  # noqa: E402
+from training.threads import require_processes, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -55,10 +55,11 @@ def main(argv=None):
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
-    num_labels = find_variant(arguments.variant)[0](**model_fields).num_labels
+    config = find_variant(arguments.variant)[0](**model_fields)
+    num_labels = config.num_labels
     check_boundary_width(arguments.boundary_width, num_labels)
     rows, partition = make_partition(
-        load_source(arguments.data, arguments.image_column, arguments.mask_column),
+        load_source(arguments.data, arguments.image_column, arguments.mask_column, config.id2label),
         arguments.split,
         arguments.split_seed,
     )
@@ -167,16 +168,6 @@ def build(arguments, model_fields):
     )
     config.check_valid_size(arguments.image_size + 2 * config.valid_margin)
     return model, processor
-
-
-def require_processes(state):
-    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
-    asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
-    if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
-        raise ValueError(
-            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
-            "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
-        )
 
 
 def require_images(arguments, training, validation):

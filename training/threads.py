@@ -1,4 +1,4 @@
-"""CPU threads of a launched process."""
+"""What a launched process has: its CPU threads, and the other processes that were asked for."""
 
 import os
 
@@ -20,3 +20,13 @@ def use_all_cores():
 def usable_cores():
     """The cores that this process may use: fewer than the machine's in a container or under taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def require_processes(state):
+    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
+    asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
+    if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
+            "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
+        )
