@@ -3,7 +3,8 @@
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
 several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
 broken, failed.csv; the exit code is then 1. Frames of a video and rows of a table are kept as frames/NAME.jpg.
-Repeating the command goes on where it stopped. Several processes: `accelerate launch --multi_gpu --num_processes 2 -m hub_repos.predict ...`, which needs no GPU.
+Repeating the command goes on where it stopped. Several processes, with or without GPUs:
+`accelerate launch --multi_gpu --num_processes 2 -m hub_repos.predict ...`.
 """
 
 import hashlib
@@ -186,7 +187,7 @@ def main(argv=None):
     mask_api()
     output = Path(arguments.output)
     refuse_foreign_folder(output)
-    state = PartialState(timeout=LONGEST)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
     where, items = collect(inputs, output, arguments.every)
     model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
