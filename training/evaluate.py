@@ -210,7 +210,7 @@ def polyp_labels_of(config):
 class EvaluateArguments:
     """Score a segmentation model at the original resolution."""
 
-    data: str = field(metadata={"help": "Folder, zip or parquet file, Hub id, or phantoms."})
+    data: str = field(metadata={"help": "Folder, zip, COCO or parquet file, Hub id, or phantoms."})
     output: str = field(default="evaluation", metadata={"help": "Folder for results.json and per_image.csv."})
     split: str | None = field(default=None, metadata={"help": "Named split; the default scores every image as test."})
     split_seed: int = field(default=42, metadata={"help": "Seed of the split."})
