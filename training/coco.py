@@ -65,7 +65,7 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
         {
             "name": name,
             "image": {"bytes": None, "path": str(_image_file(path, image, folders))},
-            "annotation": {"bytes": _png(_mask(path, image, annotations[image["id"]], label_of)), "path": str(path)},
+            "annotation": {"bytes": _png(_mask(path, image, annotations[image["id"]], label_of)), "path": None},
         }
         for image, name in zip(content["images"], _names(content["images"]), strict=True)
     ]

@@ -89,7 +89,7 @@ def load_images(data: str) -> dict[str, datasets.Dataset]:
     found = {part: (rows, _image_alone(rows.features, f"{data} ({part})")) for part, rows in loaded.items()}
     names = _names(found)
     return {
-        part: rows.select_columns([image]).rename_column(image, "image").cast_column("image", ENCODED)
+        part: rows.select_columns([image]).rename_columns({image: "image"}).cast_column("image", ENCODED)
         .add_column("name", names[part])
         for part, (rows, image) in found.items()
     }  # fmt: skip
