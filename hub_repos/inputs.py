@@ -125,6 +125,8 @@ def _open(text: str, output: Path, every: int) -> _Input:
         return _of_folder(path.absolute(), output, every)
     if path.is_file() and path.suffix.lower() == ".zip":
         return _of_folder(unzipped(path).absolute(), output, every)
+    if path.is_file() and path.suffix.lower() == ".json":
+        return _Input(path.absolute().parent, text, _of_rows(load_source(text), path))
     if path.is_file() and path.suffix.lower() != ".parquet":
         return _Input(path.absolute().parent, text, [_of_file(path.absolute(), path.stem, every)])
     if not path.exists() and glob.has_magic(text) and text.partition("?")[0] != "phantoms":
@@ -178,7 +180,7 @@ def _of_rows(parts: dict, path: Path) -> list[Item]:
     items = []
     for part, rows in parts.items():
         for index, name in enumerate(rows["name"]):
-            stored = rows[index]["image"] if path.is_dir() else None
+            stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
             if stored and stored["bytes"] is None:
                 item = _of_file(Path(stored["path"]), name, 1)
             else:

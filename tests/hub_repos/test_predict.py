@@ -1,6 +1,7 @@
 """The command on small frames: what it writes is what the processor says, whole, resumable, and readable by others."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -153,6 +154,9 @@ def killed_at(moment, arguments):
         def counted(*given, **options):
             calls.append(1)
             if len(calls) == number:
+                for file in (one for one in given if isinstance(one, io.IOBase)):
+                    file.write(b"half")
+                    file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*given, **options)
 
@@ -165,7 +169,14 @@ def killed_at(moment, arguments):
 
 
 @pytest.mark.parametrize(
-    "moment", [(Predictions, "_save", 3), (Path, "replace", 3), (predictions, "_record", 2), (predictions, "coco", 1)]
+    "moment",
+    [
+        (Predictions, "_save", 3),
+        (Image.Image, "save", 2),
+        (Path, "replace", 3),
+        (predictions, "_record", 2),
+        (predictions, "coco", 1),
+    ],
 )
 def test_a_killed_command_goes_on_and_ends_with_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"

@@ -1,5 +1,6 @@
 """Whatever a person names becomes items whose names never clash."""
 
+import json
 import sys
 import zipfile
 
@@ -69,6 +70,15 @@ def test_a_folder_with_masks_gives_its_images_only(tmp_path):
     _, items = collect([str(tmp_path)], tmp_path / "out")
     assert [item.name for item in items] == ["0", "1"]
     assert items[0].read() == {"bytes": None, "path": str(tmp_path / "images/0.jpg")}
+
+
+def test_a_coco_file_gives_its_images(tmp_path):
+    picture(tmp_path / "images/0.jpg")
+    images = [{"id": 1, "file_name": "0.jpg", "width": 8, "height": 6}]
+    content = {"images": images, "annotations": [], "categories": []}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    _, items = collect([str(tmp_path / "a.json")], tmp_path / "out")
+    assert [(item.name, item.file) for item in items] == [("0", str(tmp_path / "images/0.jpg"))]
 
 
 def test_a_folder_of_images_without_masks_is_walked(tmp_path):
