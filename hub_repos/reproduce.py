@@ -29,10 +29,10 @@ def reproduce(folder, data):
     folder = Path(folder)
     results, rows = read_results(folder / "results.json"), read_rows(folder)
     try:
-        images = load_images(data, results, rows)
+        config_class, model_class = find_variant(results["run"]["model_type"])
+        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label)
     except (ValueError, OSError) as error:
         return [Check("split", False, str(error))]
-    _, model_class = find_variant(results["run"]["model_type"])
     model, processor = model_class.from_pretrained(folder).eval(), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
     for part in _parts(results):
@@ -42,14 +42,14 @@ def reproduce(folder, data):
     return checks
 
 
-def load_images(data, results, rows):
+def load_images(data, results, rows, id2label):
     """The rows of the data.
 
     Raises:
         ValueError: they do not split as results.json says, or other images were scored than the parts have.
     """
     settings, said = results["run"]["settings"], results["data"]
-    source = load_source(data, settings.get("image_column"), settings.get("mask_column"))
+    source = load_source(data, settings.get("image_column"), settings.get("mask_column"), id2label)
     images, partition = make_partition(source, said["split"], said["split_seed"])
     for name, found in (
         ("sha256", partition.sha256),

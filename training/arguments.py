@@ -43,7 +43,7 @@ class RunArguments(TrainingArguments):
     variant: str = field(default="unet", metadata={"help": "model_type of the network, as in modeling/modeling_*.py."})
     data: str = field(
         default="phantoms",
-        metadata={"help": "Folder, zip or parquet file, Hub id, or phantoms?count=240&size=256&seed=0."},
+        metadata={"help": "Folder, zip, COCO or parquet file, Hub id, or phantoms?count=240&size=256&seed=0."},
     )
     image_column: str | None = field(
         default=None, metadata={"help": "Column (or sub-folder) of the images, where it can't be told by itself."}

@@ -99,13 +99,18 @@ def naming_write_errors(path):
 class RunFolder:
     """The output folder of one run: held by one process at a time, with the settings that it was started with.
 
+    Args:
+        path: the folder.
+        settings: names to what must stay as it is.
+        called: what the command calls the folder.
+
     Raises:
         ValueError: the folder holds a run with other settings; names the first that differs.
         OSError: it can't be written, or another run is writing it.
     """
 
-    def __init__(self, path, settings):
-        self.path, self.settings = Path(path), settings
+    def __init__(self, path, settings, called="output_dir"):
+        self.path, self.settings, self.called = Path(path), settings, called
 
     def __enter__(self):
         try:
@@ -115,10 +120,10 @@ class RunFolder:
             self._check_settings()
         except Timeout:
             raise OSError(
-                f"output_dir {self.path} is in use by another run: wait for it, or choose another."
+                f"{self.called} {self.path} is in use by another run: wait for it, or choose another."
             ) from None
         except OSError as error:
-            raise OSError(f"output_dir {self.path} can't be written ({error.strerror}): choose another.") from error
+            raise OSError(f"{self.called} {self.path} can't be written ({error.strerror}): choose another.") from error
         except ValueError:
             self.lock.release()
             raise
@@ -139,6 +144,6 @@ class RunFolder:
             old, new = before.get(name), self.settings.get(name)
             if old != new:
                 raise ValueError(
-                    f"output_dir {self.path} holds a run with {name}={old}, not {new}: "
-                    "choose another output_dir, or repeat that run's command to resume it."
+                    f"{self.called} {self.path} holds a run with {name}={old}, not {new}: "
+                    f"choose another {self.called}, or repeat that run's command to resume it."
                 )

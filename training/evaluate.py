@@ -285,7 +285,7 @@ def polyp_labels_of(config):
 class EvaluateArguments:
     """Score a segmentation model at the original resolution."""
 
-    data: str = field(metadata={"help": "Folder, zip or parquet file, Hub id, or phantoms."})
+    data: str = field(metadata={"help": "Folder, zip, COCO or parquet file, Hub id, or phantoms."})
     output: str = field(default="evaluation", metadata={"help": "Folder for results.json and per_image.csv."})
     split: str | None = field(default=None, metadata={"help": "Named split; the default scores every image as test."})
     split_seed: int = field(default=42, metadata={"help": "Seed of the split."})
@@ -324,10 +324,11 @@ def main(argv=None):
     arguments, rest = parser.parse_args_into_dataclasses(argv)
     started = time.perf_counter()
     model, processor = load_model(rest.model, arguments.trust_remote_code, arguments.revision)
-    source = load_source(arguments.data, arguments.image_column, arguments.mask_column)
-    rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
     regrouped = arguments.polyp_labels is not None or arguments.mask_labels is not None
     multi_class = not regrouped and hasattr(model.config, "binary_head") and model.config.num_labels > 2
+    id2label = model.config.id2label if multi_class else None
+    source = load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
+    rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
     options = {
         "polyp_labels": None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config)),
         "mask_labels": arguments.mask_labels or 2,

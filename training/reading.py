@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from modeling.images import to_rgb
@@ -173,7 +173,8 @@ def _open(value: dict, name: str) -> Image.Image:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
         raise ValueError(f"{_where(value, name)}: too large an image ({error}); {limit}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        reason = str(error) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else str(error) or type(error).__name__
         raise ValueError(f"{_where(value, name)}: not a readable image ({reason}): replace the file") from error
     return image
 

@@ -43,7 +43,7 @@ from training.results import data_record, environment_record, read_results, summ
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
 from training.start import load_start  # noqa: E402
-from training.threads import keep_freed_memory, use_all_cores  # noqa: E402
+from training.threads import keep_freed_memory, require_processes, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -67,7 +67,7 @@ def main(argv=None):
             "out."
         )
     rows, partition = make_partition(
-        load_source(arguments.data, arguments.image_column, arguments.mask_column),
+        load_source(arguments.data, arguments.image_column, arguments.mask_column, config.id2label),
         arguments.split,
         arguments.split_seed,
     )
@@ -186,16 +186,6 @@ def build(arguments, model_fields):
     )
     config.check_valid_size(arguments.image_size + 2 * config.valid_margin)
     return model, processor
-
-
-def require_processes(state):
-    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
-    asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
-    if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
-        raise ValueError(
-            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
-            "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
-        )
 
 
 def require_images(arguments, training, validation):

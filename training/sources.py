@@ -1,7 +1,8 @@
 """From wherever the data lies to rows: a DatasetDict whose rows hold name, image and annotation.
 
 `load_source` is the entry; below it come the kinds of source in the order in which it asks: phantoms, a folder, a zip,
-a parquet file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes", "path"}.
+a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes", "path"}.
+`load_images` gives a table's images where there need not be masks.
 """
 
 import difflib
@@ -35,27 +36,35 @@ MAX_UNZIPPED_BYTES = 20 * 2**30
 MAX_UNZIPPED_RATIO = 100
 ENCODED = datasets.Image(decode=False)
 FORMS = (
-    "give a folder or a .zip with images/ and masks/ (or with metadata.csv), a .parquet file or a folder of them, "
-    'a Hub id "owner/name", or "phantoms?count=240&size=256&seed=0"'
+    "give a folder or a .zip with images/ and masks/ (or with metadata.csv, or COCO), a COCO .json file, a .parquet "
+    'file or a folder of them, a Hub id "owner/name", or "phantoms?count=240&size=256&seed=0"'
 )
 
 
-def load_source(data: str, image_column: str | None = None, mask_column: str | None = None) -> datasets.DatasetDict:
+def load_source(
+    data: str,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    id2label: dict[int, str] | None = None,
+) -> datasets.DatasetDict:
     """The rows of `data` by part: train, validation, test, or the single key "all" where the source has no parts.
 
     Each part has the columns name (string), image and annotation (encoded). `image_column` and `mask_column` name the
-    columns of a table, or the sub-folders of a folder, where they can't be told by type and name.
+    columns of a table, or the sub-folders of a folder, where they can't be told by type and name. `id2label` are the
+    model's, for the categories of a COCO file; see `training.coco.coco_rows`.
     Raises FileNotFoundError where nothing lies at `data`, ValueError where what lies there can't be paired.
     """
     path = Path(data).expanduser()
     if data.partition("?")[0] == "phantoms":
         return _phantoms(data)
     if path.is_dir():
-        parts = _folder(path, image_column, mask_column)
+        parts = _folder(path, image_column, mask_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".zip":
-        parts = _folder(_unzipped(path), image_column, mask_column)
+        parts = _folder(unzipped(path), image_column, mask_column, id2label)
+    elif path.is_file() and path.suffix.lower() == ".json":
+        parts = _coco({"train": path}, image_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".parquet":
-        parts = _parquet([path], path.parent, image_column, mask_column)
+        parts = _table(_parquet([path], path.parent), data, image_column, mask_column)
     elif path.exists():
         raise ValueError(f"{data}: not a kind of file that holds a data set; {FORMS}")
     elif HUB_ID.fullmatch(data) and path.suffix.lower() not in {".zip", ".parquet"}:
@@ -97,6 +106,34 @@ def _blank_mask(path: Path) -> bytes:
     return file.getvalue()
 
 
+def load_images(data: str) -> dict[str, datasets.Dataset]:
+    """As `load_source` for phantoms and tables (a parquet file, a folder of them, a Hub id): name and image alone.
+
+    Raises ValueError where nothing can be loaded, or which column holds the images can't be told.
+    """
+    path = Path(data).expanduser()
+    if data.partition("?")[0] == "phantoms":
+        return _phantoms(data).select_columns(["name", "image"])
+    if path.is_dir():
+        loaded = _parquet(sorted(path.rglob("*.parquet")), path)
+    elif path.is_file():
+        loaded = _parquet([path], path.parent)
+    else:
+        loaded = _load(data, data)
+    found = {part: (rows, _image_alone(rows.features, f"{data} ({part})")) for part, rows in loaded.items()}
+    names = _names(found)
+    return {
+        part: rows.select_columns([image]).rename_columns({image: "image"}).cast_column("image", ENCODED)
+        .add_column("name", names[part])
+        for part, (rows, image) in found.items()
+    }  # fmt: skip
+
+
+def holds_masks(folder: Path) -> bool:
+    """Whether a folder, or its folders of parts, hold images with masks beside them."""
+    return _metadata_names_masks(folder) or _holds_pairs(folder)
+
+
 def has_stems(names: Iterable[str]) -> bool:
     """False where the source gave no file names, so that every name is a made-up row-000000."""
     return not all(re.fullmatch(r"row-\d{6}", name) for name in names)
@@ -123,21 +160,26 @@ def _phantoms(data: str) -> datasets.DatasetDict:
     return phantom_parts(**given)
 
 
-def _folder(folder: Path, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:
+def _folder(
+    folder: Path, image_column: str | None, mask_column: str | None, id2label: dict[int, str] | None
+) -> dict[str, datasets.Dataset]:
     if _metadata_names_masks(folder):
         loaded = _load("imagefolder", str(folder), data_dir=str(folder))
         return _table(loaded, str(folder), image_column, mask_column)
+    if not (mask_column or _holds_pairs(folder)) and (files := _coco_files(folder)):
+        return _coco(files, image_column, id2label)
     if pairs := _paired_folders(folder, image_column, mask_column):
         return {part: _pairs(*two) for part, two in pairs.items()}
     if tables := sorted(folder.rglob("*.parquet")):
-        return _parquet(tables, folder, image_column, mask_column)
+        return _table(_parquet(tables, folder), str(folder), image_column, mask_column)
     inside = _subfolders(folder)
     if len(inside) == 1:  # a zip often wraps everything in one folder
-        return _folder(inside[0], image_column, mask_column)
+        return _folder(inside[0], image_column, mask_column, id2label)
     found = first_few([sub.name for sub in inside], 8) or "no folders"
     raise ValueError(
         f"{folder}: needs a folder of images ({'|'.join(IMAGE_FOLDERS)}) and one of masks ({'|'.join(MASK_FOLDERS)}), "
-        f"also in train/, validation/ and test/, or metadata.csv with file_name and mask_file_name; found {found}: "
+        f"also in train/, validation/ and test/, or metadata.csv with file_name and mask_file_name, or a COCO "
+        f".json; found {found}: "
         "rename them, or name them as image_column and mask_column"
     )
 
@@ -148,6 +190,42 @@ def _metadata_names_masks(folder: Path) -> bool:
     ]
     heads = [file.read_text(errors="replace").partition("\n")[0] for file in files]
     return any("_file_name" in head for head in heads)
+
+
+def _holds_pairs(folder: Path) -> bool:
+    """Whether image files lie in a folder of images and in one of masks beside it, here or one folder down."""
+    return any(
+        all(
+            any(sub.name.lower() in known and _holds_files(sub) for sub in beside)
+            for known in (IMAGE_FOLDERS, MASK_FOLDERS)
+        )
+        for beside in map(_subfolders, (folder, *_subfolders(folder)))
+    )
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+
+
+def _coco_files(folder: Path) -> dict[str, Path]:
+    """The COCO files of a folder, of its annotations/ and of its parts' folders, by part."""
+    from training.coco import is_coco
+
+    places = [sub for sub in _subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
+    found = {}
+    for file in [file for place in (folder, *places) for file in sorted(place.glob("*.json")) if is_coco(file)]:
+        words = [file.parent.name.lower(), *re.split(r"[^a-z]+", file.stem.lower())]
+        part = next((PARTS[word] for word in words if word in PARTS), "train")
+        if part in found:
+            raise ValueError(f"{folder}: two COCO files, {found[part].name} and {file.name}: give one of them as data")
+        found[part] = file
+    return found
+
+
+def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
+    from training.coco import coco_rows
+
+    return {part: coco_rows(file, images, id2label) for part, file in files.items()}
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -216,7 +294,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _unzipped(path: Path) -> Path:
+def unzipped(path: Path) -> Path:
     """The folder of a zip's files: unpacked once, beside the cache of datasets, under the zip's sha256."""
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets"
     with path.open("rb") as file:
@@ -252,14 +330,13 @@ def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"{path}: unpacks to {total:,} bytes, the limit is {limit:,}: unpack it yourself if sound")
 
 
-def _parquet(files: list[Path], root: Path, image_column: str | None, mask_column: str | None) -> dict:
+def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
     data_files = {}
     for file in files:
         words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower()) if len(files) > 1 else []
         part = next((PARTS[word] for word in words if word in PARTS), "train")
         data_files.setdefault(part, []).append(str(file))
-    where = str(files[0] if len(files) == 1 else root)
-    return _table(_load("parquet", where, data_files=data_files), where, image_column, mask_column)
+    return _load("parquet", str(files[0] if len(files) == 1 else root), data_files=data_files)
 
 
 def _load(builder: str, where: str, **options) -> datasets.DatasetDict:
@@ -289,13 +366,26 @@ def _image_and_mask(features: dict, where: str, image: str | None, mask: str | N
         if given and given not in columns:
             raise ValueError(f"{where}: {option}={given!r} is not an image column; {listing}")
     free = [column for column in columns if column not in (image, mask)]
-    masks = [mask] if mask else [column for column in free if MASK_WORDS & set(re.split(r"[\W_]+", column.lower()))]
+    masks = [mask] if mask else [column for column in free if _is_mask(column)]
     images = [image] if image else [column for column in free if column not in masks]
     for option, kind, chosen in ("image_column", "images", images), ("mask_column", "masks", masks):
         if len(chosen) != 1:
             count = f"{len(chosen)} columns may hold" if chosen else "no image column looks like"
             raise ValueError(f"{where}: {count} the {kind}; {listing}: name one as {option}")
     return images[0], masks[0]
+
+
+def _image_alone(features: dict, where: str) -> str:
+    columns = [name for name, feature in features.items() if _holds_images(feature)]
+    images = [name for name in columns if not _is_mask(name)]
+    if len(images) != 1:
+        listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
+        raise ValueError(f"{where}: {len(images)} columns may hold the images; {listing}: give their files instead")
+    return images[0]
+
+
+def _is_mask(column: str) -> bool:
+    return bool(MASK_WORDS & set(re.split(r"[\W_]+", column.lower())))
 
 
 def _holds_images(feature) -> bool:

@@ -1,4 +1,4 @@
-"""What a process asks of the machine: CPU threads, and memory that it keeps."""
+"""What a process asks of the machine: CPU threads, memory that it keeps, and the processes asked for beside it."""
 
 import ctypes
 import os
@@ -35,3 +35,13 @@ def keep_freed_memory():
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
+
+
+def require_processes(state):
+    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
+    asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
+    if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
+            "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
+        )

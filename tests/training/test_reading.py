@@ -57,7 +57,7 @@ class TestImages:
 
     def test_text_called_jpg(self, tmp_path):
         (tmp_path / "a.jpg").write_text("not an image")
-        with pytest.raises(ValueError, match=r"a.jpg\): not a readable image \(cannot identify"):
+        with pytest.raises(ValueError, match=r"a.jpg\): not a readable image \(of no known format"):
             read_image({"bytes": None, "path": str(tmp_path / "a.jpg")}, "a")
 
     def test_file_gone(self, tmp_path):

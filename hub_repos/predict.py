@@ -1,0 +1,247 @@
+"""Predict masks of any images: `python -m hub_repos.predict MODEL INPUT... OUTPUT`.
+
+OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
+several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
+broken, failed.csv; the exit code is then 1. Frames of a video and rows of a table are kept as frames/NAME.jpg.
+Repeating the command goes on where it stopped. Several processes, with or without GPUs:
+`accelerate launch --multi_gpu --num_processes 2 -m hub_repos.predict ...`.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from hub_repos.inputs import Video, collect
+from hub_repos.predictions import WORK, Prediction, Predictions, uncertainty, write_documents
+from hub_repos.tiles import in_batches, logits_of
+from modeling.image_processing_unet import upsample
+from training.checkpoints import RunFolder
+from training.coco import mask_api
+from training.evaluate import load_model
+from training.reading import read_image
+from training.threads import require_processes, use_all_cores
+
+SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
+LONGEST = timedelta(days=30)  # that one process may wait for another
+
+
+class Predictor:
+    """A model with its processor: images to predictions.
+
+    Args:
+        model, processor: of a repository that hub_repos.build made, or of a run.
+        threshold: for a binary head; None takes the processor's.
+        tile, overlap, batch_size: see `hub_repos.tiles.logits_of`.
+
+    Raises:
+        ValueError: another kind of model, or a threshold that it can't take.
+    """
+
+    def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8):
+        if not hasattr(model.config, "binary_head"):
+            raise ValueError("predict takes runs of training/run.py and repositories of hub_repos.build, not others.")
+        if threshold is not None and not (model.config.binary_head and 0 < threshold < 1):
+            raise ValueError(
+                f"threshold is for a binary head and lies between 0 and 1, got {threshold}: leave it out."
+            )
+        self.model, self.processor, self.threshold = model, processor, threshold
+        self.batch_size = batch_size if processor.do_resize else 1  # images as they are do not stack
+        self.tiling = {"tile": tile, "overlap": overlap, "batch_size": self.batch_size}
+
+    def __call__(self, images):
+        """PIL images, RGB, to Predictions."""
+        with torch.inference_mode():
+            each = logits_of(self._forward, images, **self.tiling)
+            return [self._prediction(*one) for one in zip(each, images, strict=True)]
+
+    def _forward(self, images):
+        return self.model(self.processor(images)["pixel_values"].to(self.model.device)).logits
+
+    def _prediction(self, logits, image):
+        sizes = [(image.height, image.width)]
+        masks = self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=self.threshold)
+        entries = self.processor.post_process_instance_segmentation(
+            logits, target_sizes=sizes, mask_threshold=self.threshold
+        )[0]
+        return Prediction(
+            masks[0].to(torch.uint8).cpu().numpy(),
+            entries["segmentation"].numpy(),
+            entries["segments_info"],
+            uncertainty(upsample(logits, sizes)[0]),
+        )
+
+    def digest(self):
+        """Names weights and processor, so that another model does not go on in the same folder."""
+        hashed = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            hashed.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        fields = {name: value for name, value in self.processor.to_dict().items() if name != "auto_map"}
+        hashed.update(json.dumps(fields, sort_keys=True, default=str).encode())
+        return hashed.hexdigest()[:16]
+
+
+def predict(predictor, items, predictions, state):
+    """Predict this process's share of what is not done yet; returns pairs of file and reason of what can't be read."""
+    failures = []
+    share = _share(items, predictions.done(), state)
+    for batch in in_batches(_read(share, failures), predictor.batch_size):
+        found = predictor([image for *_, image in batch])
+        for (item, stored, image), prediction in zip(batch, found, strict=True):
+            predictions.write(item, stored, image, prediction)
+    return failures
+
+
+def _share(items, done, state):
+    """Every n-th item, of n processes, that is not done; shows how far it is."""
+    count = sum(item.count() if isinstance(item, Video) else 1 for item in items) // state.num_processes
+    several = f" (1 of {state.num_processes} processes)" if state.num_processes > 1 else ""
+    with tqdm(total=count, desc=f"Predict{several}", unit="image", disable=not state.is_main_process) as bar:
+        each = (image for item in items for image in item.items())
+        for item in itertools.islice(each, state.process_index, None, state.num_processes):
+            if done.get(item.name) != item.stamp:
+                yield item
+            bar.update()
+
+
+def _read(items, failures):
+    for item in items:
+        try:
+            stored = item.read()
+            yield item, stored, read_image(stored, item.name)
+        except ValueError as error:
+            failures.append((item.file, str(error)))
+
+
+@dataclass
+class PredictArguments:
+    """Predict masks of images, folders, globs, videos or data sets."""
+
+    output: str | None = field(default=None, metadata={"help": "Folder to write; the default is the last INPUT."})
+    threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
+    tile: int | None = field(
+        default=None, metadata={"help": "Side, in pixels of the image, of the tiles that large images are cut into."}
+    )
+    overlap: float = field(default=0.25, metadata={"help": "Share of a tile that its neighbour shares, from 0 to .9."})
+    every: int = field(default=1, metadata={"help": "Take every so many-th frame of a video."})
+    sort: str = field(
+        default="name",
+        metadata={"help": "Order of the images in the lists.", "choices": ["name", "uncertain"]},
+    )
+    batch_size: int = field(default=8, metadata={"help": "Images, or tiles, a forward pass."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
+
+    def __post_init__(self):
+        for name, low, high in (
+            ("tile", 16, math.inf),
+            ("overlap", 0, 0.9),
+            ("every", 1, math.inf),
+            ("batch_size", 1, math.inf),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
+
+
+def parse(argv=None):
+    """(model, inputs, PredictArguments) of the command line."""
+    parser = HfArgumentParser(
+        PredictArguments,
+        prog="python -m hub_repos.predict",
+        usage="%(prog)s MODEL INPUT... OUTPUT [--any_field value]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="Folder of a run or of a built repository, or Hub id.")
+    parser.add_argument("inputs", nargs="+", help="Images, folders, globs in quotes, videos, data sets; then OUTPUT.")
+    given = vars(parser.parse_intermixed_args(argv))
+    model, inputs = given.pop("model"), given.pop("inputs")
+    given["output"] = given["output"] or inputs.pop()
+    if not inputs:
+        parser.error("nothing to predict: name at least one INPUT and, last, OUTPUT")
+    return model, inputs, PredictArguments(**given)
+
+
+def main(argv=None):
+    """Runs the command; returns how many files could not be read."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    use_all_cores()
+    model_name, inputs, arguments = parse(argv)
+    mask_api()
+    output = Path(arguments.output)
+    refuse_foreign_folder(output)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
+    require_processes(state)
+    where, items = collect(inputs, output, arguments.every)
+    model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
+    predictor = Predictor(
+        model.to(state.device), processor, arguments.threshold, arguments.tile, arguments.overlap, arguments.batch_size
+    )
+    with (
+        RunFolder(output, settings(predictor, where, arguments), "OUTPUT") if state.is_main_process else nullcontext()
+    ):
+        state.wait_for_everyone()
+        predictions = Predictions(output, model.config.id2label, state.process_index)
+        failures = gather_object(predict(predictor, items, predictions, state))
+        if state.is_main_process:
+            records = write_documents(output, model.config.id2label, failures, arguments.sort == "uncertain")
+            say(output, records, failures)
+    return len(failures)
+
+
+def settings(predictor, where, arguments):
+    """What may not change under an output folder, as text."""
+    threshold = predictor.processor.mask_threshold if arguments.threshold is None else arguments.threshold
+    chosen = {"model": predictor.digest(), "inputs": where, "threshold": threshold, "every": arguments.every}
+    tiling = {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
+    return {name: str(value) for name, value in (chosen | tiling).items()}
+
+
+def refuse_foreign_folder(output):
+    """Raise ValueError unless `output` is absent, empty, or of an earlier call."""
+    if output.exists() and not (output.is_dir() and ((output / WORK).is_dir() or not any(output.iterdir()))):
+        raise ValueError(f"OUTPUT {output}, the last one named, holds something else: name a new or empty folder.")
+
+
+def say(output, records, failures):
+    polyps = sum(len(record["polyps"]) for record in records)
+    print(f"{len(records)} images, {polyps} polyps: {output}")
+    for _, reason in failures:
+        print(f"failed: {reason}")
+    if failures:
+        print(f"{len(failures)} could not be read; {output}/failed.csv lists them, repeating the command tries again.")
+
+
+def command():
+    """`main`, with a user's error as one line; the exit code is 1 after one, and where a file could not be read."""
+    first = int(os.environ.get("RANK", 0)) == 0
+    try:
+        failed = main()
+    except Exception as error:
+        if not first:
+            time.sleep(SECONDS_TO_SPEAK)
+        if not isinstance(error, (ValueError, OSError)):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    sys.exit(1 if failed and first else 0)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,298 @@
+"""The command on small frames: what it writes is what the processor says, whole, resumable, and readable by others."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from hub_repos import predict as command
+from hub_repos import predictions
+from hub_repos.predict import main
+from hub_repos.predictions import Predictions, read_records, uncertainty, write_documents
+from training.evaluate import load_model
+from training.phantoms import phantom
+
+ROOT = Path(__file__).parents[2]
+SIZES = (64, 80, 96)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """A folder with a.png, b.png and sub/a.png of different sizes."""
+    folder = tmp_path / "frames"
+    (folder / "sub").mkdir(parents=True)
+    for name, index, size in zip(("a", "b", "sub/a"), range(3), SIZES, strict=True):
+        Image.fromarray(phantom(0, index, size)[0]).save(folder / f"{name}.png")
+    return folder
+
+
+def run(*arguments):
+    return main([str(one) for one in arguments])
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder):
+    """Every file, by its path, but the records, which hold times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".work" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_masks_and_entries_are_the_processors(checkpoint, three_class_checkpoint, frames, tmp_path, classes):
+    name = checkpoint if classes == 2 else three_class_checkpoint
+    assert run(name, frames, tmp_path / "out", "--batch_size", 1) == 0
+    model, processor = load_model(name)
+    coco = COCO(tmp_path / "out" / "annotations.json")
+    assert [image["file_name"] for image in coco.dataset["images"]] == ["a.png", "b.png", "sub/a.png"]
+    assert coco.getCatIds() == list(range(1, classes))
+    for image in coco.dataset["images"]:
+        frame = Image.open(frames / image["file_name"])
+        with torch.inference_mode():
+            logits = model(**processor(frame)).logits
+        sizes = [(frame.height, frame.width)]
+        expected = processor.post_process_semantic_segmentation(logits, target_sizes=sizes)[0].numpy()
+        segments = processor.post_process_instance_segmentation(logits, target_sizes=sizes)[0]
+        stored = Image.open(tmp_path / "out" / "masks" / image["file_name"])
+        assert stored.mode == ("L" if classes == 2 else "P") and expected.mean() > 0
+        np.testing.assert_array_equal(np.asarray(stored), expected * (255 if classes == 2 else 1))
+        assert Image.open(tmp_path / "out/overlays" / image["file_name"].replace("png", "jpg")).size == frame.size
+        annotations = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert len(annotations) == len(segments["segments_info"]) > 0
+        for annotation, info in zip(annotations, segments["segments_info"], strict=True):
+            inside = segments["segmentation"].numpy() == info["id"]
+            np.testing.assert_array_equal(coco.annToMask(annotation), inside)
+            rows, columns = np.nonzero(inside)
+            assert annotation["area"] == inside.sum() and annotation["category_id"] == info["label_id"]
+            width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+            assert annotation["bbox"] == [columns.min(), rows.min(), width, height]
+            assert annotation["score"] == pytest.approx(info["score"], abs=1e-6)
+    results = coco.loadRes(coco.dataset["annotations"])
+    assert len(results.getAnnIds()) == len(coco.getAnnIds())
+
+
+def test_the_tables_hold_the_polyps_and_the_most_uncertain_image_first(checkpoint, frames, tmp_path):
+    out = tmp_path / "out"
+    run(checkpoint, frames, out)
+    by_name = table(out / "images.csv")
+    assert [row["image"] for row in by_name] == ["a", "b", "sub/a"] and not (out / "failed.csv").exists()
+    run(checkpoint, frames, out, "--sort", "uncertain")
+    images, polyps = table(out / "images.csv"), table(out / "polyps.csv")
+    values = [float(row["uncertainty"]) for row in images]
+    assert values == sorted(values, reverse=True) and values[0] > values[-1] >= 0
+    assert sorted(by_name, key=lambda row: -float(row["uncertainty"])) == images
+    shown = json.loads((out / "annotations.json").read_text())["images"]
+    assert [image["file_name"].removesuffix(".png") for image in shown] == [row["image"] for row in images]
+    for row in images:
+        own = [polyp for polyp in polyps if polyp["image"] == row["image"]]
+        assert [int(polyp["polyp"]) for polyp in own] == list(range(1, int(row["polyps"]) + 1))
+        pixels = sum(int(polyp["area_pixels"]) for polyp in own)
+        assert pixels == np.count_nonzero(np.asarray(Image.open(out / "masks" / f"{row['image']}.png")))
+        assert float(row["area_percent"]) == pytest.approx(
+            100 * pixels / (int(row["width"]) * int(row["height"])), abs=1e-3
+        )
+        assert {polyp["label"] for polyp in own} == {"polyp"}
+
+
+def test_uncertainty_is_the_mean_entropy_of_the_pixels_that_may_be_a_polyp():
+    logits = torch.tensor([[[0.0, -10.0], [-10.0, 0.0]]])
+    assert uncertainty(logits) == pytest.approx(1.0)
+    assert uncertainty(torch.full((1, 2, 2), -10.0)) == 0.0
+    three = torch.tensor([0.0, 0.0, -50.0])[:, None, None]  # two of three classes, evenly
+    assert uncertainty(three) == pytest.approx(np.log(2) / np.log(3))
+    assert uncertainty(torch.tensor([[[2.0]]])) == pytest.approx(0.5270653, abs=1e-6)  # p = .8807971, in bits
+
+
+def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, frames, tmp_path, capsys):
+    (frames / "zero.jpg").write_bytes(b"")
+    (frames / "text.png").write_text("no image")
+    (frames / "cut.png").write_bytes((frames / "b.png").read_bytes()[:2000])
+    (frames / "notes.txt").write_text("left out")
+    out = tmp_path / "out"
+    assert run(checkpoint, frames, out, "--batch_size", 2) == 3
+    assert {path.name for path in (out / "masks").rglob("*.png")} == {"a.png", "b.png"}
+    failed = table(out / "failed.csv")
+    assert [Path(row["file"]).name for row in failed] == ["cut.png", "text.png", "zero.jpg"]
+    assert "truncated" in failed[0]["reason"] and "format" in failed[1]["reason"]
+    assert capsys.readouterr().out.count("failed: ") == 3
+    for name in ("zero.jpg", "text.png", "cut.png"):
+        (frames / name).unlink()
+    assert run(checkpoint, frames, out) == 0 and not (out / "failed.csv").exists()
+
+
+def test_the_exit_code_is_1_where_a_file_could_not_be_read(checkpoint, frames, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict", str(checkpoint), str(frames), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        command.command()
+    assert ended.value.code == 0
+    (frames / "zero.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit) as ended:
+        command.command()
+    assert ended.value.code == 1
+
+
+def killed_at(moment, arguments):
+    """Run the command in a process that kills itself when `moment` (owner, name, number of the call) comes."""
+    pid = os.fork()
+    if not pid:
+        owner, name, number = moment
+        original, calls = getattr(owner, name), []
+
+        def counted(*given, **options):
+            calls.append(1)
+            if len(calls) == number:
+                for file in (one for one in given if isinstance(one, io.IOBase)):
+                    file.write(b"half")
+                    file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **options)
+
+        setattr(owner, name, counted)
+        try:
+            run(*arguments)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        (Predictions, "_save", 3),
+        (Image.Image, "save", 2),
+        (Path, "replace", 3),
+        (predictions, "_record", 2),
+        (predictions, "coco", 1),
+    ],
+)
+def test_a_killed_command_goes_on_and_ends_with_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    options = ("--batch_size", 1)
+    run(checkpoint, frames, whole, *options)
+    assert killed_at(moment, (checkpoint, frames, out, *options)) == -signal.SIGKILL
+    for picture in [*out.glob("masks/**/*.*"), *out.glob("overlays/**/*.*")]:
+        Image.open(picture).load()
+    records = next((out / ".work").glob("records-*.jsonl"))
+    with records.open("a") as file:
+        file.write('{"name": "b", "half')
+    done = len(read_records(out))
+    written = []
+    write = Predictions.write
+    monkeypatch.setattr(
+        Predictions, "write", lambda self, item, *rest: written.append(item) or write(self, item, *rest)
+    )
+    assert run(checkpoint, frames, out, *options) == 0
+    assert len(written) == 3 - done
+    assert contents(out) == contents(whole)
+
+
+def test_repeating_predicts_only_what_is_new_or_changed(checkpoint, frames, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run(checkpoint, frames, out)
+    Image.fromarray(phantom(0, 7, 64)[0]).save(frames / "c.png")
+    Image.fromarray(phantom(0, 8, 64)[0]).save(frames / "a.png")
+    written = []
+    write = Predictions.write
+    monkeypatch.setattr(
+        Predictions, "write", lambda self, item, *rest: written.append(item.name) or write(self, item, *rest)
+    )
+    run(checkpoint, frames, out)
+    assert written == ["a", "c"]
+    assert [row["image"] for row in table(out / "images.csv")] == ["a", "b", "c", "sub/a"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(checkpoint, three_class_checkpoint, frames, tmp_path):
+    out = tmp_path / "out"
+    run(checkpoint, frames, out)
+    for model, inputs, options in (
+        (checkpoint, frames, ("--threshold", 0.3)),
+        (checkpoint, frames, ("--tile", 64)),
+        (three_class_checkpoint, frames, ()),
+        (checkpoint, frames / "sub", ()),
+    ):
+        with pytest.raises(ValueError, match="OUTPUT .* holds a run with .*choose another OUTPUT, or repeat"):
+            run(model, inputs, out, *options)
+    with pytest.raises(ValueError, match="the last one named, holds something else"):
+        run(checkpoint, out, frames)
+
+
+def test_the_threshold_moves_the_mask(checkpoint, frames, tmp_path):
+    for threshold in (0.45, 0.55):
+        run(checkpoint, frames / "a.png", tmp_path / str(threshold), "--threshold", threshold)
+    low, high = (np.asarray(Image.open(tmp_path / f"{name}/masks/a.png")) > 0 for name in ("0.45", "0.55"))
+    assert (low >= high).all() and low.sum() > high.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--threshold", 1), "lies between 0 and 1"),
+        (("--overlap", 1), "overlap must lie between 0 and 0.9"),
+        (("--batch_size", 0), "batch_size"),
+    ],
+)
+def test_senseless_options_are_refused(checkpoint, frames, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint, frames, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_is_refused_where_there_are_several_classes(three_class_checkpoint, frames, tmp_path):
+    with pytest.raises(ValueError, match="binary head"):
+        run(three_class_checkpoint, frames, tmp_path / "out", "--threshold", 0.4)
+
+
+def test_without_pycocotools_the_error_names_the_extra(checkpoint, frames, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ValueError, match=r"pip install 'hub-unets\[coco\]'"):
+        run(checkpoint, frames, tmp_path / "out")
+
+
+def test_one_tile_that_covers_the_image_changes_nothing(checkpoint, frames, tmp_path):
+    for name, options in (("whole", ()), ("tiled", ("--tile", 200))):
+        run(checkpoint, frames, tmp_path / name, *options)
+    whole, tiled = contents(tmp_path / "whole"), contents(tmp_path / "tiled")
+    assert {name for name in whole if whole[name] != tiled[name]} == {"settings.json"}
+
+
+def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, frames, tmp_path):
+    (frames / "zero.jpg").write_bytes(b"")
+    options = ("--batch_size", "1")
+    run(checkpoint, frames, tmp_path / "one", *options)
+    launcher = (sys.executable, "-m", "accelerate.commands.launch")
+    spread = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "hub_repos.predict")
+    ended = subprocess.run(
+        [*launcher, *spread, str(checkpoint), str(frames), str(tmp_path / "two"), *options],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 1 and ended.stdout.count("failed: ") == 1, ended.stderr
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    records = sorted((tmp_path / "two" / ".work").glob("records-*"))
+    assert [len(file.read_text().splitlines()) for file in records] == [2, 1]
+
+
+def test_an_image_without_a_polyp_has_an_empty_mask_and_no_row(tmp_path):
+    from hub_repos.inputs import Item
+
+    image = Image.new("RGB", (5, 4))
+    empty = predictions.Prediction(np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.int32), [], 0.0)
+    Predictions(tmp_path, {0: "background", 1: "polyp"}).write(
+        Item("x", "x.png", "", None), {"bytes": None, "path": "x.png"}, image, empty
+    )
+    write_documents(tmp_path, {0: "background", 1: "polyp"}, [])
+    assert table(tmp_path / "polyps.csv") == [] and table(tmp_path / "images.csv")[0]["polyps"] == "0"
+    assert not np.asarray(Image.open(tmp_path / "masks/x.png")).any()
+    assert COCO(tmp_path / "annotations.json").getAnnIds() == []

@@ -1,0 +1,57 @@
+"""What predict writes comes back bit for bit as masks to train on and to score."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hub_repos.predict import main
+from tests.training.runs import run
+from training.evaluate import main as evaluate
+from training.phantoms import phantom
+from training.reading import read_labels
+from training.sources import load_source
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def labels(data):
+    rows = load_source(str(data))["all"]
+    return {row["name"]: read_labels(row["annotation"], row["name"]) for row in rows}
+
+
+def test_predictions_are_masks_to_train_on(checkpoint, tmp_path):
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    for index in range(12):
+        (frames / f"{index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(phantom(0, index, 64)[0]).save(frames / f"{index % 2}" / f"{index}.png")
+    assert main([str(checkpoint), str(frames), str(out)]) == 0
+    for data in (out / "annotations.json", out):
+        found = labels(data)
+        assert len(found) == 12
+        for name, mask in found.items():
+            (stored,) = out.glob(f"masks/*/{name}.png")
+            np.testing.assert_array_equal(mask * 255, np.asarray(Image.open(stored)))
+    ended = run(tmp_path / "run", data=out / "annotations.json", split="80/10/10", num_train_epochs=1)
+    assert ended.code == 0, ended.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["metrics"]["test"]["images"] == 1
+    evaluate([str(checkpoint), str(out), "--output", str(tmp_path / "evaluation")])
+    scored = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert scored["metrics"]["test"]["per_image"]["dice"]["value"] == 1
+
+
+def test_predictions_of_a_table_bring_their_frames(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert main([str(checkpoint), "phantoms?count=2&size=64&seed=0", str(out)]) == 0
+    found = labels(out)
+    assert len(found) == 4
+    for name, mask in found.items():
+        (stored,) = out.glob(f"masks/*/{name}.png")
+        np.testing.assert_array_equal(mask * 255, np.asarray(Image.open(stored)))
+        assert next(out.glob(f"frames/*/{name}.jpg")).is_file()
