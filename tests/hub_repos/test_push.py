@@ -438,7 +438,7 @@ def test_the_space_is_one_commit_and_loads_the_models_by_its_hash(first, first_p
     assert finished.stdout.splitlines()[-1].endswith(f"/spaces/{REPO}")
     paths = [path for _, path, _ in requests]
     assert paths.index(f"/api/models/{REPO}/tag/{commit}") < paths.index(f"/api/spaces/{REPO}/commit/main")
-    assert f"https://huggingface.co/spaces/{REPO})" in repository.main["README.md"].decode()
+    assert f"https://huggingface.co/spaces/{REPO}." in repository.main["README.md"].decode()
 
 
 def test_the_space_follows_a_new_commit_and_keeps_what_a_user_added(published, space, pusher, other_run):
