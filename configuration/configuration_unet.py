@@ -95,7 +95,7 @@ class UNetConfig(PretrainedConfig):
     def check_valid_size(self, size):
         """Raise ValueError unless a `valid` network maps a border of `size` pixels with no row lost in pooling."""
         step, smallest = 2**self.depth, 2 * self.valid_margin + 4
-        fits = smallest + max(0, round((size - smallest) / step)) * step
+        fits = smallest + max(0, (size - smallest + (step - 1) // 2) // step) * step
         if self.padding == "valid" and size != fits:
             raise ValueError(
                 f"padding='valid' at depth {self.depth} takes sides of {smallest} + n x {step} pixels (as 572 "

@@ -1,4 +1,4 @@
-"""Checkpoint to Hub repository: `python -m hub_repos.build CHECKPOINT OUT`.
+"""Checkpoint to Hub repository: `python -m hub_repos.build CHECKPOINT OUT [--onnx]`.
 
 The repository holds weights, config, processor, and flat copies of just the code that the variant needs; it loads with
 `trust_remote_code=True` where this project is not installed. Two builds of one checkpoint are byte-identical.
@@ -19,6 +19,7 @@ import transformers
 from PIL import Image
 
 from hub_repos.card import EXAMPLE, write_card
+from hub_repos.export import ONNX, export_onnx, require_export
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.variants import find_variant
 from training.phantoms import phantom
@@ -30,10 +31,10 @@ PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 MANIFEST = "manifest.json"
-PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png")
+PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
 
 
-def build(checkpoint, out, repo_id=None, revision=None, standing=None):
+def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=False):
     """Write the repository of a run's folder.
 
     Args:
@@ -41,11 +42,14 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None):
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
         standing: the trial's Standing in a sweep, for results.json and card.
+        onnx: also write the network as model.onnx, which needs the extra `export`.
 
     Raises:
         ValueError: a file is missing or does not fit, or `out` holds something else.
     """
     checkpoint, out = Path(checkpoint), Path(out)
+    if onnx:
+        require_export()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
         if not (checkpoint / name).is_file():
             raise ValueError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
@@ -58,6 +62,8 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None):
         staged = Path(staged) / "repository"
         staged.mkdir()
         save_model(checkpoint, staged, config_class, model_class)
+        if onnx:
+            export_onnx(staged, staged / ONNX)
         copy_code(model_type, staged)
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
@@ -224,9 +230,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m hub_repos.build", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="folder of a finished run")
     parser.add_argument("out", help="folder to write the repository to")
+    parser.add_argument("--onnx", action="store_true", help=f"also write the network as {ONNX}")
     arguments = parser.parse_args(argv)
     transformers.logging.disable_progress_bar()
-    build(arguments.checkpoint, arguments.out)
+    build(arguments.checkpoint, arguments.out, onnx=arguments.onnx)
     print(f"Repository: {arguments.out}")
     print(
         "Next: from transformers import pipeline; "

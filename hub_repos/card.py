@@ -69,6 +69,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         base_model=base_model(results, config),
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
+        onnx=(folder / "model.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 import re
 
 import numpy as np
@@ -10,7 +11,10 @@ from huggingface_hub import ModelCard
 
 from hub_repos.card import render_card
 from hub_repos.untrusted import read_json, read_text
+from training.boundaries import BOUNDARY_COLUMNS, summarize_boundaries
 from training.metrics import COUNTS, NAMES, by_size, mean_with_interval, metrics_from_counts, summarize
+from training.polyps import POLYP_COLUMNS, summarize_polyps
+from training.reliability import expected_calibration_error
 from training.results import check_results, class_columns
 
 TOLERANCE = 1e-6
@@ -43,10 +47,37 @@ def check_results_file(folder):
         if CODE_MARKUP.search(f"{name}{value}"):
             raise ValueError(f"results.json: run.settings.{name[:80]} must be one line of text without backticks")
     shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    shown |= {f"definitions.{name}": text for name, text in results.get("definitions", {}).items()}
     shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
     for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
         if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
             raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+    for part, metrics in results["metrics"].items():
+        if missing := sorted(
+            {"polyps", "boundary", "calibration"} & metrics.keys() - results.get("definitions", {}).keys()
+        ):
+            raise ValueError(f"results.json: metrics.{part}.{missing[0]} has no text in definitions")
+    if "calibration" in results:
+        _check_calibration(results, read_json(folder / "preprocessor_config.json"))
+
+
+def _check_calibration(results, processor):
+    """What was fitted on validation is what the processor holds and what the validation's figures say."""
+    fitted, validation = results["calibration"], results["metrics"].get("validation")
+    if validation is None:
+        raise ValueError("results.json: calibration without metrics.validation")
+    wanted = {
+        "threshold": processor.get("mask_threshold"),
+        "images": validation["images"],
+        "loss_after": validation["loss"]["value"],
+        "ece_after": validation.get("calibration", {}).get("ece"),
+        "dice_at_threshold": validation["per_image"]["dice"]["value"],
+    }
+    for name, value in wanted.items():
+        if value is None or abs(fitted[name] - value) > TOLERANCE:
+            raise ValueError(
+                f"results.json: calibration.{name} is {fitted[name]}, the processor and metrics.validation say {value}"
+            )
 
 
 def _check_labels(part, per_class, config):
@@ -77,21 +108,49 @@ def check_per_image(folder):
     if recomputed.keys() != metrics.keys():
         raise ValueError(f"results.json has metrics of {sorted(metrics)}, per_image.csv of {sorted(recomputed)}")
     _compare(recomputed, metrics, "metrics")
+    for part, of_part in metrics.items():
+        if extra := sorted({"polyps", "boundary"} & of_part.keys() - recomputed[part].keys()):
+            raise ValueError(f"results.json: metrics.{part}.{extra[0]} has no columns in per_image.csv")
+        if "calibration" in of_part:
+            _check_reliability(part, of_part["calibration"], np.stack([row["counts"] for row in parts[part]]))
+
+
+def _check_reliability(part, calibration, counts):
+    """The table's pixels are those of the rows, and its ECE follows from it."""
+    table, place = calibration["bins"], f"metrics.{part}.calibration"
+    pixels, polyp_pixels = (sum(row[name] for row in table) for name in ("pixels", "polyp_pixels"))
+    if (pixels, polyp_pixels) != (counts.sum(), counts[..., [0, 2]].sum()):
+        raise ValueError(f"results.json: {place}.bins has other pixels than per_image.csv")
+    for row in table:
+        mean = row["probability"]
+        if (mean is None) != (row["pixels"] == 0) or (
+            mean is not None and not row["above"] - TOLERANCE <= mean <= row["up_to"] + TOLERANCE
+        ):
+            raise ValueError(f"results.json: {place}.bins has a probability of {mean} in the bin up to {row['up_to']}")
+    _compare(expected_calibration_error(table), calibration["ece"], f"{place}.ece")
 
 
 def read_rows(folder):
-    """per_image.csv as dictionaries; `counts` is int64 classes x 4.
+    """per_image.csv as dictionaries; `counts` is int64 classes x 4, and of one class, where the columns are there,
+    `polyps` int64 4 and `boundary` (NSD, HD95).
 
     Raises:
         ValueError: a column, a value or a metric of a row that does not follow from the row's counts.
     """
     reader = csv.reader(io.StringIO(read_text(folder / "per_image.csv"), newline=""), strict=True)
     header, *lines = reader
-    classes = max(1, (len(header) - len(FIXED_COLUMNS)) // (len(COUNTS) + 1))
-    wanted = [*FIXED_COLUMNS, *class_columns(classes)]
-    if header != wanted:
+    added = _added_columns(header)
+    classes = max(1, (len(header) - len(FIXED_COLUMNS) - len(added)) // (len(COUNTS) + 1))
+    wanted = [*FIXED_COLUMNS, *class_columns(classes), *added]
+    if header != wanted or (added and classes > 1):
         raise ValueError(f"per_image.csv: the columns must be {', '.join(wanted)}")
     return [_read_row(number, header, line) for number, line in enumerate(lines, start=2)]
+
+
+def _added_columns(header):
+    """The columns behind the counts: polyps, polyps and outlines, or, in files of older releases, none."""
+    longest = [*POLYP_COLUMNS, *BOUNDARY_COLUMNS]
+    return next((added for added in (longest, [*POLYP_COLUMNS]) if header[-len(added) :] == added), [])
 
 
 def _read_row(number, header, line):
@@ -102,23 +161,60 @@ def _read_row(number, header, line):
     if row["part"] not in ("validation", "test") or row["twin"] not in ("0", "1"):
         raise ValueError(f"{where}: part must be validation or test, and twin 0 or 1")
     dices = [name for name in header if name.startswith("dice_")]
-    values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in dices]
-    if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in (*values, row["height"], row["width"])):
+    polyps, distances = ([name for name in names if name in row] for names in (POLYP_COLUMNS, BOUNDARY_COLUMNS))
+    not_counts = {*dices, *polyps, *distances}
+    values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in not_counts]
+    whole = (*values, *(row[name] for name in ("height", "width", *polyps)))
+    if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in whole):
         raise ValueError(f"{where}: sizes and counts must be whole numbers")
     counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
     if (counts.sum(axis=1) > int(row["height"]) * int(row["width"])).any():
         raise ValueError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
-    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices)):
+    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices, *distances)):
         raise ValueError(f"{where}: metrics and loss must be numbers of six decimals")
     metrics = metrics_from_counts(counts)
     wanted = {name: of_classes.mean() for name, of_classes in metrics.items()}
     for name, value in (wanted | dict(zip(dices, metrics["dice"], strict=False))).items():
         if abs(float(row[name]) - value) > TOLERANCE:
             raise ValueError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
-    return {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "counts": counts} | {
-        "dice": float(row["dice"]),
-        "loss": float(row["loss"]),
-    }
+    size = int(row["height"]), int(row["width"])
+    read = {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "size": size, "counts": counts}
+    read |= {"dice": float(row["dice"]), "loss": float(row["loss"])}
+    if polyps:
+        read["polyps"] = [int(row[name]) for name in polyps]
+        _check_polyps(where, *read["polyps"], counts[0])
+    if distances:
+        read["boundary"] = [float(row[name]) for name in distances]
+        _check_boundary(where, *read["boundary"], counts[0], math.hypot(*size))
+    return read
+
+
+def _check_polyps(where, polyps, found, touched, false_polyps, counts):
+    """No more found than touched, no more touched than there are, and none without pixels."""
+    both, invented, missed, _ = counts
+    possible = (
+        (polyps == 0 or both + missed > 0)
+        and (touched == 0 or both > 0)
+        and (false_polyps == 0 or both + invented > 0)
+    )
+    if not (found <= touched <= polyps and possible):
+        raise ValueError(
+            f"{where}: the polyps can't be {polyps}, {found} found, {touched} touched, {false_polyps} false"
+        )
+
+
+def _check_boundary(where, nsd, hd95, counts, diagonal):
+    """Within their ranges; with an empty mask as `training.boundaries` says; and 1 and 0 of equal masks."""
+    both, invented, missed, _ = counts
+    predicted, there = both + invented > 0, both + missed > 0
+    if predicted != there:
+        possible = (nsd, round(hd95, 4)) == (0, round(diagonal, 4))
+    elif invented == missed == 0:
+        possible = (nsd, hd95) == (1, 0)
+    else:
+        possible = 0 <= nsd <= 1 and hd95 <= diagonal
+    if not possible:
+        raise ValueError(f"{where}: nsd {nsd} and hd95 {hd95} do not fit the row's counts")
 
 
 def _check_count(part, count, results):
@@ -135,7 +231,12 @@ def summary(rows):
     counts = np.stack([row["counts"] for row in rows])
     sizes = {"by_size": by_size(counts[:, 0])} if counts.shape[1] == 1 else {}
     losses = [row["loss"] for row in rows]
-    return {"images": len(rows), **summarize(counts), **sizes, "loss": mean_with_interval(losses)}
+    polyps = {"polyps": summarize_polyps([row["polyps"] for row in rows])} if "polyps" in rows[0] else {}
+    boundary = {}
+    if "boundary" in rows[0]:
+        boundary["boundary"] = summarize_boundaries([row["boundary"] for row in rows], [row["size"] for row in rows])
+    loss = {"loss": mean_with_interval(losses)}
+    return {"images": len(rows), **summarize(counts), **sizes, **loss, **polyps, **boundary}
 
 
 def _compare(wanted, got, place):

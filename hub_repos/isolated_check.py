@@ -18,6 +18,7 @@ PROJECT = {"configuration", "modeling", "training", "hub_repos", "tests"}
 AUTO_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # CLONE_NEWNET, CLONE_NEWUSER of Linux
 SAME_MASK = 1e-3  # share of an image's pixels
+SAME_LOGITS = 1e-4  # of ONNX and PyTorch; where the largest is beyond 10, in tenths of it
 REACHING_OUT = ("socket.connect", "socket.bind", "socket.send", "socket.getaddrinfo", "socket.gethostby")
 
 
@@ -80,6 +81,23 @@ def logits(state):
     for name in AUTO_CLASSES:
         if not np.array_equal(state.arrays[name], first):
             raise ValueError(f"{name} and {AUTO_CLASSES[0]} give different logits")
+
+
+def onnx_logits(state):
+    """model.onnx gives the model's logits of the image, of its mirror image and of noise."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(Path(state.repository) / "model.onnx", providers=["CPUExecutionProvider"])
+    pixels = state.arrays["pixel_values"]
+    noise = np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32)
+    for inputs in (pixels, noise):
+        expected = state.models["AutoModel"](torch.from_numpy(inputs)).logits.numpy()
+        (found,) = session.run(["logits"], {"pixel_values": inputs})
+        difference = np.abs(found - expected).max() / max(1, np.abs(expected).max() / 10)
+        if not difference <= SAME_LOGITS:
+            raise ValueError(f"model.onnx gives logits that differ from the model's by {difference:.2g}")
 
 
 def pipeline(state):
@@ -156,7 +174,8 @@ def main(repository, work):
     path = str(work / "image.png")
     state = SimpleNamespace(repository=repository, work=work, path=path, image=Image.open(path), models={}, arrays={})
     found = []
-    for step in (load, logits, pipeline, snippets, saves_again):
+    has_onnx = (Path(repository) / "model.onnx").exists()
+    for step in (load, logits, *([onnx_logits] if has_onnx else []), pipeline, snippets, saves_again):
         name = step.__name__.replace("_", " ")
         try:
             with torch.inference_mode():

@@ -50,6 +50,7 @@ class Publication:
         remote: what the Hub held when the files were compared.
         tag: the one asked for, and from `stage` on the one that the card names; None for a pull request.
         standing: the trial's Standing in a sweep, for the card.
+        onnx: whether the repository holds model.onnx.
         changed: {path: "new", "changed" or "deleted"}, from `stage` on.
     """
 
@@ -60,6 +61,7 @@ class Publication:
     remote: Remote
     tag: str | None = None
     standing: Standing | None = None
+    onnx: bool = False
     changed: dict | None = None
 
     @property
@@ -75,7 +77,7 @@ class Publication:
         head, tags = self.remote.head, self.remote.tags
         of_main = [name for name, commit in tags.items() if commit == head]
         for tag in [self.tag] if self.tag else [*of_main, None if create_pr else next_tag(tags)]:
-            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing)
+            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break

@@ -21,7 +21,17 @@ from hub_repos.remote import explained, read_remote
 from hub_repos.space_publication import push_space
 
 
-def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=False, standing=None, space=True):
+def push(
+    checkpoint,
+    repo_id,
+    tag=None,
+    private=False,
+    create_pr=False,
+    dry_run=False,
+    standing=None,
+    onnx=False,
+    space=True,
+):
     """Publish a run's folder.
 
     Args:
@@ -32,6 +42,7 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
         create_pr: open a pull request, which leaves `main` alone.
         dry_run: build, verify and compare only.
         standing: the trial's Standing in its sweep, for the card.
+        onnx: also publish the network as model.onnx.
         space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
 
     Raises:
@@ -45,7 +56,7 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
         remote = read_remote(api, repo_id)
         if private and remote.head and not remote.private:
             raise ValueError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
-        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing)
+        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx)
         one.stage(create_pr)
         if not one.changed and (create_pr or one.tag in remote.tags):
             print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
@@ -134,6 +145,7 @@ def main(argv=None):
     parser.add_argument("--private", action="store_true", help="make the new repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request and leave main alone")
     parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
+    parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
     parser.add_argument(
         "--no-space",

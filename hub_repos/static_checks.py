@@ -27,7 +27,7 @@ KNOWN_FILES = {
     r"results\.json": "json",
     r"manifest\.json": "json",
     r"per_image\.csv": "text",
-    r"model\.safetensors": "weights",
+    r"model\.(safetensors|onnx)": "weights",
     r"[a-z0-9_]+\.png": "picture",
     r"[a-z0-9_]+\.py": "code",
     r"\.gitattributes": "attributes",

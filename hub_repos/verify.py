@@ -21,6 +21,8 @@ from PIL import Image
 from hub_repos import figure_checks, static_checks
 from hub_repos.checks import Check, checked
 from hub_repos.code_rules import check_code
+from hub_repos.export import ONNX
+from hub_repos.onnx_check import check_onnx
 from hub_repos.reproduce import reproduce
 from training.phantoms import phantom
 
@@ -58,6 +60,8 @@ def verify_folder(folder, run=True, data=None, repo_id=None):
     """
     folder = Path(folder).absolute()
     checks = [checked(name, check, folder) for name, check in STATIC_CHECKS.items()]
+    if (folder / ONNX).exists():
+        checks.append(checked("onnx", check_onnx, folder))
     if repo_id is not None:
         checks.append(checked("card names this repository", figure_checks.check_named, folder, repo_id))
     if not all(check.passed for check in checks):

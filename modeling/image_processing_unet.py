@@ -29,6 +29,7 @@ class UNetImageProcessor(BaseImageProcessor):
         mirror_margin: pixels mirrored at each border after resizing, for `valid` padding (92 at depth 4; figure 2 of
             the 2015 paper): `pixel_values` are `size` + 2 x `mirror_margin`.
         mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
+        score_threshold: regions whose score, the mean probability over the region, is below this are background.
     """
 
     model_input_names = ["pixel_values"]
@@ -45,6 +46,7 @@ class UNetImageProcessor(BaseImageProcessor):
         image_std=(0.229, 0.224, 0.225),
         mirror_margin=0,
         mask_threshold=0.5,
+        score_threshold=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -58,6 +60,7 @@ class UNetImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
         self.mirror_margin = mirror_margin
         self.mask_threshold = mask_threshold
+        self.score_threshold = score_threshold
 
     def __call__(self, images, **kwargs):
         return self.preprocess(images, **kwargs)
@@ -145,7 +148,7 @@ class UNetImageProcessor(BaseImageProcessor):
         Returns:
             list of B int64 tensors H x W.
         """
-        return [self._to_mask(logits, threshold) for logits in upsample(_logits(outputs), target_sizes)]
+        return [self._without_unlikely(logits, threshold) for logits in upsample(_logits(outputs), target_sizes)]
 
     def post_process_instance_segmentation(
         self,
@@ -160,7 +163,8 @@ class UNetImageProcessor(BaseImageProcessor):
 
         Args:
             outputs: a model's output, or its `logits`, B x C x h x w.
-            threshold: drop entries whose score is below this; None drops none, so that their union is the mask.
+            threshold: drop entries whose score is below this; None takes `score_threshold`, as the semantic mask does,
+                so that their union is the mask.
             mask_threshold: as `threshold` of `post_process_semantic_segmentation`.
             overlap_mask_area_threshold: taken for the pipeline's sake; components never overlap.
             target_sizes: B pairs (height, width); None keeps the size of the logits.
@@ -174,13 +178,22 @@ class UNetImageProcessor(BaseImageProcessor):
             raise ValueError(
                 "return_coco_annotation=True is not supported: take `segmentation`, an id for each pixel."
             )
+        least = self.score_threshold if threshold is None else threshold
         return [
-            _components_as_segments(self._to_mask(logits, mask_threshold), probabilities(logits), threshold or 0.0)
+            _components_as_segments(self._to_mask(logits, mask_threshold), probabilities(logits), least)
             for logits in upsample(_logits(outputs), target_sizes)
         ]
 
+    def _without_unlikely(self, logits, threshold):
+        """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
+        mask = self._to_mask(logits, threshold)
+        if not self.score_threshold or not mask.any():
+            return mask
+        segments = _components_as_segments(mask, probabilities(logits), self.score_threshold)
+        return mask * (segments["segmentation"] > 0).to(mask.device)
+
     def _to_mask(self, logits, threshold):
-        """Logits C x H x W at the original size to class indices H x W."""
+        """Logits C x H x W at the original size to class indices H x W, every region kept."""
         if logits.shape[0] > 1:
             return logits.argmax(dim=0)
         threshold = self.mask_threshold if threshold is None else threshold

@@ -92,6 +92,13 @@ class RunArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
     )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "After training fit a temperature, which the head keeps, and the threshold, which the processor "
+            "keeps, on validation."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a higher validation Dice."}
     )

@@ -1,4 +1,4 @@
-"""Augmentation as a recipe writes it: a list of albumentations transforms, image and mask together.
+"""Augmentation as a recipe writes it: a list of albumentations transforms and those of `training.polyp_free`.
 
 Every draw is a pure function of (seed, epoch, index), never of a global generator or a worker: a resumed run, two
 workers or two processes see the same pixels.
@@ -12,6 +12,8 @@ import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
 import albumentations
+
+from training import polyp_free
 
 
 class Augmentation:
@@ -43,12 +45,11 @@ def _transform(entry):
         raise ValueError(f"augmentation must list entries like {{HorizontalFlip: {{p: 0.5}}}}, got {entry!r}.")
     ((name, arguments),) = entry.items()
     arguments = arguments or {}
-    transforms = {key: kind for key, kind in vars(albumentations).items() if _is_transform(kind)}
-    if name not in transforms:
-        _refuse(f"augmentation {name!r} is not an albumentations transform", str(name), transforms)
+    if name not in TRANSFORMS:
+        _refuse(f"augmentation {name!r} is not an albumentations transform", str(name), TRANSFORMS)
     if not isinstance(arguments, dict):
         raise ValueError(f"augmentation {name} takes its arguments by name, like {{p: 0.5}}, got {arguments!r}.")
-    kind = transforms[name]
+    kind = TRANSFORMS[name]
     known = [*inspect.signature(kind.__init__).parameters][1:]
     for argument in arguments:
         if argument not in known:
@@ -61,6 +62,11 @@ def _transform(entry):
 
 def _is_transform(kind):
     return inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)
+
+
+TRANSFORMS = {
+    name: kind for module in (albumentations, polyp_free) for name, kind in vars(module).items() if _is_transform(kind)
+}
 
 
 def _refuse(message, name, known):

@@ -16,17 +16,23 @@ import torch.nn.functional as F
 import transformers
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import segmentation_loss
 from modeling.variants import find_variant, variant_names
+from training.boundaries import boundary_distances, is_installed, summarize_boundaries
+from training.flips import predict_with_flips
 from training.metrics import by_size, count_pixels, mean_with_interval, summarize
 from training.partition import make_partition
+from training.polyps import count_polyps, summarize_polyps
 from training.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
+from training.reliability import BINS, expected_calibration_error, reliability_table
+from training.report_figures import reliability
 from training.results import data_record, environment_record, write_results
 from training.sources import load_source
 
-BINS = 200  # of the probability histograms
+LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond the limit are in the last bin
 
 
 @dataclass
@@ -35,7 +41,10 @@ class Scores:
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
     pixel), `histograms` int64 images x 2 x BINS (pixels of background and of polyp by predicted probability).
-    `class_names` are those of several counted classes, in order.
+    `class_names` are those of several counted classes, in order. Of one class there are also, for each image, `sums`,
+    float64 BINS (the sum of the probabilities in each bin), `logits`, int64 2 x LOGIT_BINS (as `histograms`, by
+    logit), `polyps`, int64 4 (`training.polyps`), and, where MONAI is installed, `boundaries` (NSD and HD95;
+    `training.boundaries`).
     """
 
     names: list = field(default_factory=list)
@@ -44,6 +53,10 @@ class Scores:
     losses: list = field(default_factory=list)
     histograms: list = field(default_factory=list)
     class_names: list = field(default_factory=list)
+    sums: list = field(default_factory=list)
+    logits: list = field(default_factory=list)
+    polyps: list = field(default_factory=list)
+    boundaries: list = field(default_factory=list)
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
@@ -56,6 +69,15 @@ class Scores:
         if "per_class" in summary:
             named = zip(self.class_names, summary["per_class"], strict=True)
             summary["per_class"] = [{"label": name, **one} for name, one in named]
+        if self.polyps:
+            summary["polyps"] = summarize_polyps([self.polyps[index] for index in chosen])
+        if self.boundaries:
+            sizes = [self.sizes[index] for index in chosen]
+            summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in chosen], sizes)
+        if self.sums:
+            kept = (np.stack([of_images[index] for index in chosen]) for of_images in (self.histograms, self.sums))
+            table = reliability_table(*kept)
+            summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
         return summary
 
 
@@ -69,6 +91,7 @@ def score(
     progress="",
     mask_labels=2,
     boundary_width=None,
+    flips=False,
 ):
     """Score every row.
 
@@ -82,6 +105,7 @@ def score(
         progress: what the progress bar says; empty shows none.
         mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
         boundary_width: makes label 2 of the true masks, as for training; see `training.reading.with_boundary`.
+        flips: take the mean logits of each image and its mirror images; see `training.flips`.
 
     Returns:
         Scores, in the order of the rows.
@@ -105,7 +129,7 @@ def score(
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
         sizes = [truth.shape for truth in truths]
-        outputs = _forward(model, processor(images, return_tensors="pt"))
+        outputs = _forward(model, processor(images, return_tensors="pt"), flips)
         masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
             _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
@@ -135,8 +159,11 @@ def _truth(row, num_labels, boundary_width, grouped):
 
 
 @torch.inference_mode()
-def _forward(model, inputs):
-    return model(pixel_values=inputs["pixel_values"].to(model.device, model.dtype))
+def _forward(model, inputs, flips):
+    pixel_values = inputs["pixel_values"].to(model.device, model.dtype)
+    if flips:
+        return SemanticSegmenterOutput(logits=predict_with_flips(model, pixel_values).logits)
+    return model(pixel_values=pixel_values)
 
 
 def _at_size(logits, size, polyp_labels):
@@ -152,9 +179,34 @@ def _add(scores, name, truth, mask, logits, classes):
     scores.sizes.append(truth.shape)
     scores.counts.append(count_pixels(mask, truth, classes))
     scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
+    if len(classes) == 1:
+        predicted, there = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
+        scores.polyps.append(count_polyps(predicted, there))
+        if is_installed():
+            scores.boundaries.append(boundary_distances(predicted, there))
     if logits.shape[1] == 1:
-        bins = ((logits[0, 0].sigmoid() * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()  # (k, k + 1] / BINS
-        scores.histograms.append(np.stack([np.bincount(bins[truth == k], minlength=BINS) for k in (0, 1)]))
+        _add_histograms(scores, truth, logits[0, 0])
+
+
+def _add_histograms(scores, truth, logits):
+    """The pixels by probability and by logit; bin k of probability is (k, k + 1] / BINS, of logit centred."""
+    probabilities = logits.sigmoid()
+    bins = ((probabilities * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()
+    scores.histograms.append(_by_truth(bins, truth, BINS))
+    counted = truth != IGNORE
+    scores.sums.append(np.bincount(bins[counted], probabilities.cpu().numpy()[counted].astype(np.float64), BINS))
+    places = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
+    scores.logits.append(_by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS))
+
+
+def _by_truth(bins, truth, count):
+    """Histograms of background and of polyp, int64 2 x count."""
+    return np.stack([np.bincount(bins[truth == label], minlength=count) for label in (0, 1)])
+
+
+def logit_centres():
+    """The centres of the bins of `Scores.logits`, float64 LOGIT_BINS."""
+    return ((np.arange(LOGIT_BINS) + 0.5) / LOGIT_BINS * 2 - 1) * LOGIT_LIMIT
 
 
 def threshold_counts(scores):
@@ -231,6 +283,9 @@ class EvaluateArguments:
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
+    flips: bool = field(
+        default=False, metadata={"help": "Score the mean logits of each image and its three mirror images."}
+    )
 
 
 def main(argv=None):
@@ -253,6 +308,7 @@ def main(argv=None):
         "boundary_width": arguments.boundary_width,
         "threshold": arguments.threshold,
         "batch_size": arguments.batch_size,
+        "flips": arguments.flips,
     }
     parts = {}
     for part in ("validation", "test"):
@@ -268,6 +324,7 @@ def main(argv=None):
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }
     print(write_results(arguments.output, results, parts, partition.twins))
+    reliability(parts, Path(arguments.output) / "reliability.png")
 
 
 if __name__ == "__main__":

@@ -155,6 +155,19 @@ def mean_with_interval(values):
     return _value_and_interval(values.mean(), _resampled_means(values[:, None])[:, 0])
 
 
+def ratio_with_interval(numerators, denominators, anything):
+    """The sum over images of one number an image by that of another, and its 95 % bootstrap interval over images.
+
+    It is 1 where `anything` is 0 in every image drawn, and 0 where the denominators alone are.
+    """
+    columns = np.stack([numerators, denominators, anything], axis=1).astype(np.float64)
+    return _value_and_interval(_ratio(*columns.mean(axis=0)), _ratio(*_resampled_means(columns).T))
+
+
+def _ratio(numerator, denominator, anything):
+    return np.where(anything == 0, 1.0, numerator / np.where(denominator == 0, 1, denominator))
+
+
 def _class_means(counts):
     """Counts ... x classes x 4 to the means over classes of the six metrics, a list of arrays ..."""
     return [values.mean(axis=-1) for values in metrics_from_counts(counts).values()]

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import torch
 
+from training import boundaries, polyps, reliability
 from training.metrics import COUNTS, NAMES, metrics_from_counts
 
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
@@ -42,7 +43,7 @@ def write_results(folder, results, scores, twins=()):
     without = [name for name in scores["test"].names if name not in set(twins)]
     if 0 < len(without) < len(scores["test"].names):
         metrics["test_without_twins"] = scores["test"].summary(set(without))
-    results = {"schema_version": 1, **results, "metrics": metrics}
+    results = {"schema_version": 1, **results, "definitions": definitions(metrics["test"]), "metrics": metrics}
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,16 @@ def write_results(folder, results, scores, twins=()):
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
+
+
+def definitions(part):
+    """What the figures of a part that have a rule of their own are, by name."""
+    texts = {
+        "polyps": lambda: polyps.DEFINITION,
+        "boundary": boundaries.definition,
+        "calibration": lambda: reliability.DEFINITION,
+    }
+    return {name: text() for name, text in texts.items() if name in part}
 
 
 def read_results(path):
@@ -74,7 +85,7 @@ def check_results(results, path="results.json"):
 
 
 def summary_lines(results):
-    """A line for each part: Dice and IoU per image, pooled Dice, precision, recall, loss; then one for each class."""
+    """Lines for each part: Dice and IoU, precision, recall, loss; then polyps, outlines and ECE; then each class."""
     for part, metrics in results["metrics"].items():
         dice, iou = metrics["per_image"]["dice"], metrics["per_image"]["iou"]
         yield (
@@ -84,8 +95,24 @@ def summary_lines(results):
             f"precision {metrics['per_image']['precision']['value']:.4f}   "
             f"recall {metrics['per_image']['recall']['value']:.4f}   loss {metrics['loss']['value']:.4f}"
         )
+        if found := list(_report_figures(metrics)):
+            yield "  " + "   ".join(found)
         for one in metrics.get("per_class", ()):
             yield _class_line(one, metrics["images"])
+
+
+def _report_figures(metrics):
+    """Polyps, outlines and calibration of a part, each where it was measured."""
+    if counts := metrics.get("polyps"):
+        yield (
+            f"polyps {counts['found']} of {counts['polyps']} found at IoU .5, {counts['touched']} touched, "
+            f"{counts['false_polyps']} false (recall {counts['recall']['value']:.4f}, "
+            f"precision {counts['precision']['value']:.4f})"
+        )
+    if boundary := metrics.get("boundary"):
+        yield f"NSD {boundary['nsd']['value']:.4f}   HD95 {boundary['hd95']['value']:.1f} pixels"
+    if calibration := metrics.get("calibration"):
+        yield f"ECE {calibration['ece']:.4f}"
 
 
 def _class_line(one, images):
@@ -144,13 +171,19 @@ def _write_per_image(path, scores, twins):
 
 
 def _rows(part, scores, twins):
-    for name, size, counts, loss in zip(scores.names, scores.sizes, scores.counts, scores.losses, strict=True):
+    for index, (name, size, counts) in enumerate(zip(scores.names, scores.sizes, scores.counts, strict=True)):
         metrics = metrics_from_counts(counts)
         row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
         row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
-        row["loss"] = f"{loss:.6f}"
+        row["loss"] = f"{scores.losses[index]:.6f}"
         dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
-        yield row | dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+        row |= dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+        if scores.polyps:
+            row |= dict(zip(polyps.POLYP_COLUMNS, map(int, scores.polyps[index]), strict=True))
+        if scores.boundaries:
+            distances = [f"{value:.6f}" for value in scores.boundaries[index]]
+            row |= dict(zip(boundaries.BOUNDARY_COLUMNS, distances, strict=True))
+        yield row
 
 
 def class_columns(classes):

@@ -29,6 +29,7 @@ from training import figures  # noqa: E402
 from training.arguments import parse  # noqa: E402
 from training.augmentation import Augmentation  # noqa: E402
 from training.backbone_weights import load_backbone_weights  # noqa: E402
+from training.calibration import calibrate  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
 from training.cost import end_to_end_milliseconds, gmacs  # noqa: E402
@@ -37,10 +38,11 @@ from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
 from training.partition import PARTS, make_partition  # noqa: E402
 from training.reading import check_boundary_width, read_image, read_labels  # noqa: E402
+from training.report_figures import reliability  # noqa: E402
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
 from training.sources import load_source  # noqa: E402
-from training.threads import use_all_cores  # noqa: E402
+from training.threads import keep_freed_memory, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
@@ -52,11 +54,17 @@ def main(argv=None):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
+    keep_freed_memory()
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
-    num_labels = find_variant(arguments.variant)[0](**model_fields).num_labels
-    check_boundary_width(arguments.boundary_width, num_labels)
+    config = find_variant(arguments.variant)[0](**model_fields)
+    check_boundary_width(arguments.boundary_width, config.num_labels)
+    if arguments.calibrate and not config.binary_head:
+        raise ValueError(
+            f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
+            "out."
+        )
     rows, partition = make_partition(
         load_source(arguments.data, arguments.image_column, arguments.mask_column),
         arguments.split,
@@ -65,7 +73,7 @@ def main(argv=None):
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
-        print_check(rows, partition, num_labels, arguments.boundary_width)
+        print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
     kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
@@ -102,10 +110,17 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         save_checkpoint(model, processor, folder)
     model, _ = load_model(folder)  # as its users get it: the Trainer's own computes in its precision for ever
     model.to(arguments.device)
+    calibration = {}
+    if arguments.calibrate:
+        log_scoring(folder, "validation", len(indices["validation"]), "to calibrate")
+        calibration["calibration"] = calibrate(model, processor, rows.select(indices["validation"]))
+        with naming_write_errors(folder / "model.safetensors"):
+            save_checkpoint(model, processor, folder)
     scores = score_parts(model, processor, rows, indices, folder, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, model, best, history),
         "data": data_record(arguments.data, partition, arguments.boundary_width),
+        **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
         "cost": {
             "training_seconds": history[-1]["seconds"],
@@ -192,8 +207,7 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
     scores = {}
     for part in ("validation", "test"):
-        with (folder / "scorings.log").open("a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {len(indices[part])} images\n")
+        log_scoring(folder, part, len(indices[part]))
         scores[part] = score(
             model,
             processor,
@@ -203,6 +217,12 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
             boundary_width=boundary_width,
         )
     return scores
+
+
+def log_scoring(folder, part, count, why=""):
+    """A line of scorings.log."""
+    with (folder / "scorings.log").open("a", encoding="utf-8") as log:
+        log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {why}".rstrip() + "\n")
 
 
 def measure_latency(model, processor, rows):
@@ -219,7 +239,7 @@ def save_checkpoint(model, processor, folder):
 
 
 def draw(folder, history, scores, rows, model, processor, boundary_width=None):
-    """The run's pictures: curves, thresholds on validation, typical and worst test cases."""
+    """The run's pictures: curves, thresholds on validation, reliability, typical and worst test cases."""
     folder = Path(folder)
     figures.training_curves(history, folder / "curves.png")
     if scores["validation"].histograms:
@@ -229,6 +249,7 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
             thresholds, curves["dice"], curves["precision"], curves["recall"], folder / "thresholds.png",
             chosen=processor.mask_threshold,
         )  # fmt: skip
+    reliability(scores, folder / "reliability.png")
     test = scores["test"]
     dice = metrics_from_counts(np.stack(test.counts))["dice"].mean(axis=1)
     by_name = {name: index for index, name in enumerate(rows["name"])}

@@ -5,6 +5,7 @@ a parquet file, a Hub id. `name` is the stem; `image` and `annotation` stay enco
 """
 
 import difflib
+import io
 import itertools
 import re
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path, PureWindowsPath
 
 import datasets
 import pyarrow.compute
+from PIL import Image
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("validation", "val", "valid", "dev"), "validation"
@@ -61,6 +63,38 @@ def load_source(data: str, image_column: str | None = None, mask_column: str | N
     else:
         raise FileNotFoundError(f"{data}: no such file or folder, and not a Hub id; {FORMS}")
     return datasets.DatasetDict({"all": parts["train"]} if set(parts) == {"train"} else parts)
+
+
+def load_frames(folder: str) -> datasets.Dataset:
+    """Every image below `folder`, which shows no polyp: rows as `load_source` gives them, with masks all background.
+
+    Names are paths from the folder. Raises FileNotFoundError, ValueError where no image lies there or one is broken.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; frames without a polyp are images in one folder")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not files:
+        raise ValueError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
+    columns = {
+        "name": [path.relative_to(root).as_posix() for path in files],
+        "image": [{"bytes": None, "path": str(path.absolute())} for path in files],
+        "annotation": [{"bytes": _blank_mask(path), "path": None} for path in files],
+    }
+    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _blank_mask(path: Path) -> bytes:
+    """A PNG of zeros as large as the upright image at `path`."""
+    try:
+        with Image.open(path) as image:
+            size = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error}): mend it or take it away") from error
+    file = io.BytesIO()
+    Image.new("L", size).save(file, format="PNG")
+    return file.getvalue()
 
 
 def has_stems(names: Iterable[str]) -> bool:

@@ -5,15 +5,20 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from hub_repos import build as building
 from hub_repos.build import build, code_files, copy_code, flatten
 from hub_repos.card import base_model, card_data, render_card
+from hub_repos.figure_checks import snippets
 from tests.variants import VARIANTS
+from training.evaluate import load_model
+from training.phantoms import phantom
 
 
 def digest(folder):
@@ -149,6 +154,50 @@ def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, t
     assert "name: dice (mean of classes, per image, original size)" in text
     assert "`--boundary_width 3`" in text and "label 2, boundary" in text
     assert "flatters" not in (repository / "README.md").read_text()
+
+
+def test_the_card_drops_unlikely_regions_by_hand_as_the_processor_does(checkpoint, tmp_path):
+    run, image = tmp_path / "run", tmp_path / "image.png"
+    shutil.copytree(checkpoint, run)
+    Image.fromarray(phantom(7, 0, 64)[0]).save(image)
+    model, processor = load_model(run)
+    sizes = [Image.open(image).size[::-1]]
+    with torch.inference_mode():
+        logits = model(**processor(Image.open(image))).logits
+    (every,) = processor.post_process_instance_segmentation(logits, target_sizes=sizes)
+    scores = sorted(one["score"] for one in every["segments_info"])
+    processor.score_threshold = (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
+    processor.save_pretrained(run)
+    build(run, tmp_path / "built")
+    *_, by_hand = snippets(tmp_path / "built", image)
+    names = {}
+    exec(by_hand, names)  # noqa: S102
+    (mask,) = processor.post_process_semantic_segmentation(logits, sizes)
+    assert 0 < (mask > 0).sum() < (every["segmentation"] > 0).sum()
+    assert torch.equal(names["mask"], mask)
+
+
+def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
+    results = json.loads((repository / "results.json").read_text())
+    test, definitions = results["metrics"]["test"], results["definitions"]
+    results["calibration"] = {"temperature": 1.25, "images": 88, "ece_before": 0.02, "ece_after": 0.01} | {
+        "dice_at_half": 0.8, "dice_at_threshold": 0.81
+    }  # fmt: skip
+    test["polyps"] |= {"polyps": 7, "found": 5, "touched": 6, "false_polyps": 2}
+    test["polyps"]["recall"] = {"value": 0.7143, "low": 0.5, "high": 0.9}
+    test["boundary"]["hd95"] = {"value": 12.34, "low": 5, "high": 20}
+    test["calibration"]["ece"] = 0.0321
+    text = render_card(repository, results)
+    for shown in (
+        *definitions.values(), "| test | 7 | 5 | 6 | 2 | 0.7143 (0.5000–0.9000) |", "| 12.3 (5.0–20.0) |",
+        "test 0.0321.", "divided by a temperature of 1.250,", "ECE there was 0.0200 before and 0.0100 after",
+    ):  # fmt: skip
+        assert shown in text, shown
+    assert not re.search(r"\n\n\n\n", text) and " \n" not in text
+    for of_part in results["metrics"].values():
+        del of_part["boundary"]
+    without = render_card(repository, results)
+    assert "NSD" not in without and "HD95" not in without and definitions["polyps"] in without
 
 
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):

@@ -6,15 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hub_repos.figure_checks import check_per_image, check_results_file, loaded_repository, read_rows, snippets
-from training.evaluate import Scores
+from hub_repos.figure_checks import (
+    _check_boundary,
+    _check_polyps,
+    check_per_image,
+    check_results_file,
+    loaded_repository,
+    read_rows,
+    snippets,
+)
+from training.evaluate import BINS, Scores
 from training.results import write_results
 
 COMMITTED = sorted(Path(__file__).parents[2].glob("hub_repos/*/results.json"))
 
 
-def write(folder, classes=1, twins=("c",), max_samples=None, absent=False):
-    """results.json and per_image.csv of one validation and three test images, 10 x 20; the last class may lack."""
+def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, report=False):
+    """results.json and per_image.csv of one validation and three test images, 10 x 20; the last class may lack.
+
+    `report` adds polyps, outlines and histograms.
+    """
     rng = np.random.default_rng(0)
     scores = {}
     for part, names in (("validation", ["v"]), ("test", ["a", "b", "c"])):
@@ -24,6 +35,8 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False):
         losses = rng.uniform(0.1, 1, len(names)).tolist()
         class_names = [f"class {number}" for number in range(1, classes + 1)]
         scores[part] = Scores(names, [(10, 20)] * len(names), counts, losses, class_names=class_names)
+        if report:
+            _add_report(scores[part], rng)
     settings = {} if max_samples is None else {"max_samples": str(max_samples)}
     sizes = {"train": 9, "validation": 1, "test": 3 if max_samples is None else 8}
     results = {
@@ -37,6 +50,19 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False):
     labels = {str(number): name for number, name in enumerate(["background", *class_names])}
     (folder / "config.json").write_text(json.dumps({"model_type": "unet", "id2label": labels}))
     return folder
+
+
+def _add_report(scores, rng):
+    """Polyps 3, 2 of them found and touched, 1 false; outlines; all pixels in the bin around the probability .3."""
+    for counts in scores.counts:
+        true_positives, false_positives, false_negatives, true_negatives = counts[0]
+        polyp, background = true_positives + false_negatives, false_positives + true_negatives
+        histograms, sums = np.zeros((2, BINS), np.int64), np.zeros(BINS)
+        histograms[:, 60], sums[60] = (background, polyp), 0.3025 * (background + polyp)
+        scores.histograms.append(histograms)
+        scores.sums.append(sums)
+        scores.polyps.append(np.array((3, 2, 2, 1)))
+        scores.boundaries.append((rng.uniform(0.1, 0.9), rng.uniform(1, 9)))
 
 
 def change(folder, old, new):
@@ -55,7 +81,9 @@ def change_results(folder, value, *place):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"classes": 2}, {"twins": ()}, {"twins": ("a", "b", "c")}, {"max_samples": 3}], ids=str
+    "options",
+    [{}, {"report": True}, {"classes": 2}, {"twins": ()}, {"twins": ("a", "b", "c")}, {"max_samples": 3}],
+    ids=str,
 )
 def test_what_write_results_writes_agrees(options, tmp_path):
     write(tmp_path, **options)
@@ -173,9 +201,165 @@ def test_the_record_agrees_with_the_rows(value, place, message, tmp_path):
         check_per_image(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["validation", "test", "test_without_twins"])
+@pytest.mark.parametrize("bound", ["value", "low", "high"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("boundary", "nsd"),
+        ("boundary", "hd95"),
+        ("boundary", "hd95_share"),
+        ("polyps", "recall"),
+        ("polyps", "precision"),
+        ("polyps", "touched_share"),
+    ],
+    ids=".".join,
+)
+def test_polyps_and_outlines_follow_from_the_rows(place, bound, part, tmp_path):
+    write(tmp_path, report=True)
+    place = "metrics", part, *place, bound
+    change_results(tmp_path, 0.123456, *place)
+    with pytest.raises(ValueError, match=rf"{'.'.join(place)} is 0.123456, the rows"):
+        check_per_image(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["polyps", "found", "touched", "false_polyps"])
+def test_polyp_counts_follow_from_the_rows(name, tmp_path):
+    write(tmp_path, report=True)
+    change_results(tmp_path, 99, "metrics", "test", "polyps", name)
+    with pytest.raises(ValueError, match=rf"metrics\.test\.polyps\.{name} is 99, the rows"):
+        check_per_image(tmp_path)
+
+
+def last_columns(folder, new, line=1):
+    """Put `new` in the place of a row's polyps, found, touched, false_polyps, nsd, hd95; and of its counts before."""
+    lines = (folder / "per_image.csv").read_text().splitlines()
+    values = lines[line].split(",")
+    lines[line] = ",".join(values[: len(values) - len(new)] + [str(value) for value in new])
+    (folder / "per_image.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((3, 2, 2, 2, "0.500000", "5.000000"), r"metrics\.validation\.polyps\.false_polyps is 1, the rows .* 2"),
+        ((3, 3, 2, 1, "0.500000", "5.000000"), "polyps can't be 3, 3 found, 2 touched, 1 false"),
+        ((2, 2, 3, 1, "0.500000", "5.000000"), "polyps can't be 2, 2 found, 3 touched"),
+        ((3, 2, 2, 1, "0.500001", "5.000000"), r"metrics\.validation\.boundary"),
+        ((3, 2, 2, 1, "1.500000", "5.000000"), "nsd 1.5 and hd95 5.0 do not fit"),
+        ((3, 2, 2, 1, "0.500000", "99.000000"), "nsd 0.5 and hd95 99.0 do not fit"),
+        ((3, 2, 2, 1, "0.5", "5.000000"), "six decimals"),
+        ((3, 2, 2, -1, "0.500000", "5.000000"), "whole numbers"),
+    ],
+)
+def test_a_row_of_polyps_and_outlines_that_does_not_agree(values, message, tmp_path):
+    write(tmp_path, report=True)
+    last_columns(tmp_path, values)
+    with pytest.raises(ValueError, match=message):
+        check_per_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "fits", "does_not"),
+    [
+        ((0, 0, 0, 200), (10, 20), (1, 0), (0.5, 3)),  # both empty
+        ((5, 0, 0, 195), (10, 20), (1, 0), (0.9, 0)),  # equal
+        ((0, 5, 0, 195), (30, 40), (0, 50), (0, 3)),  # one empty
+        ((0, 0, 5, 195), (30, 40), (0, 50), (0.1, 50)),
+        ((3, 2, 1, 195), (10, 20), (0.7, 3), (0.7, 30)),
+    ],
+)
+def test_outlines_of_empty_and_of_equal_masks(counts, size, fits, does_not):
+    _check_boundary("row", *fits, counts, np.hypot(*size))
+    with pytest.raises(ValueError, match="row: nsd"):
+        _check_boundary("row", *does_not, counts, np.hypot(*size))
+
+
+@pytest.mark.parametrize("polyps", [(1, 0, 0, 0), (0, 0, 0, 1)])
+def test_polyps_need_pixels(polyps):
+    with pytest.raises(ValueError, match="row: the polyps can't be"):
+        _check_polyps("row", *polyps, (0, 0, 0, 200))
+
+
+@pytest.mark.parametrize("key", ["polyps", "boundary"])
+def test_figures_without_columns_are_refused(key, tmp_path):
+    write(tmp_path, report=True)
+    kept = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"][key]
+    write(tmp_path)
+    change_results(tmp_path, kept, "metrics", "test", key)
+    with pytest.raises(ValueError, match=f"metrics.test.{key} has no columns in per_image.csv"):
+        check_per_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "message"),
+    [
+        (0.01, ("ece",), r"calibration\.ece is 0.01, the rows"),
+        (0.34, ("bins", 6, "probability"), r"calibration\.ece is"),
+        (0.5, ("bins", 6, "probability"), "bins has a probability of 0.5 in the bin up to 0.35"),
+        (None, ("bins", 6, "probability"), "bins has a probability of None"),
+        (5, ("bins", 7, "pixels"), "bins has other pixels than per_image.csv"),
+        (5, ("bins", 6, "polyp_pixels"), "bins has other pixels than per_image.csv"),
+    ],
+)
+def test_the_reliability_table_agrees_with_the_rows_and_its_ece(value, place, message, tmp_path):
+    write(tmp_path, report=True)
+    change_results(tmp_path, value, "metrics", "test", "calibration", *place)
+    with pytest.raises(ValueError, match=message):
+        check_per_image(tmp_path)
+
+
+def calibrated(folder):
+    """As `write`, with a temperature and a threshold fitted on its validation."""
+    write(folder, report=True)
+    validation = json.loads((folder / "results.json").read_text())["metrics"]["validation"]
+    fitted = {
+        "images": 1, "temperature": 1.4, "threshold": 0.4,
+        "loss_before": 0.9, "loss_after": validation["loss"]["value"], "ece_before": 0.1,
+        "ece_after": validation["calibration"]["ece"], "dice_at_half": 0.1,
+        "dice_at_threshold": validation["per_image"]["dice"]["value"],
+    }  # fmt: skip
+    change_results(folder, fitted, "calibration")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"mask_threshold": 0.4}))
+
+
+@pytest.mark.parametrize("name", ["threshold", "images", "loss_after", "ece_after", "dice_at_threshold"])
+def test_what_was_fitted_is_what_processor_and_validation_say(name, tmp_path):
+    calibrated(tmp_path)
+    check_results_file(tmp_path)
+    change_results(tmp_path, 7 if name == "images" else 0.123456, "calibration", name)
+    with pytest.raises(ValueError, match=f"calibration.{name} is .*, the processor and metrics.validation say"):
+        check_results_file(tmp_path)
+
+
+@pytest.mark.parametrize("removed", [2, 6])
+def test_rows_with_fewer_columns(removed, tmp_path):
+    """Without the two of the outlines, as where MONAI is not installed, and without any, as of older releases."""
+    write(tmp_path, report=True)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for of_part in results["metrics"].values():
+        del of_part["boundary"]
+        if removed == 6:
+            del of_part["polyps"], of_part["calibration"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    lines = (tmp_path / "per_image.csv").read_text().splitlines()
+    kept = [",".join(line.split(",")[:-removed]) for line in lines]
+    (tmp_path / "per_image.csv").write_text("\n".join(kept) + "\n")
+    check_results_file(tmp_path)
+    check_per_image(tmp_path)
+
+
+def test_a_figure_needs_its_definition(tmp_path):
+    write(tmp_path, report=True)
+    change_results(tmp_path, {"polyps": "x", "calibration": "x"}, "definitions")
+    with pytest.raises(ValueError, match="metrics.validation.boundary has no text in definitions"):
+        check_results_file(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("value", "place"),
     [
+        ("see [here](x)", ("definitions", "polyps")),
         ("x\n# y", ("run", "name")),
         ("[x](y)", ("run", "name")),
         ("a `b", ("run", "command")),
@@ -188,7 +372,7 @@ def test_the_record_agrees_with_the_rows(value, place, message, tmp_path):
     ],
 )
 def test_what_a_card_could_take_for_markup_is_refused(value, place, tmp_path):
-    write(tmp_path)
+    write(tmp_path, report=True)
     change_results(tmp_path, value, *place)
     with pytest.raises(ValueError, match=".".join(place)):
         check_results_file(tmp_path)

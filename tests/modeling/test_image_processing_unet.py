@@ -136,12 +136,17 @@ def test_ignored_pixels_of_masks_stay_ignored(do_resize):
 
 def test_a_saved_processor_comes_back_equal(tmp_path):
     processor = UNetImageProcessor(
-        size={"height": 12, "width": 20}, image_mean=(0.1, 0.2, 0.3), mirror_margin=3, mask_threshold=0.3, resample=3
+        size={"height": 12, "width": 20},
+        image_mean=(0.1, 0.2, 0.3),
+        mirror_margin=3,
+        mask_threshold=0.3,
+        score_threshold=0.7,
+        resample=3,
     )
     processor.save_pretrained(tmp_path)
     loaded = UNetImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
-    assert (loaded.mask_threshold, loaded.size) == (0.3, {"height": 12, "width": 20})
+    assert (loaded.mask_threshold, loaded.score_threshold, loaded.size) == (0.3, 0.7, {"height": 12, "width": 20})
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     assert torch.equal(loaded(image)["pixel_values"], processor(image)["pixel_values"])
 
@@ -266,6 +271,26 @@ def test_low_scores_are_dropped_on_request(threshold, scores):
     assert [one["score"] for one in result["segments_info"]] == pytest.approx(scores, abs=1e-6)
     assert [one["id"] for one in result["segments_info"]] == list(range(1, len(scores) + 1))
     assert set(result["segmentation"].unique().tolist()) == set(range(len(scores) + 1))
+
+
+@pytest.mark.parametrize(("least", "polyps"), [(0.0, 3), (0.65, 2), (0.75, 1), (0.9, 0)])
+def test_unlikely_regions_are_in_neither_mask_nor_entries(least, polyps):
+    processor = UNetImageProcessor(score_threshold=least)
+    (result,) = processor.post_process_instance_segmentation(binary_logits())
+    (mask,) = processor.post_process_semantic_segmentation(binary_logits())
+    assert len(result["segments_info"]) == polyps
+    assert mask.dtype == torch.int64 and torch.equal(mask, (result["segmentation"] > 0).long())
+    (every,) = processor.post_process_instance_segmentation(binary_logits(), threshold=0.0)
+    assert len(every["segments_info"]) == 3
+
+
+def test_unlikely_regions_of_several_classes_become_background():
+    logits = torch.zeros(1, 3, 1, 5)
+    logits[0, 0, 0, 2] = 5.0
+    logits[0, 1, 0, 3:] = math.log(2)  # scores 1/2
+    logits[0, 2, 0, :2] = math.log(6)  # scores 3/4
+    (mask,) = UNetImageProcessor(score_threshold=0.6).post_process_semantic_segmentation(logits)
+    assert mask.tolist() == [[2, 2, 0, 0, 0]]
 
 
 def test_mask_threshold_of_polyps():

@@ -139,6 +139,8 @@ def _free_port():
 
 def serve():
     sys.path.insert(0, str(ROOT))
+    import monai.metrics  # noqa: F401
+
     import training.run  # noqa: F401
 
     answers, sys.stdout = sys.stdout, sys.stderr

@@ -19,7 +19,16 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from configuration.configuration_unet import UNetConfig
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import UNetForSemanticSegmentation
-from training.evaluate import BINS, load_model, main, polyp_labels_of, score, threshold_counts
+from training.evaluate import (
+    BINS,
+    LOGIT_BINS,
+    load_model,
+    logit_centres,
+    main,
+    polyp_labels_of,
+    score,
+    threshold_counts,
+)
 from training.results import read_results
 
 PROCESSOR = UNetImageProcessor(size=16)
@@ -132,6 +141,36 @@ class TestScoreByHand:
         polyp, background = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
         assert scores.losses == pytest.approx([(30 * polyp + 570 * background) / 600, background, polyp])
 
+    def test_polyps_and_outlines(self):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        assert [one.tolist() for one in scores.polyps] == [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+        assert scores.boundaries[1:] == [(0, math.hypot(17, 16)), (1, 0)]
+        nsd, hd95 = scores.boundaries[0]
+        assert 0 < nsd < 1 and 20 < hd95 < math.hypot(15, 24)
+        summary = scores.summary({"f1", "f2"})
+        assert (summary["polyps"]["polyps"], summary["polyps"]["false_polyps"]) == (1, 1)
+        assert summary["boundary"]["nsd"]["value"] == 0.5
+        assert summary["boundary"]["hd95_share"]["value"] == 0.5
+
+    def test_calibration_of_a_constant(self):
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        probability, share = 1 / (1 + math.exp(-1)), 750 / (600 + 272 + 720)
+        calibration = scores.summary()["calibration"]
+        assert calibration["ece"] == pytest.approx(probability - share)
+        (held,) = [row for row in calibration["bins"] if row["pixels"]]
+        assert held == {"above": 0.7, "up_to": 0.75, "pixels": 1592, "polyp_pixels": 750} | {
+            "probability": pytest.approx(probability)
+        }
+        for histogram, pixels in zip(scores.logits, ([570, 30], [272, 0], [0, 720]), strict=True):
+            assert histogram.sum(axis=1).tolist() == pixels
+            assert np.abs(logit_centres()[histogram.any(axis=0)] - 1) < 0.03
+
+    def test_without_monai_the_outlines_are_left_out(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "monai", None)
+        scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
+        assert not scores.boundaries and len(scores.polyps) == 3
+        assert "boundary" not in scores.summary() and "polyps" in scores.summary()
+
     def test_summary(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
         summary = scores.summary()
@@ -153,6 +192,11 @@ class TestScoreByHand:
         assert scores.counts[0].tolist() == [[10, 40, 0, 0]]
         assert scores.losses == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
         assert scores.histograms[0].sum(axis=1).tolist() == [40, 10]
+        assert scores.logits[0].sum(axis=1).tolist() == [40, 10]
+        assert scores.sums[0].sum() == pytest.approx(50 / (1 + math.exp(-1)))
+        assert scores.polyps[0].tolist() == [0, 0, 0, 1]  # a true region of 10 pixels is a speck
+        whole = score(constant_model(1.0), PROCESSOR, rows_of([np.where(mask == 255, 255, 1)]), (1,))
+        assert whole.polyps[0].tolist() == [1, 1, 1, 0] and whole.boundaries[0] == (1, 0)
 
     def test_histograms_and_thresholds(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
@@ -236,6 +280,16 @@ class TestScoreOfRandomModels:
             assert counts.tolist() == [[int(one.sum()) for one in expected]]
             assert 0 < predicted.mean() < 1
 
+    def test_flips_are_the_mean_of_a_users_own(self):
+        row, model = rows_of([box((20, 30), 9, 9)]), random_model()
+        pixels = PROCESSOR(Image.open(io.BytesIO(row[0]["image"]["bytes"]))).pixel_values
+        with torch.no_grad():
+            each = [model(pixels.flip(dims)).logits.flip(dims) for dims in ([], [3], [2], [2, 3])]
+        odds = F.interpolate(torch.stack(each).mean(dim=0), size=(20, 30), mode="bilinear")[0, 0].numpy()
+        scores = score(model, PROCESSOR, row, (1,), flips=True)
+        assert scores.counts[0][0, :2].sum() == (odds > 0).sum() > 0
+        assert not np.array_equal(scores.logits, score(model, PROCESSOR, row, (1,)).logits)
+
     def test_batches_do_not_matter(self):
         rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
         one, three = (score(model, PROCESSOR, rows, (1,), batch_size=size) for size in (1, 3))
@@ -258,12 +312,15 @@ class TestScoreOfRandomModels:
         def kept(side):
             scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,))
             values = [value for name in ("counts", "losses", "histograms") for value in getattr(scores, name)]
+            values += [value for name in ("sums", "logits", "polyps", "boundaries") for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "histograms", "class_names"
+                "names", "sizes", "counts", "losses", "histograms", "class_names",
+                "sums", "logits", "polyps", "boundaries",
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values]
 
-        assert kept(16) == kept(160) == [32, 32, 8, 8, 16 * BINS, 16 * BINS]
+        histograms, sums, logits = [16 * BINS] * 2, [8 * BINS] * 2, [16 * LOGIT_BINS] * 2
+        assert kept(16) == kept(160) == [32, 32, 8, 8, *histograms, *sums, *logits, 32, 32, 16, 16]
 
     def test_files_of_two_sizes_are_named(self):
         row = rows_of([np.zeros((9, 9))])[0] | {"annotation": {"bytes": png(np.zeros((9, 8))), "path": None}}
@@ -382,6 +439,20 @@ class TestCommand:
         model = save(constant_model(1.0), tmp_path / "unet")
         main([model, data, "--output", str(tmp_path / "out"), "--threshold", "0.74"])
         assert scored(tmp_path / "out")[0]["metrics"]["test"]["pooled"]["recall"]["value"] == 0
+
+    @pytest.mark.parametrize("model", [random_model, segformer])
+    def test_flips_and_the_reliability_picture(self, tmp_path, data, model):
+        processor = PROCESSOR if model is random_model else SegformerImageProcessor(size=32)
+        main([save(model(), tmp_path / "m", processor), data, "--output", str(tmp_path / "out"), "--flips", "true"])
+        results, rows = scored(tmp_path / "out")
+        assert results["run"]["settings"]["flips"] is True
+        assert set(results["definitions"]) == {"polyps", "boundary", "calibration"}
+        for name in ("nsd", "hd95"):
+            mean = np.mean([float(row[name]) for row in rows])
+            assert mean == pytest.approx(results["metrics"]["test"]["boundary"][name]["value"], abs=1e-6)
+        for name in ("polyps", "found", "touched", "false_polyps"):
+            assert sum(int(row[name]) for row in rows) == results["metrics"]["test"]["polyps"][name]
+        Image.open(tmp_path / "out" / "reliability.png").verify()
 
     def test_an_error_is_one_line(self, monkeypatch, tmp_path, data):
         monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modeling.modeling_unet import UNetForSemanticSegmentation
@@ -16,7 +17,7 @@ from training.figures import GREEN
 from training.phantoms import phantom
 from training.results import read_results
 
-PICTURES = {"first_batch.png", "curves.png", "thresholds.png", "typical.png", "worst.png"}
+PICTURES = {"first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png"}
 LEFT = {
     "config.json",
     "model.safetensors",
@@ -95,7 +96,7 @@ def test_three_classes_from_black_and_white_masks(tmp_path):
         for row in csv.DictReader(file):
             assert int(row["true_positives_2"]) + int(row["false_negatives_2"]) > 0
     assert UNetForSemanticSegmentation.from_pretrained(tmp_path / "run").config.label2id["boundary"] == 2
-    assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"thresholds.png"}
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == PICTURES - {"thresholds.png", "reliability.png"}
     picture = np.asarray(Image.open(tmp_path / "run/typical.png"))
     height, width = picture.shape[:2]
     truths = picture[: int(0.8 * height), int(0.38 * width) : int(0.56 * width)]  # the second of four columns
@@ -165,6 +166,7 @@ def test_empty_folder_is_named(tmp_path):
         ({"model.num_labels": 3, "boundary_width": 0}, "boundary_width must be at least 1 pixel"),
         ({"model.num_labels": 3, "model.id2label": "{0: background, 1: polyp}"}, "id2label"),
         ({"save_total_limit": 1}, "save_total_limit"),
+        ({"calibrate": "true", "model.binary_head": "false"}, "calibrate=True needs a binary head"),
         ({"split": "pranet"}, "pranet"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -184,3 +186,26 @@ def test_results_hold_the_command_and_the_settings(ended):
     written = json.loads((folder / "out/results.json").read_text())["run"]
     assert written["command"].startswith("accelerate launch training/run.py")
     assert written["settings"]["num_train_epochs"] == "2" and written["parameters"] > 0
+
+
+def test_calibrate_keeps_temperature_and_threshold(tmp_path):
+    ended = {name: run(tmp_path / name, calibrate=name) for name in ("false", "true")}
+    assert [one.code for one in ended.values()] == [0, 0], ended["true"].stderr
+    plain, fitted = (read_results(tmp_path / name / "results.json") for name in ("false", "true"))
+    assert "calibration" not in plain
+    record, validation = fitted["calibration"], fitted["metrics"]["validation"]
+    threshold = json.loads((tmp_path / "true/preprocessor_config.json").read_text())["mask_threshold"]
+    assert record["threshold"] == threshold
+    assert record["dice_at_threshold"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
+    assert record["dice_at_half"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
+    assert record["loss_before"] == plain["metrics"]["validation"]["loss"]["value"]
+    assert record["loss_after"] == validation["loss"]["value"]
+    heads = [
+        UNetForSemanticSegmentation.from_pretrained(tmp_path / name).head.classifier.weight
+        for name in ("false", "true")
+    ]
+    torch.testing.assert_close(heads[1], heads[0] / record["temperature"])
+    lines = (tmp_path / "true/scorings.log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "validation 3 images to calibrate", "validation 3 images", "test 5 images"
+    ]  # fmt: skip

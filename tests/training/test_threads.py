@@ -40,3 +40,28 @@ def test_accelerates_launcher_leaves_all_cores(tmp_path):
     (tmp_path / "ask.py").write_text(f"import sys; sys.path.insert(0, {str(runs.ROOT)!r}); {ASK}")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", str(tmp_path / "ask.py")]
     assert threads({}, launch) == [usable_cores()]
+
+
+FAULTS = """
+import resource, sys
+import torch
+from training.threads import keep_freed_memory
+if sys.argv[1] == "keep":
+    print(int(keep_freed_memory()))
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16, 1024, 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def test_freed_memory_is_kept():
+    command = sys.executable, "-c", FAULTS
+    (by_default,) = threads({}, (*command, "leave"))
+    could, kept = threads({}, (*command, "keep"))
+    if not could:
+        pytest.skip("the C library is not glibc: its allocator can't be asked")
+    assert kept < by_default / 20

@@ -1,0 +1,118 @@
+"""Temperature and threshold: recovered where they are known, kept by the head and the processor."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling.image_processing_unet import UNetImageProcessor
+from tests.training.test_evaluate import box, random_model, rows_of
+from training.calibration import SCORES, calibrate, dice_by_score, fit_temperature, fold_temperature, plateau
+from training.evaluate import LOGIT_BINS, logit_centres, score
+from training.reading import read_image
+
+
+def histogram(temperature, pixels=10**7):
+    """Pixels of logits whose probability of a polyp is, exactly, sigmoid(logit / temperature)."""
+    centres = logit_centres()
+    of_bin = pixels * np.exp(-((centres / 8) ** 2)) / LOGIT_BINS
+    polyp = 1 / (1 + np.exp(-centres / temperature))
+    return np.rint([of_bin * (1 - polyp), of_bin * polyp]).astype(np.int64)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
+def test_the_temperature_is_recovered(temperature):
+    assert fit_temperature(histogram(temperature)[None]) == pytest.approx(temperature, rel=1e-3)
+
+
+def test_images_weigh_the_same_whatever_their_pixels():
+    mixed = fit_temperature(np.stack([histogram(1), histogram(2, 10**7)]))
+    assert fit_temperature(np.stack([histogram(1), histogram(2, 10**8)])) == pytest.approx(mixed, rel=1e-3)
+    assert 1.2 < mixed < 1.8
+
+
+def test_the_range_ends_where_no_temperature_is_too_low():
+    perfect = np.where(logit_centres() > 0, [[0], [5]], [[5], [0]])
+    assert fit_temperature(perfect[None]) == pytest.approx(0.1, rel=0.01)
+
+
+def test_folding_divides_every_logit():
+    model, pixels = random_model(), torch.randn(2, 3, 16, 16)
+    before = model(pixels).logits
+    fold_temperature(model, 1.7)
+    torch.testing.assert_close(model(pixels).logits, before / 1.7)
+
+
+@pytest.mark.parametrize(
+    ("dice", "middle"),
+    [
+        ([0.5, 0.7, 0.9, 0.7, 0.5], 2),
+        ([0.5, 0.8995, 0.9, 0.8995, 0.8992, 0.8990, 0.7], 3),
+        ([0.9, 0.8, 0.8996, 0.8996, 0.8996], 0),  # a second plateau is apart
+        ([0.1] * 199, 99),
+        ([0.2, 0.3, 0.3001], 1),
+    ],
+)
+def test_the_middle_of_the_plateau(dice, middle):
+    assert plateau(np.array(dice)) == middle
+
+
+def noisy_rows(model, processor, shapes=((20, 30), (17, 16), (30, 24))):
+    """Images whose truth is the model's own mask, a fifth of its pixels changed."""
+    rng, rows = np.random.default_rng(0), rows_of([box(shape, 0, 0) for shape in shapes])
+    masks = []
+    for row, shape in zip(rows, shapes, strict=True):
+        outputs = model(**processor(read_image(row["image"], row["name"])))
+        mask = processor.post_process_semantic_segmentation(outputs, [shape])[0].numpy() > 0
+        masks.append(255 * (mask ^ (rng.random(shape) > 0.8)))
+    return rows_of(masks)
+
+
+@pytest.fixture
+def fitted():
+    """A random model calibrated on three images: (it before, it after, processor, rows, what is recorded)."""
+    models, processor = [random_model(), random_model()], UNetImageProcessor(size=16)
+    for model in models:
+        model.head.classifier.weight.data *= 3
+        model.head.classifier.bias.data += 0.3
+    rows = noisy_rows(models[0], processor)
+    return *models, processor, rows, calibrate(models[1], processor, rows)
+
+
+def test_what_is_kept_is_what_is_recorded(fitted):
+    before, after, processor, rows, record = fitted
+    assert record["threshold"] == processor.mask_threshold != 0.5
+    assert 0.2 < record["temperature"] < 5
+    pixels = processor(read_image(rows[0]["image"], "f0")).pixel_values
+    torch.testing.assert_close(after(pixels).logits, before(pixels).logits / record["temperature"])
+    summary = score(after, processor, rows, (1,)).summary()
+    assert summary["loss"]["value"] == record["loss_after"] < record["loss_before"]
+    assert summary["calibration"]["ece"] == record["ece_after"]
+    assert summary["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_score_threshold"], abs=1e-12)
+    assert record["score_threshold"] == processor.score_threshold
+    processor.score_threshold = 0.0
+    every = score(after, processor, rows, (1,)).summary()
+    assert every["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_threshold"], abs=1e-12)
+    at_half = score(before, processor, rows, (1,), threshold=0.5).summary()
+    assert at_half["per_image"]["dice"]["value"] == record["dice_at_half"]
+    assert (record["images"], at_half["loss"]["value"]) == (3, record["loss_before"])
+
+
+def test_no_other_temperature_has_a_lower_loss(fitted):
+    before, _, processor, rows, record = fitted
+    for factor in (0.97, 1.03):
+        other = random_model()
+        other.load_state_dict(before.state_dict())
+        fold_temperature(other, factor * record["temperature"])
+        assert score(other, processor, rows, (1,)).summary()["loss"]["value"] > record["loss_after"]
+
+
+def test_dice_by_score_by_hand():
+    one = np.array([0.9, 0.6]), np.array([10, 5]), np.array([10, 0]), 10  # a polyp, and a false alarm that scores .6
+    other = np.array([0.7]), np.array([4]), np.array([2]), 4
+    empty = np.array([]), np.array([], int), np.array([], int), 0
+    dice = dice_by_score([one, other, empty])
+    by_score = dict(zip(SCORES.round(2).tolist(), dice.tolist(), strict=True))
+    assert by_score[0.0] == by_score[0.6] == pytest.approx((20 / 25 + 4 / 8 + 1) / 3)
+    assert by_score[0.61] == by_score[0.7] == pytest.approx((1 + 4 / 8 + 1) / 3)
+    assert by_score[0.71] == by_score[0.9] == pytest.approx((1 + 0 + 1) / 3)
+    assert by_score[0.91] == pytest.approx((0 + 0 + 1) / 3)
