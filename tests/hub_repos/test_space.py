@@ -1,7 +1,9 @@
-"""The Space's page in Chromium: app.py runs as on the Hub, in a process that does not know this project."""
+"""The Space's page: in Chromium, with app.py in a process that does not know this project, and its functions here."""
 
 import contextlib
 import os
+import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -14,13 +16,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
+from transformers import dynamic_module_utils
 
 from hub_repos.build import build
 from hub_repos.space_publication import FILES, stage_space
 from modeling.image_processing_unet import UNetImageProcessor
-from tests.browser import chromium, console_errors, contacted_hosts, wait
+from tests.hub_repos.chromium import chromium, console_errors, contacted_hosts, wait
 from tests.variants import model_class
 from training.phantoms import phantom, phantom_dataset
 
@@ -73,20 +74,22 @@ class App:
 
 
 @pytest.fixture(scope="module")
-def apps(make_checkpoint, three_class_checkpoint, tmp_path_factory):
-    """The app of an attention U-Net and that of three classes, as {name: (App, checkpoint)}; they start together."""
-    checkpoints = {"gates": make_checkpoint("attention_unet"), "classes": three_class_checkpoint}
-    found = {name: (App(one, tmp_path_factory.mktemp(name)), one) for name, one in checkpoints.items()}
-    yield found
-    for app, _ in found.values():
-        app.process.kill()
-        app.process.wait()
+def gates_checkpoint(make_checkpoint):
+    return make_checkpoint("attention_unet")
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("chromium") / "profile") as driver:
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def app(driver, gates_checkpoint, tmp_path_factory):
+    app = App(gates_checkpoint, tmp_path_factory.mktemp("app"))
+    yield app
+    app.process.kill()
+    app.process.wait()
 
 
 class Page:
@@ -94,13 +97,13 @@ class Page:
 
     def __init__(self, driver, app):
         self.driver, self.app = driver, app
-        wait(driver, app.answers, seconds=300)
+        wait(app.answers, seconds=300)
         console_errors(driver), contacted_hosts(driver)
         driver.get(f"http://{app.address}")
-        wait(driver, lambda: self.find("#upload input[type=file]") and self.text.startswith("Upload or paste"))
+        wait(lambda: self.find("#upload input[type=file]") and self.text.startswith("Upload or paste"))
 
     def find(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return self.driver.find_elements("css selector", selector)
 
     @property
     def text(self):
@@ -111,28 +114,28 @@ class Page:
         before = self.text
         for button in self.find("#upload button[aria-label='Clear']"):
             button.click()
-            before = wait(self.driver, lambda: self.text.startswith("Upload or paste") and self.text)
-        (chooser,) = wait(self.driver, lambda: self.find("#upload input[type=file]"))
+            before = wait(lambda: self.text.startswith("Upload or paste") and self.text)
+        (chooser,) = wait(lambda: self.find("#upload input[type=file]"))
         chooser.send_keys(str(path))
-        wait(self.driver, lambda: self.text != before)
+        wait(lambda: self.text != before)
 
     def rows(self):
         """The cells of each polyp's row, as text."""
         rows = self.find("#polyps tr")[1:]
-        return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+        return [[cell.text for cell in row.find_elements("tag name", "td")] for row in rows]
 
     def pixels(self, selector, number=0):
         """What a picture shows, H x W x 3."""
-        image = wait(self.driver, lambda: self.find(selector)[number:])[0]
+        image = wait(lambda: self.find(selector)[number:])[0]
         height, width, pixels = self.driver.execute_script(PIXELS, image)
         return np.array(pixels, np.uint8).reshape(height, width, 4)[..., :3]
 
     def set_threshold(self, value):
         number = self.find("#threshold input[type=number]")[0]
         before = self.find("#mask img")[0].get_attribute("src")
-        number.send_keys(Keys.CONTROL, "a")
-        number.send_keys(str(value), Keys.ENTER)
-        wait(self.driver, lambda: self.find("#mask img")[0].get_attribute("src") != before)
+        number.clear()
+        number.send_keys(f"{value}\n")
+        wait(lambda: self.find("#mask img")[0].get_attribute("src") != before)
 
 
 @pytest.fixture
@@ -166,13 +169,12 @@ def expected_rows(processor, outputs, size, threshold=None, labels=("background"
     ]
 
 
-def test_an_upload_shows_the_processors_mask_and_its_polyps(apps, driver, upload):
-    app, checkpoint = apps["gates"]
+def test_an_upload_shows_the_processors_mask_and_its_polyps(app, gates_checkpoint, driver, upload):
     page = Page(driver, app)
     page.upload(upload)
     image = np.asarray(Image.open(upload))
     size = image.shape[:2]
-    processor, outputs = expected(checkpoint, "attention_unet", upload)
+    processor, outputs = expected(gates_checkpoint, "attention_unet", upload)
     mask = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
     assert 0 < mask.mean() < 1
     assert np.array_equal(page.pixels("#mask img"), np.repeat(mask[..., None] * 255, 3, axis=-1))
@@ -189,7 +191,7 @@ def test_an_upload_shows_the_processors_mask_and_its_polyps(apps, driver, upload
     assert page.rows() == expected_rows(processor, outputs, size, threshold)
     assert app.runs == ran
 
-    captions = [one.text for one in wait(driver, lambda: page.find("#gates .caption-label"))]
+    captions = [one.text for one in wait(lambda: page.find("#gates .caption-label"))]
     assert len(captions) == 3 and captions == [
         f"gate {number}: {one.shape[2]} x {one.shape[3]}, {one.min():.2f} to {one.max():.2f}"
         for number, one in enumerate(outputs.attentions, start=1)
@@ -197,52 +199,74 @@ def test_an_upload_shows_the_processors_mask_and_its_polyps(apps, driver, upload
     assert [page.pixels("#gates .grid-container img", number).shape[:2] for number in range(3)] == [size] * 3
     assert console_errors(driver) == []
     assert contacted_hosts(driver) == {app.address} and "reached for" not in app.printed.read_text()
-    assert "not a medical device" in driver.find_element(By.TAG_NAME, "body").text
+    assert "not a medical device" in driver.find_element("tag name", "body").text
 
 
-def test_several_classes_have_no_threshold_and_no_gates(apps, driver, upload):
-    app, checkpoint = apps["classes"]
+def test_broken_files_have_a_message_and_leave_no_old_mask(app, driver, upload, tmp_path):
     page = Page(driver, app)
-    assert not any(one.is_displayed() for one in page.find("#threshold, #gates"))
     page.upload(upload)
-    size = np.asarray(Image.open(upload)).shape[:2]
-    processor, outputs = expected(checkpoint, "unet", upload)
-    mask = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
-    assert np.array_equal(page.pixels("#mask img")[..., 0], mask * 127) and set(np.unique(mask)) == {0, 1, 2}
-    assert page.rows() == expected_rows(processor, outputs, size, labels=("background", "polyp", "boundary"))
-    assert console_errors(driver) == []
-
-
-def test_odd_files_are_shown_and_broken_ones_have_a_message(apps, driver, upload, tmp_path):
-    page = Page(driver, apps["classes"][0])
-    frame = Image.open(upload)
-    grey = np.asarray(frame.convert("L"))
-    odd = {
-        "grey": frame.convert("L"),
-        "transparent": frame.convert("RGBA"),
-        "16-bit": Image.fromarray(grey.astype(np.uint16) * 257),
-        "tiny": frame.resize((1, 1)),
-    }
-    for name, image in odd.items():
-        image.save(tmp_path / f"{name}.png")
-        page.upload(tmp_path / f"{name}.png")
-        assert page.rows() or page.text.startswith("Nothing found"), name
-        shown = np.asarray(frame if name == "transparent" else image.convert("RGB")) if name != "16-bit" else grey
-        assert np.array_equal(
-            page.pixels("#before-after img"), shown if shown.ndim == 3 else np.stack([shown] * 3, -1)
-        )
+    assert page.rows()
     (tmp_path / "truncated.png").write_bytes(upload.read_bytes()[:1500])
     (tmp_path / "text.png").write_text("no image")
-    Image.new("1", (6000, 6000)).save(tmp_path / "huge.png")
     for name, said in (
         ("truncated", "No mask, this file can't be used: "),
         ("text", "No mask: this file is not an image that can be read."),
-        ("huge", "No mask, this file can't be used: 6000 x 6000 pixels are more than 25,000,000: make it smaller."),
     ):
         page.upload(tmp_path / f"{name}.png")
         assert page.text.startswith(said) and not page.find("#before-after img, #mask img")
-    page.upload(upload)
-    assert page.rows()
+
+
+@pytest.fixture
+def space_of(tmp_path, monkeypatch):
+    """A function (checkpoint) -> what app.py defines, in this process, on the checkpoint's repository."""
+
+    def load(checkpoint):
+        build(checkpoint, tmp_path / "repository")
+        monkeypatch.setenv("MODEL", str(tmp_path / "repository"))
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+        monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")  # which app.py changes
+        monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        return runpy.run_path(str(FILES / "app.py"), run_name="space")
+
+    yield load
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+def test_several_classes_have_no_threshold_and_no_gates(space_of, three_class_checkpoint, upload):
+    space = space_of(three_class_checkpoint)
+    assert not space["threshold"].visible and not space["gates"].visible
+    _, (before, after), grey, table, maps = space["segment"](str(upload), 0.5)
+    image = np.asarray(Image.open(upload))
+    size = image.shape[:2]
+    processor, outputs = expected(three_class_checkpoint, "unet", upload)
+    mask = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
+    assert set(np.unique(mask)) == {0, 1, 2} and np.array_equal(grey, mask * 127)
+    assert np.array_equal(before, image) and np.array_equal((after != before).any(axis=-1), mask > 0)
+    cells = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    shown = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
+    assert shown == expected_rows(processor, outputs, size, labels=("background", "polyp", "boundary"))
+    assert maps == []
+
+
+def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, upload, tmp_path):
+    segment = space_of(checkpoint)["segment"]
+    frame = Image.open(upload)
+    grey = frame.convert("L")
+    for image, seen in (
+        (grey, grey),
+        (frame.convert("RGBA"), frame),
+        (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), grey),
+        (frame.resize((1, 1)), frame.resize((1, 1))),
+    ):
+        image.save(tmp_path / "odd.png")
+        _, (before, _), mask, table, _ = segment(str(tmp_path / "odd.png"), 0.5)
+        assert np.array_equal(before, np.asarray(seen.convert("RGB"))) and mask.shape == before.shape[:2]
+        assert "No mask" not in table
+    Image.new("1", (6000, 6000)).save(tmp_path / "<huge>.png")
+    *nothing, said, _ = segment(str(tmp_path / "<huge>.png"), 0.5)
+    assert nothing == [None] * 3 and "6000 x 6000 pixels are more than 25,000,000: make it smaller" in said
 
 
 def test_the_examples_are_generated_frames():
