@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 RUN := runs/unet_phantoms
+MODEL ?= $(RUN)/repository
 # older versions of transformers, and what they need apart from constraints.txt
 OLDER := 4.57 5.5
 PINS_4.57 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
@@ -12,7 +13,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train test test-all test-minimal test-compat lint format clean $(LOADS)
+.PHONY: help train demo test test-all test-minimal test-compat lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -20,6 +21,12 @@ help:  ## list the commands
 train: $(VENV)/.core  ## train the quick-start model on generated frames and build its Hub repository
 	$(LAUNCH) training/run.py unet_phantoms --output_dir $(RUN)
 	$(BIN)/python -m hub_repos.build $(RUN) $(RUN)/repository
+
+demo: $(VENV)/.demo $(filter $(RUN)/repository,$(MODEL))  ## try a model in the browser (MODEL=folder-or-id)
+	MODEL=$(MODEL) $(BIN)/python hub_repos/space/app.py
+
+$(RUN)/repository:
+	$(MAKE) train
 
 test: $(VENV)/.test  ## run the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
@@ -53,6 +60,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP) -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.core
+	$(PIP) -c constraints.txt -e '.[demo]'
 	touch $@
 
 .venv-minimal/.done: $(VENV)/.core constraints.txt

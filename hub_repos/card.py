@@ -60,6 +60,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         template_path=str(TEMPLATE),
         results=results,
         config=config,
+        repo_id=repo_id,
         arguments=", ".join([f'"{repo_id}"' if repo_id else "MODEL", *_revision(revision)]),
         processor=processor,
         size=processor["size"],

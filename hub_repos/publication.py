@@ -157,12 +157,7 @@ class Publication:
             "parent_commit": self.remote.head,
             "commit_message": " ".join(["Publish", *([self.tag] if self.tag else [])]),
         }
-        try:
-            return self.api.create_commit(self.repo_id, operations, **where)
-        except (RuntimeError, json.JSONDecodeError) as error:  # around what broke an upload; an answer that is a page
-            if error.__cause__:
-                raise error.__cause__ from None
-            raise ValueError(f"the Hub did not take the files ({error}): repeat the command.") from error
+        return commit_files(self.api, self.repo_id, operations, **where)
 
     def try_out(self, commit):
         """Raise ValueError unless a commit holds what was built, loads, and has the checkpoint's logits."""
@@ -196,6 +191,16 @@ class Publication:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ValueError(f"it does not load: {reason}")
         return np.load(self.scratch / "logits.npy")
+
+
+def commit_files(api, repo_id, operations, **where):
+    """`HfApi.create_commit`, its errors those that `explained` knows."""
+    try:
+        return api.create_commit(repo_id, operations, **where)
+    except (RuntimeError, json.JSONDecodeError) as error:  # around what broke an upload; an answer that is a page
+        if error.__cause__:
+            raise error.__cause__ from None
+        raise ValueError(f"the Hub did not take the files ({error}): repeat the command.") from error
 
 
 def next_tag(tags):

@@ -1,8 +1,8 @@
 """Checkpoint to the Hub: `python -m hub_repos.push CHECKPOINT REPO_ID`.
 
 A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
-`main` and the tags as they were, and one that is repeated goes on from what the Hub holds. A sweep's folder becomes
-one repository for each finished trial, and a collection.
+`main` and the tags as they were, and one that is repeated goes on from what the Hub holds. The model's Space follows,
+pinned to that commit. A sweep's folder becomes one repository for each finished trial, and a collection, but no Space.
 """
 
 import argparse
@@ -18,9 +18,20 @@ from huggingface_hub import HfApi, get_token
 from hub_repos.card import Standing
 from hub_repos.publication import Publication, require_publishable, require_verified
 from hub_repos.remote import explained, limit_waiting, read_remote
+from hub_repos.space_publication import push_space
 
 
-def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=False, standing=None, onnx=False):
+def push(
+    checkpoint,
+    repo_id,
+    tag=None,
+    private=False,
+    create_pr=False,
+    dry_run=False,
+    standing=None,
+    onnx=False,
+    space=True,
+):
     """Publish a run's folder.
 
     Args:
@@ -32,6 +43,7 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
         dry_run: build, verify and compare only.
         standing: the trial's Standing in its sweep, for the card.
         onnx: also publish the network as model.onnx.
+        space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
 
     Raises:
         ValueError: what went wrong, and the cure, in one line.
@@ -49,19 +61,34 @@ def push(checkpoint, repo_id, tag=None, private=False, create_pr=False, dry_run=
         one.stage(create_pr)
         if not one.changed and (create_pr or one.tag in remote.tags):
             print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
-            return
-        print("\n".join(one.listing()))
-        require_publishable(one.staged)
-        require_verified(one.staged, repo_id)
-        if dry_run:
-            print("Dry run: nothing was sent.")
-            return
-        if remote.head is None:
-            api.create_repo(repo_id, private=private or None)
-            one.remote = read_remote(api, repo_id)
-        commit = one.open_pull_request() if create_pr else one.publish()
+            commit = remote.head
+        else:
+            commit = push_model(one, private, create_pr, dry_run)
+        if space and standing is None and not create_pr:
+            private = private or one.remote.private
+            try:
+                push_space(api, repo_id, commit, private, Path(scratch), dry_run)
+            except ValueError as error:
+                published = f"{repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
+                raise ValueError(f"{published}: {error}" if commit else str(error)) from error
+    if dry_run:
+        print("Dry run: nothing was sent.")
+
+
+def push_model(one, private, create_pr, dry_run):
+    """Check a staged Publication and send it; arguments as `push`. Returns the commit, None in a dry run."""
+    print("\n".join(one.listing()))
+    require_publishable(one.staged)
+    require_verified(one.staged, one.repo_id)
+    if dry_run:
+        return None
+    if one.remote.head is None:
+        one.api.create_repo(one.repo_id, private=private or None)
+        one.remote = read_remote(one.api, one.repo_id)
+    commit = one.open_pull_request() if create_pr else one.publish()
     print("It loads from the Hub in an isolated process, with the checkpoint's logits bit for bit:")
-    print(f'AutoModel.from_pretrained("{repo_id}", revision="{commit}", trust_remote_code=True)')
+    print(f'AutoModel.from_pretrained("{one.repo_id}", revision="{commit}", trust_remote_code=True)')
+    return commit
 
 
 def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
@@ -124,6 +151,12 @@ def main(argv=None):
     parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
     parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
+    parser.add_argument(
+        "--no-space",
+        dest="space",
+        action="store_false",
+        help="leave out the Space; a pull request and a sweep's trials get none",
+    )
     options = vars(parser.parse_args(argv))
     folder = Path(options.pop("folder"))
     transformers.logging.disable_progress_bar()

@@ -78,9 +78,9 @@ def read_remote(api, repo_id):
     )
 
 
-def list_files(api, repo_id, commit):
+def list_files(api, repo_id, commit, repo_type="model"):
     """{path: RepoFile} of every file of a commit."""
-    tree = api.list_repo_tree(repo_id, revision=commit, recursive=True)
+    tree = api.list_repo_tree(repo_id, revision=commit, recursive=True, repo_type=repo_type)
     return {one.path: one for one in tree if isinstance(one, RepoFile)}
 
 

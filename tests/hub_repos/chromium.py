@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import json
 import shutil
 import threading
+import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -31,6 +34,28 @@ def chromium(folder):
         yield driver
     finally:
         driver.quit()
+
+
+def wait(condition, seconds=120):
+    """The first true value of `condition()`."""
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def console_errors(driver):
+    """What pages have logged as errors since the last call."""
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def contacted_hosts(driver):
+    """host:port of every request since the last call; `chrome:` and `data:` addresses leave no machine."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls += [event["params"]["url"] for event in events if event["method"] == "Network.webSocketCreated"]
+    return {urlsplit(url).netloc for url in urls if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-What a client was told or sent is in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS
-objects are served from another host name, as on the Hub, where a token must not go. `fail`, `drop`, `slow` and
-`when` make the next requests that fit go wrong.
+The Space `owner/name` is the repository `spaces/owner/name`. What a client was told or sent is in `requests`, what is
+stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
+where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
 """
 
 import base64
@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NOW = "2025-01-01T00:00:00.000Z"
-LFS_SUFFIXES = (".safetensors", ".png")
+LFS_SUFFIXES = (".safetensors", ".png", ".jpg")
 
 
 @dataclass
@@ -180,8 +180,9 @@ class Handler(BaseHTTPRequestHandler):
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if token and not self.may_read:
                 raise RefusedError(401, "Invalid credentials in Authorization header")
+            place = path.replace("/api/spaces/", "/api/models/spaces/")
             for method, pattern, answer in ROUTES:
-                if method == self.command and (found := re.fullmatch(pattern, path)):
+                if method == self.command and (found := re.fullmatch(pattern, place)):
                     with self.hub.lock:
                         return answer(self, **found.groupdict())
             raise RefusedError(404, f"the loopback Hub has no {self.command} {path}")
@@ -227,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         """The same for a writer, or for anyone who is logged in where it is for a pull request."""
         found = self.find(repo, revision)
         if "create_pr" not in self.query or not self.may_read:
-            self.require_writer(repo.split("/")[0])
+            self.require_writer(repo.split("/")[-2])
         return found
 
     def require_login(self):
@@ -241,8 +242,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self):
         told = json.loads(self.body)
-        repo = f"{told['organization'] or self.hub.user}/{told['name']}"
-        self.require_writer(repo.split("/")[0])
+        namespace = told["organization"] or self.hub.user
+        is_space = told.get("type") == "space"
+        repo = f"{'spaces/' if is_space else ''}{namespace}/{told['name']}"
+        self.require_writer(namespace)
+        if is_space and told["sdk"] != "gradio":
+            raise RefusedError(400, "sdk: only gradio is known here")
         if repo in self.hub.repositories:
             raise RefusedError(409, "You already created this model repo")
         self.hub.repositories[repo] = Repository(told.get("visibility") == "private")
@@ -403,7 +408,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.hub.objects[oid], 200, {"ETag": f'"{oid}"'})
 
 
-REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+REPO, REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 SLUG = r"(?P<slug>[^/]+/[^/]+)"
 API = rf"/api/models/{REPO}"
 ROUTES = [

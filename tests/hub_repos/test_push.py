@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import RepoCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hub_repos.build import build
 from hub_repos.publication import BRANCH
 from hub_repos.push import push
+from hub_repos.space_publication import FILES
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
@@ -30,6 +32,7 @@ TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34
 REPO = "someone/unet"
 PARTS = ("figures of validation", "figures of test")
+SPACE = f"spaces/{REPO}"
 STRANGER = Path(__file__).with_name("stranger.py")
 FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
 
@@ -61,11 +64,18 @@ def run(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(loopback, pusher, run):
-    """The first push, verified and loaded in isolation: how it ended, the repository, and its requests."""
+def first_push(loopback, pusher, run):
+    """The first push, verified and loaded in isolation: how it ended, the repositories, and its requests."""
     finished = pusher.push(run, REPO, token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr
-    return finished, copy.deepcopy(loopback.repositories[REPO]), list(loopback.requests)
+    return finished, copy.deepcopy(loopback.repositories), list(loopback.requests)
+
+
+@pytest.fixture(scope="module")
+def first(first_push):
+    """Its end, the model's repository, and its requests."""
+    finished, repositories, requests = first_push
+    return finished, repositories[REPO], requests
 
 
 @pytest.fixture
@@ -80,11 +90,18 @@ def hub(loopback):
 
 
 @pytest.fixture
-def published(hub, first):
-    """The repository as the first push left it."""
-    repository = hub.repositories[REPO] = copy.deepcopy(first[1])
-    hub.objects.update({blob.sha256: blob.content for files in repository.commits.values() for blob in files.values()})
-    return repository
+def published(hub, first_push):
+    """The repository as the first push left it, and its Space."""
+    hub.repositories |= copy.deepcopy(first_push[1])
+    commits = [files for repository in hub.repositories.values() for files in repository.commits.values()]
+    hub.objects.update({blob.sha256: blob.content for files in commits for blob in files.values()})
+    return hub.repositories[REPO]
+
+
+@pytest.fixture
+def space(published, hub):
+    """The Space as the first push left it."""
+    return hub.repositories[SPACE]
 
 
 @pytest.fixture
@@ -124,7 +141,7 @@ def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tm
         "example.png",
         "typical.png",
     }
-    assert sum(method == "PUT" for method, *_ in requests) == 4  # the two commits share the large files
+    assert sum(method == "PUT" for method, *_ in requests) == 4 + 3  # two commits share them; the Space's examples
 
 
 def test_main_gets_the_commit_that_was_loaded(first):
@@ -187,7 +204,11 @@ def test_a_repeated_push_commits_nothing(published, hub, pusher, run):
     before = copy.deepcopy(published)
     finished = pusher.push(run, REPO, token=TOKEN)
     assert finished.code == 0
-    assert finished.stdout.strip() == f"Nothing changed: {REPO}, commit {before.branches['main']}, tag v1."
+    of_space = hub.repositories[SPACE].branches["main"]
+    assert finished.stdout.splitlines() == [
+        f"Nothing changed: {REPO}, commit {before.branches['main']}, tag v1.",
+        f"Nothing changed: Space {REPO}, commit {of_space}.",
+    ]
     assert published == before and {method for method, *_ in hub.requests} <= {"GET", "HEAD"}
 
 
@@ -228,7 +249,8 @@ def test_slow_answers_are_awaited(hub, pusher, run):
     finished = pusher.push(run, REPO, token=TOKEN, seconds=20)
     assert finished.code == 0, finished.stderr
     assert time.monotonic() - began > 6 and "Retrying" not in finished.stderr
-    assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.count("POST", "/commit/") == 2
+    assert len(hub.repositories[REPO].history()) == FIRST_HEAD
+    assert hub.count("POST", f"/models/{REPO}/commit/") == 2
 
 
 def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
@@ -297,7 +319,7 @@ def test_what_arrived_before_a_connection_broke_is_not_sent_again(hub, pusher, r
     arrived = set(hub.objects)
     assert len(arrived) == 3
     hub.requests.clear()
-    assert pusher.push(run, REPO, token=TOKEN).code == 0
+    assert pusher.push(run, REPO, "--no-space", token=TOKEN).code == 0
     assert not any(hub.count("PUT", oid) for oid in arrived) and hub.count("PUT", "/lfs/") == 1
 
 
@@ -449,6 +471,92 @@ def test_a_link_in_the_run_is_refused(hub, pusher, run, tmp_path):
     assert finished.code == 1 and "holds symbolic links (worst.png)" in finished.stderr and not hub.repositories
 
 
+def pinned(repo_id, commit):
+    """The Space's files for a model's commit."""
+    filled = {"app.py", "README.md"}
+    return {
+        name: content.replace(b"REPO_ID", repo_id.encode()).replace(b"COMMIT", commit.encode())
+        if name in filled
+        else content
+        for name, content in files_of(FILES).items()
+    }
+
+
+def test_the_space_is_one_commit_and_loads_the_models_by_its_hash(first, first_push):
+    finished, repository, requests = first
+    space, commit = first_push[1][SPACE], repository.branches["main"]
+    assert len(space.history()) == FIRST_HEAD and not space.tags and not space.private
+    assert without_attributes(space.main) == pinned(REPO, commit)
+    assert f'MODEL, REVISION = "{REPO}", "{commit}"' in space.main["app.py"].decode()
+    assert RepoCard(space.main["README.md"].decode()).data.models == [REPO]
+    assert finished.stdout.splitlines()[-1].endswith(f"/spaces/{REPO}")
+    paths = [path for _, path, _ in requests]
+    assert paths.index(f"/api/models/{REPO}/tag/{commit}") < paths.index(f"/api/spaces/{REPO}/commit/main")
+    assert f"https://huggingface.co/spaces/{REPO}." in repository.main["README.md"].decode()
+
+
+def test_the_space_follows_a_new_commit_and_keeps_what_a_user_added(published, space, pusher, other_run):
+    files = space.commits[space.branches["main"]] | {"NOTES.md": Blob(b"a user's own")}
+    edited = space.commit("main", files, space.branches["main"])
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    assert space.parents[space.branches["main"]] == edited
+    expected = pinned(REPO, published.branches["main"]) | {"NOTES.md": b"a user's own"}
+    assert without_attributes(space.main) == expected
+    listed = finished.stdout.partition(f"\nSpace {REPO}:\n")[2].splitlines()[:3]
+    assert [line.split() for line in listed[:2]] == [["changed", "README.md"], ["changed", "app.py"]]
+    assert listed[2].startswith("Space: http")
+
+
+@pytest.mark.parametrize("option", ["--no-space", "--create-pr"])
+def test_a_push_without_a_space(option, hub, published, pusher, other_run):
+    del hub.repositories[SPACE]
+    assert pusher.push(other_run, REPO, option, token=TOKEN).code == 0
+    assert hub.repositories.keys() == {REPO} and not hub.count(".*", "/spaces/")
+
+
+@pytest.mark.parametrize("at", ["/api/repos/create", "/api/spaces/.*/commit/main"])
+def test_a_space_that_fails_leaves_the_model_published_and_comes_with_the_next_push(at, hub, published, pusher, run):
+    del hub.repositories[SPACE]
+    before = copy.deepcopy(published)
+    hub.fail("POST", at, 500, times=6)
+    finished = pusher.push(run, REPO, token=TOKEN)
+    assert finished.code == 1 and published == before
+    said = (
+        f"error: {REPO} is published, commit {before.branches['main']}; its Space is not, and the same command sends"
+    )
+    assert said in finished.stderr and "the Hub is out of order (500, injected)" in finished.stderr
+    hub.rules.clear()
+    assert pusher.push(run, REPO, token=TOKEN).code == 0
+    assert without_attributes(hub.repositories[SPACE].main) == pinned(REPO, before.branches["main"])
+
+
+def test_a_space_is_not_written_over_someone_elses_commit(space, hub, pusher, other_run):
+    def arrives(handler):
+        files = space.commits[space.branches["main"]] | {"app.py": Blob(b"theirs")}
+        space.commit("main", files, space.branches["main"])
+
+    hub.when("POST", "/api/spaces/.*/commit/main", arrives)
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 1 and f"someone else pushed to the Space {REPO}" in finished.stderr
+    assert space.main["app.py"] == b"theirs"
+
+
+def test_a_private_models_space_is_private(hub, pusher, run):
+    finished = pusher.push(run, REPO, "--private", token=TOKEN)
+    assert finished.code == 0 and hub.repositories[SPACE].private
+    hub.repositories[SPACE].private = False
+    repeated = pusher.push(run, REPO, token=TOKEN)
+    assert repeated.code == 1 and f"the Space {REPO} is public and its model is not" in repeated.stderr
+
+
+def test_a_dry_run_lists_the_space(hub, pusher, run):
+    finished = pusher.push(run, REPO, "--dry-run")
+    listed = finished.stdout.partition(f"\nSpace {REPO}:\n")[2].splitlines()
+    assert {line.split()[1] for line in listed[:-1]} == files_of(FILES).keys()
+    assert listed[-1] == "Dry run: nothing was sent." and not hub.repositories
+
+
 @pytest.fixture
 def sweep(run, other_run, tmp_path):
     """A sweep's folder with two trials, and a third whose weights are elsewhere."""
@@ -499,8 +607,8 @@ def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tm
     first, *lines, last = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
     assert first == f"{trial} at commit {commit}" and last == f"All {len(lines)} checks passed."
-    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-8:]
-    assert ran == ["load", "logits", "pipeline", "snippets", "saves again", "split", *PARTS]
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-9:]
+    assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", "split", *PARTS]
     assert (
         " Place 2 of 2 by validation Dice (scratch) in the sweep" in hub.repositories[trial].main["README.md"].decode()
     )

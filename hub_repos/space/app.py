@@ -1,0 +1,193 @@
+"""A U-Net in the browser: an image to its mask, its polyps and the maps of its gates.
+
+This file is what runs on the Space: it knows the model by its repository alone, and imports nothing of hub-unets.
+"""
+
+import html
+import os
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+
+import gradio as gr  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoImageProcessor, AutoModel  # noqa: E402
+
+MODEL, REVISION = "REPO_ID", "COMMIT"  # a push fills in the repository and its commit
+if os.environ.get("MODEL"):
+    MODEL, REVISION = os.environ["MODEL"], "main"
+WHERE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
+PROCESSOR = AutoImageProcessor.from_pretrained(**WHERE)
+NETWORK = AutoModel.from_pretrained(**WHERE).eval()
+
+EXAMPLES = sorted(map(str, Path(__file__).parent.glob("example_*.jpg")))  # generated frames
+COLOURS = np.array(  # one for each entry, from the first again after the last
+    [(0, 220, 90), (40, 140, 255), (255, 225, 0), (0, 225, 235), (190, 90, 255), (255, 140, 0)], np.uint8
+)
+HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])  # 0 to 1, evenly
+LARGEST = 25_000_000  # pixels
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from another host
+CSS = """
+.scrolled {max-height: 24em; overflow-y: auto}
+.polyps {width: 100%; border: none !important; border-collapse: collapse}
+.polyps :is(th, td) {padding: .3em .6em; text-align: right; border: none !important}
+.polyps tr {border: none !important; border-bottom: 1px solid var(--border-color-primary) !important}
+.polyps :is(th, td):nth-child(-n+2) {text-align: left; white-space: nowrap}
+.swatch {display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px}
+"""
+START = "<p>Upload or paste an image, or take an example.</p>"
+
+
+@torch.inference_mode()
+def run(image):
+    """The network's output for a PIL image."""
+    return NETWORK(**PROCESSOR(image, return_tensors="pt"), output_attentions=True)
+
+
+OF_BLANK = run(Image.new("RGB", (64, 64)))
+IS_BINARY, HAS_GATES = OF_BLANK.logits.shape[1] == 1, bool(OF_BLANK.attentions)
+
+
+def segment(path, threshold):
+    """An upload to all that the page shows: what `show` needs, before and after, mask, polyps, gates' maps."""
+    if path is None:
+        return None, None, None, START, None
+    try:
+        image = read(path)
+        outputs = run(image)
+    except Exception as error:  # Pillow has no one kind of error for damaged files
+        reason = html.escape(str(error).replace(path, Path(path).name))
+        return None, None, None, f"<p>No mask, this file can't be used: {reason}</p>", None
+    seen = np.asarray(image), outputs.logits
+    return seen, *show(seen, threshold), gate_pictures(outputs.attentions or (), image.size)
+
+
+def read(path):
+    """A file as the RGB image of 8 bits, upright and at its own size, that the processor sees."""
+    with Image.open(path) as opened:
+        if opened.width * opened.height > LARGEST:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are more than {LARGEST:,}: make it smaller.")
+    as_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "mirror_margin": 0}
+    pixels = PROCESSOR(path, return_tensors="np", **as_is)["pixel_values"][0]
+    return Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8))
+
+
+def show(seen, threshold):
+    """Pixels H x W x 3 and logits to the pair before and after, the mask's picture, and the polyps' table.
+
+    The network does not run again; a head of several classes knows no threshold.
+    """
+    if seen is None:
+        return None, None, START
+    pixels, logits = seen
+    sizes = [pixels.shape[:2]]
+    mask = PROCESSOR.post_process_semantic_segmentation(logits, sizes, threshold)[0].numpy()
+    entries = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)[0]
+    ids = entries["segmentation"].numpy()
+    tinted = (pixels // 2 + COLOURS[(ids - 1) % len(COLOURS)] // 2).astype(np.uint8)
+    after = np.where(mask[..., None] > 0, tinted, pixels)
+    grey = (mask * (255 // (NETWORK.config.num_labels - 1))).astype(np.uint8)
+    return (pixels, after), grey, table(entries["segments_info"], np.bincount(ids.ravel()), ids.size)
+
+
+def table(segments, areas, pixels):
+    """Entries as HTML: a row for each, with its score and its area in pixels and per cent of all."""
+    if not segments:
+        return "<p>Nothing found: no pixel is marked.</p>"
+    head = "".join(f"<th>{name}</th>" for name in ("", "label", "score", "area, pixels", "area, % of image"))
+    rows = [
+        "<tr><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:,}</td><td>{:.2f}</td></tr>".format(
+            f'<span class="swatch" style="background: rgb{tuple(COLOURS[(one["id"] - 1) % len(COLOURS)].tolist())}">'
+            f"</span>{one['id']}",
+            html.escape(NETWORK.config.id2label[one["label_id"]]),
+            one["score"],
+            areas[one["id"]],
+            100 * areas[one["id"]] / pixels,
+        )
+        for one in segments
+    ]
+    return f'<div class="scrolled"><table class="polyps"><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def gate_pictures(maps, size):
+    """The gates' maps, each 1 x 1 x h x w in 0..1, as pictures with captions, of the image's shape (width, height)."""
+    scale = min(1, 512 / max(size))
+    size = tuple(max(1, round(side * scale)) for side in size)
+    pictures = []
+    for number, one in enumerate(maps, start=1):
+        values = one[0, 0].float().numpy()
+        colours = [np.interp(values, np.linspace(0, 1, len(HEAT)), channel) for channel in HEAT.T]
+        picture = Image.fromarray(np.stack(colours, axis=-1).round().astype(np.uint8))
+        caption = f"gate {number}: {values.shape[0]} x {values.shape[1]}, {values.min():.2f} to {values.max():.2f}"
+        pictures.append((picture.resize(size, Image.Resampling.NEAREST), caption))
+    return pictures
+
+
+NAME = f"[{MODEL}](https://huggingface.co/{MODEL})" if REVISION != "main" else f"`{MODEL}`"
+with gr.Blocks(title="U-Net segmentation", delete_cache=(600, 3600)) as demo:
+    gr.Markdown(
+        f"# U-Net segmentation\n{NAME}. **Research only: not a medical device**, not for diagnosis, treatment or any "
+        "decision about a patient. Uploads are deleted after an hour."
+    )
+    seen = gr.State(time_to_live=3600)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            upload = gr.Image(
+                label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], elem_id="upload"
+            )
+            threshold = gr.Slider(
+                0.01,
+                0.99,
+                PROCESSOR.mask_threshold,
+                step=0.01,
+                label="Threshold",
+                info="A pixel is marked where its probability exceeds this.",
+                visible=IS_BINARY,
+                elem_id="threshold",
+            )
+            gr.Examples(EXAMPLES, upload, label="Examples: generated frames")
+        with gr.Column(scale=3, min_width=300):
+            before_after = gr.ImageSlider(
+                label="Before and after", format="png", interactive=False, elem_id="before-after"
+            )
+            polyps = gr.HTML(START, elem_id="polyps")
+            mask = gr.Image(
+                label="Mask",
+                format="png",
+                interactive=False,
+                height=260,
+                buttons=["download", "fullscreen"],
+                elem_id="mask",
+            )
+    gates = gr.Gallery(
+        label="Maps of the gates, deepest first: dark is 0, bright is 1",
+        format="png",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        buttons=["download_all", "fullscreen"],
+        visible=HAS_GATES,
+        elem_id="gates",
+    )
+    shown = [before_after, mask, polyps]
+    quiet = {"api_visibility": "private", "show_progress": "minimal"}
+    upload.change(segment, [upload, threshold], [seen, *shown, gates], **quiet).failure(
+        lambda: (None, None, None, "<p>No mask: this file is not an image that can be read.</p>", None),
+        None,
+        [seen, *shown, gates],
+        **quiet,
+    )
+    threshold.change(show, [seen, threshold], shown, trigger_mode="always_last", **quiet)
+demo.queue(max_size=20)
+
+if __name__ == "__main__":
+    demo.launch(
+        theme=gr.themes.Default(**FONTS),
+        css=CSS,
+        footer_links=["gradio"],
+        run_history=False,  # would keep images in the browser
+        ssr_mode=False,
+        max_file_size="30mb",
+    )
