@@ -66,6 +66,7 @@ def run(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_push(loopback, pusher, run):
     """The first push, verified and loaded in isolation: how it ended, the repositories, and its requests."""
+    empty(loopback)  # of what tests before, which asked for no such push, have left
     finished = pusher.push(run, REPO, token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr
     return finished, copy.deepcopy(loopback.repositories), list(loopback.requests)
@@ -81,12 +82,14 @@ def first(first_push):
 @pytest.fixture
 def hub(loopback):
     """An empty Hub."""
-    loopback.repositories.clear()
-    loopback.objects.clear()
-    loopback.collections.clear()
-    loopback.requests.clear()
-    loopback.rules.clear()
+    empty(loopback)
     return loopback
+
+
+def empty(hub):
+    """Make a Hub forget all."""
+    for memory in (hub.repositories, hub.objects, hub.collections, hub.requests, hub.rules):
+        memory.clear()
 
 
 @pytest.fixture
