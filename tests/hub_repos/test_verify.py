@@ -20,6 +20,7 @@ from hub_repos import verify
 from hub_repos.build import build
 from hub_repos.card import Standing, write_card
 from hub_repos.checks import Check
+from hub_repos.reproduce import REPORT, _compare_report
 from hub_repos.verify import STATIC_CHECKS, main, run_isolated, verify_folder
 from tests.hub_repos.conftest import DATA
 from tests.variants import VARIANTS
@@ -309,6 +310,19 @@ def test_data_catches_another_record_of_the_split(place, value, copy):
     sign(copy)
     assert failures(copy, run=False) == {}
     assert place.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
+
+
+@pytest.mark.parametrize(("group", "name"), REPORT)
+def test_every_other_figure_must_come_out_again(group, name):
+    def figures(value):
+        of_group = {one: 0.5 if one == "ece" else {"value": 0.5} for other, one in REPORT if other == group}
+        return {group: of_group | {name: value if name == "ece" else {"value": value}}}
+
+    _compare_report(figures(0.5), figures(0.5 + REPORT[group, name] / 2))
+    _compare_report({}, figures(0.5))  # MONAI is not installed here
+    _compare_report(figures(0.5), {})  # a release that did not have it
+    with pytest.raises(ValueError, match=f"not reproduced: {group}.{name} is 0.5, results.json says 0.6"):
+        _compare_report(figures(0.5), figures(0.6))
 
 
 def forge(folder, counts, loss):
