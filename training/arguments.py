@@ -61,6 +61,9 @@ class RunArguments(TrainingArguments):
     max_samples: int | None = field(
         default=None, metadata={"help": "Keep at most this many images of each part; for a quick trial."}
     )
+    negatives: str | None = field(
+        default=None, metadata={"help": "Folder of frames without a polyp, each of which an epoch shows too."}
+    )
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )

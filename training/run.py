@@ -16,7 +16,9 @@ import os  # noqa: E402
 import resource  # noqa: E402
 import shlex  # noqa: E402
 import time  # noqa: E402
+from functools import partial  # noqa: E402
 
+import datasets  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -37,11 +39,11 @@ from training.evaluate import load_model, polyp_labels_of, score, threshold_coun
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
 from training.partition import PARTS, make_partition  # noqa: E402
-from training.reading import check_boundary_width, read_image, read_labels  # noqa: E402
+from training.reading import check_boundary_width, file_digest, read_image, read_labels  # noqa: E402
 from training.report_figures import reliability  # noqa: E402
 from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
-from training.sources import load_source  # noqa: E402
+from training.sources import load_frames, load_source  # noqa: E402
 from training.start import load_start  # noqa: E402
 from training.threads import keep_freed_memory, require_processes, use_all_cores  # noqa: E402
 from training.trainer import UNetTrainer  # noqa: E402
@@ -140,14 +142,36 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
 def make_samples(arguments, rows, partition, indices, model, processor):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    read = partial(
+        cached_samples,
+        processor=processor,
+        num_labels=model.config.num_labels,
+        boundary_width=arguments.boundary_width,
+    )
     with PartialState().main_process_first():
-        samples = cached_samples(
-            rows, partition.digests, processor, model.config.num_labels, boundary_width=arguments.boundary_width
-        )
-    training = TrainingSamples(samples.select(indices["train"]), processor, augmentation)
+        samples = read(rows, partition.digests)
+        trained = samples.select(indices["train"])
+        if arguments.negatives:
+            trained = datasets.concatenate_datasets([trained, read(*load_negatives(arguments.negatives, partition))])
+    training = TrainingSamples(trained, processor, augmentation)
     validation = EvaluationSamples(samples.select(indices["validation"]), processor)
     require_images(arguments, training, validation)
     return training, validation
+
+
+def load_negatives(folder, partition):
+    """Frames without a polyp, to train on, and their sha256.
+
+    Raises:
+        ValueError: one of them is a validation or test image.
+    """
+    frames = load_frames(folder)
+    digests = [file_digest(image) for image in frames["image"]]
+    held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
+    for name, digest in zip(frames["name"], digests, strict=True):
+        if digest in held_out:
+            raise ValueError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
+    return frames, digests
 
 
 def run_record(arguments, settings, model, best, history):

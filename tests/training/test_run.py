@@ -211,3 +211,38 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     assert [line.split(" ", 1)[1] for line in lines] == [
         "validation 3 images to calibrate", "validation 3 images", "test 5 images"
     ]  # fmt: skip
+
+
+def normal_frames(folder, count=8):
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (50, 70, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+def test_frames_without_a_polyp_are_trained_on_too(tmp_path):
+    ended = run(tmp_path / "run", negatives=normal_frames(tmp_path / "normal"), num_train_epochs=1)
+    assert ended.code == 0, ended.stderr
+    results = read_results(tmp_path / "run" / "results.json")
+    plain = run(tmp_path / "plain", num_train_epochs=1)
+    assert plain.code == 0, plain.stderr
+    steps = [read_results(tmp_path / name / "results.json")["run"]["history"][-1]["step"] for name in ("run", "plain")]
+    assert steps[0] == steps[1] + 1  # 8 frames are one more batch
+    assert results["run"]["settings"]["negatives"] == "normal"
+    assert results["data"]["sizes"] == read_results(tmp_path / "plain" / "results.json")["data"]["sizes"]
+
+
+def test_a_test_image_may_not_be_a_negative(tmp_path):
+    data, normal = tmp_path / "data", normal_frames(tmp_path / "normal", 1)
+    for part in ("train", "test"):
+        for number in range(4):
+            image, mask = phantom(5, number + 10 * (part == "test"), 64)
+            for kind, pixels in (("images", image), ("masks", mask)):
+                (data / part / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(data / part / kind / f"{part}{number}.png")
+    (normal / "x.png").write_bytes((data / "test" / "images" / "test2.png").read_bytes())
+    ended = run(tmp_path / "run", data=data, negatives=normal)
+    assert ended.code == 1
+    assert "error: negatives: x.png" in ended.stderr and "is a validation or test image of data" in ended.stderr
