@@ -1,7 +1,10 @@
 """Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
 
+import sys
+
 import pytest
 import torch
+from transformers import dynamic_module_utils
 
 from hub_repos.build import build
 from modeling.image_processing_unet import UNetImageProcessor
@@ -63,6 +66,21 @@ def repository(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "repository"
     build(checkpoint, folder)
     return folder
+
+
+@pytest.fixture
+def modules_cache(tmp_path, monkeypatch):
+    """transformers' cache of remote code in a folder of the test's own, for code that is loaded in this process."""
+
+    def forget():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
+
+    forget()
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    forget()
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from hub_repos import browser
 from hub_repos.browser import PACKAGE, RUNTIME, build_page, fetch_runtime, main
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.variants import find_variant
-from tests.hub_repos.chromium import chromium, served
+from tests.hub_repos.chromium import chromium, served, wait
 from tests.variants import small_model
 from training.phantoms import phantom
 
@@ -186,9 +186,10 @@ def test_the_slider_is_the_processors_threshold_and_takes_keys(page, picture):
     page.show(picture)
     before = page.check(picture)
     page.find("threshold").send_keys("\ue012" * 4)  # the left arrow
-    assert page.find("threshold-value").text == "0.46"
+    wait(lambda: page.find("threshold-value").text == "0.46")
     assert (page.check(picture, threshold=0.46) != before).any()
     page.find("threshold").send_keys("\ue014" * 4)
+    wait(lambda: page.find("threshold-value").text == "0.5")
     page.check(picture)
 
 

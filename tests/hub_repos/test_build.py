@@ -156,7 +156,7 @@ def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, t
     assert "flatters" not in (repository / "README.md").read_text()
 
 
-def test_the_card_drops_unlikely_regions_by_hand_as_the_processor_does(checkpoint, tmp_path):
+def test_the_card_drops_unlikely_regions_by_hand_as_the_processor_does(checkpoint, tmp_path, modules_cache):
     run, image = tmp_path / "run", tmp_path / "image.png"
     shutil.copytree(checkpoint, run)
     Image.fromarray(phantom(7, 0, 64)[0]).save(image)

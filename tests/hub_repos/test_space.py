@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import dynamic_module_utils
 
 from hub_repos.build import build
 from hub_repos.space_publication import FILES, stage_space
@@ -217,7 +216,7 @@ def test_broken_files_have_a_message_and_leave_no_old_mask(app, driver, upload, 
 
 
 @pytest.fixture
-def space_of(tmp_path, monkeypatch):
+def space_of(tmp_path, monkeypatch, modules_cache):
     """A function (checkpoint) -> what app.py defines, in this process, on the checkpoint's repository."""
 
     def load(checkpoint):
@@ -225,13 +224,9 @@ def space_of(tmp_path, monkeypatch):
         monkeypatch.setenv("MODEL", str(tmp_path / "repository"))
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
         monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")  # which app.py changes
-        monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-        monkeypatch.setattr(sys, "path", [*sys.path])
         return runpy.run_path(str(FILES / "app.py"), run_name="space")
 
-    yield load
-    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
-        del sys.modules[name]
+    return load
 
 
 def test_several_classes_have_no_threshold_and_no_gates(space_of, three_class_checkpoint, upload):

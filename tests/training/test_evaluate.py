@@ -310,17 +310,17 @@ class TestScoreOfRandomModels:
 
     def test_nothing_kept_grows_with_the_images(self):
         def kept(side):
-            scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,))
-            values = [value for name in ("counts", "losses", "histograms") for value in getattr(scores, name)]
-            values += [value for name in ("sums", "logits", "polyps", "boundaries") for value in getattr(scores, name)]
+            scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,), crops=True)
+            kinds = ("counts", "losses", "histograms", "sums", "logits", "polyps", "boundaries", "crops")
+            values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
                 "names", "sizes", "counts", "losses", "histograms", "class_names",
-                "sums", "logits", "polyps", "boundaries",
+                "sums", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values]
 
         histograms, sums, logits = [16 * BINS] * 2, [8 * BINS] * 2, [16 * LOGIT_BINS] * 2
-        assert kept(16) == kept(160) == [32, 32, 8, 8, *histograms, *sums, *logits, 32, 32, 16, 16]
+        assert kept(16) == kept(160) == [32, 32, 8, 8, *histograms, *sums, *logits, 32, 32, 16, 16, 8, 8]
 
     def test_files_of_two_sizes_are_named(self):
         row = rows_of([np.zeros((9, 9))])[0] | {"annotation": {"bytes": png(np.zeros((9, 8))), "path": None}}
@@ -446,7 +446,7 @@ class TestCommand:
         main([save(model(), tmp_path / "m", processor), data, "--output", str(tmp_path / "out"), "--flips", "true"])
         results, rows = scored(tmp_path / "out")
         assert results["run"]["settings"]["flips"] is True
-        assert set(results["definitions"]) == {"polyps", "boundary", "calibration"}
+        assert set(results["definitions"]) == {"polyps", "boundary", "calibration", "false_alarms"}
         for name in ("nsd", "hd95"):
             mean = np.mean([float(row[name]) for row in rows])
             assert mean == pytest.approx(results["metrics"]["test"]["boundary"][name]["value"], abs=1e-6)
