@@ -73,7 +73,7 @@ def _check_calibration(results, processor):
         "images": validation["images"],
         "loss_after": validation["loss"]["value"],
         "ece_after": validation.get("calibration", {}).get("ece"),
-        "dice_at_score_threshold": validation["per_image"]["dice"]["value"],
+        "dice_after": validation["per_image"]["dice"]["value"],
     }
     for name, value in wanted.items():
         if value is None or abs(fitted[name] - value) > TOLERANCE:

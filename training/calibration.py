@@ -3,21 +3,25 @@
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from tqdm import tqdm
 
-from training.evaluate import logit_centres, polyp_labels_of, score, threshold_counts
+from training.evaluate import logit_centres, polyp_labels_of, score
+from training.false_alarms import MIN_SIDE
 from training.metrics import metrics_from_counts
+from training.polyp_free import largest_free_crop
 from training.reading import IGNORE, read_pair
 
 TEMPERATURES = 0.1, 10.0  # the range that is searched
-PLATEAU = 0.001  # Dice
-SCORES = np.arange(100) / 100  # of regions, from which the least that is kept is chosen
+THRESHOLDS = np.arange(6, 15) / 20  # of pixels
+SCORES = np.arange(100) / 100  # of regions
+COST = 0.001  # of Dice
 
 
 def calibrate(model, processor, rows):
-    """Fit the temperature, divide the head by it, then choose the thresholds of pixels and of regions.
+    """Fit the temperature, divide the head by it, then choose the thresholds of the probabilities that it now gives.
 
-    Pixels: the middle of the plateau of Dice. Regions: the highest score below which they can be dropped at a cost of
-    at most PLATEAU in Dice, so that as few as possible are marked where there is no polyp.
+    Of all pairs of THRESHOLDS and SCORES whose Dice is at most COST below the best, the one that marks the fewest
+    polyp-free crops; among equals the one of the highest Dice.
 
     Args:
         model: with a binary head, in eval mode; its head is changed.
@@ -28,31 +32,29 @@ def calibrate(model, processor, rows):
         dict: what results.json holds of it as `calibration`.
     """
     labels = polyp_labels_of(model.config)
-    processor.score_threshold = 0.0
-    before = score(model, processor, rows, labels, threshold=0.5, progress="Fit temperature")
+    processor.mask_threshold, processor.score_threshold = 0.5, 0.0
+    before = score(model, processor, rows, labels, progress="Fit temperature")
     temperature = fit_temperature(np.stack(before.logits))
     fold_temperature(model, temperature)
-    after = score(model, processor, rows, labels, threshold=0.5, progress="Fit threshold")
-    thresholds, counts = threshold_counts(after)
-    dice = metrics_from_counts(counts)["dice"].mean(axis=1)
-    chosen = plateau(dice)
-    processor.mask_threshold = float(thresholds[chosen])
-    dice_of_score = dice_by_score(regions_of(model, processor, rows))
-    least = int(np.flatnonzero(dice_of_score >= dice_of_score.max() - PLATEAU)[-1])
-    processor.score_threshold = float(SCORES[least])
+    dice, alarms = by_thresholds(model, processor, rows)
+    pixels, regions = choose(dice, alarms)
+    processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
+    after = score(model, processor, rows, labels, progress="Score with thresholds")
     first, second = before.summary(), after.summary()
+    half = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
     return {
         "images": len(rows),
         "temperature": temperature,
         "threshold": processor.mask_threshold,
+        "score_threshold": processor.score_threshold,
         "loss_before": first["loss"]["value"],
         "loss_after": second["loss"]["value"],
         "ece_before": first["calibration"]["ece"],
         "ece_after": second["calibration"]["ece"],
-        "dice_at_half": second["per_image"]["dice"]["value"],
-        "dice_at_threshold": float(dice[chosen]),
-        "score_threshold": processor.score_threshold,
-        "dice_at_score_threshold": float(dice_of_score[least]),
+        "dice_before": first["per_image"]["dice"]["value"],
+        "dice_after": second["per_image"]["dice"]["value"],
+        "false_alarms_before": float(alarms[half, 0]),
+        "false_alarms_after": float(alarms[pixels, regions]),
     }
 
 
@@ -80,42 +82,47 @@ def fold_temperature(model, temperature):
         parameter /= temperature
 
 
-def plateau(dice):
-    """Index of the middle of the plateau around the highest value: its neighbours at most PLATEAU lower.
-
-    A curve of Dice against threshold is flat and ragged at its top, and its very highest point is chance.
-    """
-    low = high = int(np.argmax(dice))
-    least = dice[low] - PLATEAU
-    while low > 0 and dice[low - 1] >= least:
-        low -= 1
-    while high + 1 < len(dice) and dice[high + 1] >= least:
-        high += 1
-    return (low + high) // 2
+def choose(dice, alarms):
+    """Indices of the threshold and score that `calibrate` takes, from two arrays THRESHOLDS x SCORES."""
+    good = dice >= dice.max() - COST
+    fewest = good & (alarms == alarms[good].min())
+    return np.unravel_index(np.where(fewest, dice, -1).argmax(), dice.shape)
 
 
 @torch.inference_mode()
-def regions_of(model, processor, rows):
-    """For each image its marked regions' scores, pixels and true pixels (arrays), and the polyps' pixels (int)."""
-    found = []
-    for row in rows:
+def by_thresholds(model, processor, rows):
+    """The mean Dice of the images, and the share of their polyp-free crops that is marked: two THRESHOLDS x SCORES.
+
+    Without any crop the share is 0.
+    """
+    dice, alarms, crops = np.zeros((len(THRESHOLDS), len(SCORES))), np.zeros((len(THRESHOLDS), len(SCORES))), 0
+    for row in tqdm(rows, desc="Fit thresholds", unit="image", leave=False):
         image, labels = read_pair(row)
-        outputs = model(**processor(image).to(model.device))
-        (result,) = processor.post_process_instance_segmentation(outputs, threshold=0.0, target_sizes=[labels.shape])
-        ids, counted = result["segmentation"].numpy(), labels != IGNORE
-        count = len(result["segments_info"]) + 1
-        scores = np.array([one["score"] for one in result["segments_info"]])
-        pixels, true = (np.bincount(ids[chosen], minlength=count)[1:] for chosen in (counted, labels == 1))
-        found.append((scores, pixels, true, int((labels == 1).sum())))
-    return found
+        dice += [dice_by_score(*found, labels) for found in _regions(model, processor, image)]
+        crop = largest_free_crop(image, labels, MIN_SIDE)
+        if crop is not None:
+            crops += 1
+            highest = [max(scores, default=-1) for _, scores in _regions(model, processor, crop)]
+            alarms += np.array(highest)[:, None] >= SCORES
+    return dice / len(rows), alarms / max(crops, 1)
 
 
-def dice_by_score(regions):
-    """The mean Dice of images, float64 SCORES, where regions that score below each of SCORES are dropped."""
-    dice = np.zeros(len(SCORES))
-    for scores, pixels, true, polyp in regions:
-        kept = scores[None] >= SCORES[:, None]
-        tp, marked = kept @ true, kept @ pixels
-        counts = np.stack([tp, marked - tp, polyp - tp, np.ones_like(tp)], axis=-1)
-        dice += metrics_from_counts(counts)["dice"] / len(regions)
-    return dice
+def _regions(model, processor, image):
+    """At each of THRESHOLDS the ids of an image's regions, H x W, and their scores."""
+    outputs, sizes = model(**processor(image).to(model.device)), [image.size[::-1]]
+    for threshold in THRESHOLDS:
+        (found,) = processor.post_process_instance_segmentation(
+            outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes
+        )
+        yield found["segmentation"].numpy(), [one["score"] for one in found["segments_info"]]
+
+
+def dice_by_score(ids, scores, labels):
+    """An image's Dice, float64 SCORES, where the regions that score below each of SCORES are dropped."""
+    pixels, true = (
+        np.bincount(ids[chosen], minlength=len(scores) + 1)[1:] for chosen in (labels != IGNORE, labels == 1)
+    )
+    kept = np.array(scores)[None] >= SCORES[:, None]
+    tp, marked = kept @ true, kept @ pixels
+    missed = np.count_nonzero(labels == 1) - tp
+    return metrics_from_counts(np.stack([tp, marked - tp, missed, np.ones_like(tp)], axis=-1))["dice"]

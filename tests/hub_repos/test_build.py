@@ -181,7 +181,7 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
     results = json.loads((repository / "results.json").read_text())
     test, definitions = results["metrics"]["test"], results["definitions"]
     results["calibration"] = {"temperature": 1.25, "images": 88, "ece_before": 0.02, "ece_after": 0.01} | {
-        "dice_at_half": 0.8, "dice_at_threshold": 0.81
+        "dice_before": 0.8, "dice_after": 0.81, "false_alarms_before": 0.3, "false_alarms_after": 0.12
     }  # fmt: skip
     test["polyps"] |= {"polyps": 7, "found": 5, "touched": 6, "false_polyps": 2}
     test["polyps"]["recall"] = {"value": 0.7143, "low": 0.5, "high": 0.9}
@@ -190,7 +190,8 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
     text = render_card(repository, results)
     for shown in (
         *definitions.values(), "| test | 7 | 5 | 6 | 2 | 0.7143 (0.5000–0.9000) |", "| 12.3 (5.0–20.0) |",
-        "test 0.0321.", "divided by a temperature of 1.250,", "ECE there was 0.0200 before and 0.0100 after",
+        "test 0.0321.", "a temperature of 1.250, by which", "ECE there was 0.0200 before and is 0.0100",
+        "crops marked 0.3000 and 0.1200.",
     ):  # fmt: skip
         assert shown in text, shown
     assert not re.search(r"\n\n\n\n", text) and " \n" not in text

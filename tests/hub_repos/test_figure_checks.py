@@ -316,18 +316,17 @@ def calibrated(folder):
     write(folder, report=True)
     validation = json.loads((folder / "results.json").read_text())["metrics"]["validation"]
     fitted = {
-        "images": 1, "temperature": 1.4, "threshold": 0.4, "score_threshold": 0.8, "dice_at_threshold": 0.2,
+        "images": 1, "temperature": 1.4, "threshold": 0.4, "score_threshold": 0.8,
+        "dice_before": 0.1, "false_alarms_before": 0.4, "false_alarms_after": 0.2,
         "loss_before": 0.9, "loss_after": validation["loss"]["value"], "ece_before": 0.1,
-        "ece_after": validation["calibration"]["ece"], "dice_at_half": 0.1,
-        "dice_at_score_threshold": validation["per_image"]["dice"]["value"],
+        "ece_after": validation["calibration"]["ece"],
+        "dice_after": validation["per_image"]["dice"]["value"],
     }  # fmt: skip
     change_results(folder, fitted, "calibration")
     (folder / "preprocessor_config.json").write_text(json.dumps({"mask_threshold": 0.4, "score_threshold": 0.8}))
 
 
-@pytest.mark.parametrize(
-    "name", ["threshold", "score_threshold", "images", "loss_after", "ece_after", "dice_at_score_threshold"]
-)
+@pytest.mark.parametrize("name", ["threshold", "score_threshold", "images", "loss_after", "ece_after", "dice_after"])
 def test_what_was_fitted_is_what_processor_and_validation_say(name, tmp_path):
     calibrated(tmp_path)
     check_results_file(tmp_path)

@@ -6,9 +6,18 @@ import torch
 
 from modeling.image_processing_unet import UNetImageProcessor
 from tests.training.test_evaluate import box, random_model, rows_of
-from training.calibration import SCORES, calibrate, dice_by_score, fit_temperature, fold_temperature, plateau
+from training.calibration import (
+    SCORES,
+    THRESHOLDS,
+    by_thresholds,
+    calibrate,
+    choose,
+    dice_by_score,
+    fit_temperature,
+    fold_temperature,
+)
 from training.evaluate import LOGIT_BINS, logit_centres, score
-from training.reading import read_image
+from training.reading import read_image, read_labels
 
 
 def histogram(temperature, pixels=10**7):
@@ -42,18 +51,14 @@ def test_folding_divides_every_logit():
     torch.testing.assert_close(model(pixels).logits, before / 1.7)
 
 
-@pytest.mark.parametrize(
-    ("dice", "middle"),
-    [
-        ([0.5, 0.7, 0.9, 0.7, 0.5], 2),
-        ([0.5, 0.8995, 0.9, 0.8995, 0.8992, 0.8990, 0.7], 3),
-        ([0.9, 0.8, 0.8996, 0.8996, 0.8996], 0),  # a second plateau is apart
-        ([0.1] * 199, 99),
-        ([0.2, 0.3, 0.3001], 1),
-    ],
-)
-def test_the_middle_of_the_plateau(dice, middle):
-    assert plateau(np.array(dice)) == middle
+def test_fewest_alarms_among_the_pairs_of_good_dice():
+    dice, alarms = np.full((9, 100), 0.5), np.full((9, 100), 0.0)
+    dice[2, 3], alarms[2, 3] = 0.9, 0.4  # the best
+    dice[2, 4], alarms[2, 4] = 0.8995, 0.2
+    dice[5, 7], alarms[5, 7] = 0.8993, 0.1  # the fewest alarms within .001
+    dice[5, 6], alarms[5, 6] = 0.8991, 0.1
+    dice[5, 8], alarms[5, 8] = 0.8989, 0.0  # costs too much
+    assert choose(dice, alarms) == (5, 7)
 
 
 def noisy_rows(model, processor, shapes=((20, 30), (17, 16), (30, 24))):
@@ -80,21 +85,31 @@ def fitted():
 
 def test_what_is_kept_is_what_is_recorded(fitted):
     before, after, processor, rows, record = fitted
-    assert record["threshold"] == processor.mask_threshold != 0.5
+    assert (record["threshold"], record["score_threshold"]) == (processor.mask_threshold, processor.score_threshold)
     assert 0.2 < record["temperature"] < 5
     pixels = processor(read_image(rows[0]["image"], "f0")).pixel_values
     torch.testing.assert_close(after(pixels).logits, before(pixels).logits / record["temperature"])
-    summary = score(after, processor, rows, (1,)).summary()
+    summary = score(after, processor, rows, (1,), crops=True).summary()
     assert summary["loss"]["value"] == record["loss_after"] < record["loss_before"]
     assert summary["calibration"]["ece"] == record["ece_after"]
-    assert summary["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_score_threshold"], abs=1e-12)
-    assert record["score_threshold"] == processor.score_threshold
-    processor.score_threshold = 0.0
-    every = score(after, processor, rows, (1,)).summary()
-    assert every["per_image"]["dice"]["value"] == pytest.approx(record["dice_at_threshold"], abs=1e-12)
-    at_half = score(before, processor, rows, (1,), threshold=0.5).summary()
-    assert at_half["per_image"]["dice"]["value"] == record["dice_at_half"]
+    assert summary["per_image"]["dice"]["value"] == record["dice_after"]
+    processor.mask_threshold, processor.score_threshold = 0.5, 0.0
+    at_half = score(before, processor, rows, (1,)).summary()
+    assert at_half["per_image"]["dice"]["value"] == record["dice_before"]
     assert (record["images"], at_half["loss"]["value"]) == (3, record["loss_before"])
+
+
+def test_both_tables_are_what_scoring_says(fitted):
+    _, model, processor, rows, _ = fitted
+    rows = rows_of([box((40, 40), 10, 40), *(read_labels(row["annotation"], "x") * 255 for row in rows)])
+    dice, alarms = by_thresholds(model, processor, rows)
+    for pixels, regions in ((0, 0), (4, 40), (5, 60), (8, 99)):
+        processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
+        summary = score(model, processor, rows, (1,), crops=True).summary()
+        assert dice[pixels, regions] == pytest.approx(summary["per_image"]["dice"]["value"], abs=1e-12)
+        assert summary["false_alarms"]["crops"] >= 1
+        assert alarms[pixels, regions] == pytest.approx(summary["false_alarms"]["marked"]["value"], abs=1e-12)
+    assert alarms[0, 0] > 0 and alarms[8, 99] == 0
 
 
 def test_no_other_temperature_has_a_lower_loss(fitted):
@@ -107,12 +122,12 @@ def test_no_other_temperature_has_a_lower_loss(fitted):
 
 
 def test_dice_by_score_by_hand():
-    one = np.array([0.9, 0.6]), np.array([10, 5]), np.array([10, 0]), 10  # a polyp, and a false alarm that scores .6
-    other = np.array([0.7]), np.array([4]), np.array([2]), 4
-    empty = np.array([]), np.array([], int), np.array([], int), 0
-    dice = dice_by_score([one, other, empty])
-    by_score = dict(zip(SCORES.round(2).tolist(), dice.tolist(), strict=True))
-    assert by_score[0.0] == by_score[0.6] == pytest.approx((20 / 25 + 4 / 8 + 1) / 3)
-    assert by_score[0.61] == by_score[0.7] == pytest.approx((1 + 4 / 8 + 1) / 3)
-    assert by_score[0.71] == by_score[0.9] == pytest.approx((1 + 0 + 1) / 3)
-    assert by_score[0.91] == pytest.approx((0 + 0 + 1) / 3)
+    ids = np.array([[1] * 10 + [2] * 5 + [0] * 5])  # a polyp found, and a false alarm
+    labels = np.array([[1] * 10 + [0] * 10], np.uint8)
+    by_score = dict(zip(SCORES.round(2).tolist(), dice_by_score(ids, [0.9, 0.6], labels).tolist(), strict=True))
+    assert by_score[0.0] == by_score[0.6] == pytest.approx(20 / 25)
+    assert by_score[0.61] == by_score[0.9] == 1
+    assert by_score[0.91] == 0
+    labels[0, 10:15] = 255  # ignored
+    assert dice_by_score(ids, [0.9, 0.6], labels)[0] == 1
+    assert (dice_by_score(np.zeros((2, 2), int), [], np.zeros((2, 2), np.uint8)) == 1).all()

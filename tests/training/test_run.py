@@ -198,8 +198,8 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     assert (record["threshold"], record["score_threshold"]) == (
         processor["mask_threshold"], processor["score_threshold"]
     )  # fmt: skip
-    assert record["dice_at_score_threshold"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
-    assert record["dice_at_half"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
+    assert record["dice_after"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
+    assert record["dice_before"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert record["loss_before"] == plain["metrics"]["validation"]["loss"]["value"]
     assert record["loss_after"] == validation["loss"]["value"]
     heads = [
