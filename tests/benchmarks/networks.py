@@ -1,4 +1,4 @@
-"""Every variant beside segmentation-models-pytorch's networks: forward, training step, memory, multiply-accumulates."""
+"""Every variant beside segmentation-models-pytorch: forward, training step, memory, multiply-accumulates."""
 
 import copy
 from functools import partial
