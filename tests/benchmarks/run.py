@@ -35,9 +35,9 @@ FULL = {
     "loader_images": [1000, 10000],
 }  # fmt: skip
 QUICK = FULL | {
-    "backbones": ["mobilenetv2_100"], "images": 24, "calibration": 60, "rounds": 11, "sizes": [256], "network_rounds": 5,
-    "training_rounds": 1, "loop_rounds": 5, "growth_sizes": [128, 256, 512], "growth_batches": [4, 8],
-    "import_rounds": 3, "loader_images": [200, 1000],
+    "backbones": ["mobilenetv2_100"], "images": 24, "calibration": 60, "rounds": 11, "sizes": [256],
+    "network_rounds": 5, "training_rounds": 1, "loop_rounds": 5, "growth_sizes": [128, 256, 512],
+    "growth_batches": [4, 8], "import_rounds": 3, "loader_images": [200, 1000],
 }  # fmt: skip
 
 
