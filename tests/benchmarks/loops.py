@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import itertools
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ import albumentations
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from modeling.image_processing_unet import UNetImageProcessor
@@ -22,7 +24,7 @@ from tests.benchmarks.networks import our_network
 from tests.benchmarks.timing import anonymous_mb, compared, interleaved
 from training.augmentation import Augmentation
 from training.losses import WeightedSum
-from training.reading import file_digest, read_pair
+from training.reading import file_digest
 from training.samples import EpochSampler, TrainingSamples, cached_samples, collate
 
 OURS, PLAIN = "ours", "plain"
@@ -46,12 +48,18 @@ class PlainSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index):
-        image, labels = read_pair(self.rows[index])
-        changed = self.transform(image=np.asarray(image), mask=labels)
+        image, mask = (Image.open(stored(self.rows[index][column])) for column in ("image", "annotation"))
+        labels = (np.array(mask.convert("L")) > 127).astype(np.uint8)
+        changed = self.transform(image=np.array(image.convert("RGB")), mask=labels)
         return {
             "pixel_values": torch.from_numpy(changed["image"].transpose(2, 0, 1)),
             "labels": torch.from_numpy(changed["mask"].astype(np.int64)),
         }
+
+
+def stored(value):
+    """A file that PIL opens, of a column's {"bytes", "path"}."""
+    return value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
 
 
 def loaders(rows, size, batch_size, cache_folder):
