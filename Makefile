@@ -13,7 +13,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train demo test test-all test-minimal test-compat lint format clean $(LOADS)
+.PHONY: help train demo bench test test-all test-minimal test-compat lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(VENV)/.test  ## run the tests that take minutes
 
 test-all: $(VENV)/.test  ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+bench: $(VENV)/.test  ## measure speed beside other libraries (DATA=folder MODEL=run, else generated and random)
+	$(BIN)/python -m tests.benchmarks.run $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
 
 test-minimal: load-minimal  ## load built repositories with torch, torchvision, timm, transformers, pillow alone
 

@@ -1,0 +1,114 @@
+"""From JPEG bytes to a mask at the original size: the usual way and the fast modes."""
+
+import io
+import statistics
+from functools import partial
+from pathlib import Path
+
+import albumentations
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from hub_repos.fast import MODES, FastSegmenter
+from tests.benchmarks.timing import compared, interleaved
+from training.evaluate import load_model
+from training.reading import read_labels
+
+USUAL, PLAIN = "usual (smp, float32)", "ours, plain"
+SMP_ENCODER = {"mobilenetv2_100": "tu-mobilenetv2_100", "resnet18": "resnet18"}
+
+
+def measure(folder, calibration_rows, scored_rows, rounds, batches=(1, 16)):
+    """Milliseconds an image of every path at every batch size, and what the fast modes' masks are worth.
+
+    Args:
+        folder: a run or repository with a backbone of SMP_ENCODER.
+        calibration_rows: training rows for int8.
+        scored_rows: rows for the rest: all are scored, and the rounds take them in turn.
+    """
+    files, truths = encoded(scored_rows), [read_labels(row["annotation"], row["name"]) == 1 for row in scored_rows]
+    model, processor = load_model(folder)
+    sides = {
+        USUAL: Usual(model.config, processor),
+        PLAIN: partial(plain, model, processor),
+        **{mode: FastSegmenter(folder, mode, encoded(calibration_rows) if mode == "int8" else None) for mode in MODES},
+    }
+    masks = {name: [as_bool(side([file])[0]) for file in files] for name, side in sides.items() if name != USUAL}
+    return {
+        "backbone": model.config.backbone,
+        "size": processor.size,
+        "images": len(files),
+        "calibration_images": len(calibration_rows),
+        "masks": {
+            name: {
+                "dice": round(mean_dice(own, truths), 5),
+                "dice_with_plain": round(mean_dice(own, masks[PLAIN]), 5),
+                "least_dice_with_plain": round(min(map(dice, own, masks[PLAIN])), 5),
+            }
+            for name, own in masks.items()
+        },
+        "milliseconds": {str(batch): timed(sides, files, batch, rounds) for batch in batches},
+    }
+
+
+def timed(sides, files, batch, rounds):
+    """Milliseconds an image; in each round every side gets the same next `batch` files."""
+    turns = {name: iter(range(10**6)) for name in sides}
+
+    def call(name):
+        first = next(turns[name]) * batch
+        sides[name]([files[(first + number) % len(files)] for number in range(batch)])
+
+    return compared(interleaved({name: partial(call, name) for name in sides}, rounds, 1, {USUAL}), USUAL, batch)
+
+
+class Usual:
+    """segmentation-models-pytorch's Unet as its examples run it: Pillow, albumentations, float32, threshold .5.
+
+    Its weights are random, as ours do not fit: its time does not depend on them.
+    """
+
+    def __init__(self, config, processor):
+        self.model = smp.Unet(SMP_ENCODER[config.backbone], encoder_weights=None).eval()
+        normalize = albumentations.Normalize(mean=processor.image_mean, std=processor.image_std)
+        self.transform = albumentations.Compose([albumentations.Resize(*processor.size.values()), normalize])
+
+    @torch.inference_mode()
+    def __call__(self, files):
+        images = [np.array(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        pixels = np.stack([self.transform(image=image)["image"].transpose(2, 0, 1) for image in images])
+        logits = self.model(torch.from_numpy(pixels))
+        return [
+            F.interpolate(one[None], size=image.shape[:2], mode="bilinear")[0, 0] > 0
+            for one, image in zip(logits, images, strict=True)
+        ]
+
+
+@torch.inference_mode()
+def plain(model, processor, files):
+    """Our documented path: processor, model in float32, processor."""
+    images = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    sizes = [(image.height, image.width) for image in images]
+    return processor.post_process_semantic_segmentation(model(**processor(images)), target_sizes=sizes)
+
+
+def encoded(rows):
+    """The rows' image files as bytes."""
+    return [row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes() for row in rows]
+
+
+def as_bool(mask):
+    return np.asarray(mask) == 1
+
+
+def dice(one, other):
+    """Of two masks; of two empty ones 1."""
+    both = int(one.sum() + other.sum())
+    return 2 * int((one & other).sum()) / both if both else 1.0
+
+
+def mean_dice(masks, others):
+    return statistics.mean(map(dice, masks, others))

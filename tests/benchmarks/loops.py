@@ -1,0 +1,154 @@
+"""The training loop with our loader and the plain one, the loaders alone, imports, and a loader's memory."""
+
+import contextlib
+import gc
+import io
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import albumentations
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from modeling.image_processing_unet import UNetImageProcessor
+from tests.benchmarks.networks import our_network
+from tests.benchmarks.timing import anonymous_mb, compared, interleaved
+from training.augmentation import Augmentation
+from training.losses import WeightedSum
+from training.reading import file_digest
+from training.samples import EpochSampler, TrainingSamples, cached_samples, collate
+
+OURS, PLAIN = "ours", "plain"
+RECIPE = Path("training/recipes/unet_mobilenetv2.yaml")
+IMPORTS = {
+    OURS: "import modeling.modeling_unet, modeling.image_processing_unet",
+    "transformers + timm": "import transformers, timm; transformers.PreTrainedModel",
+}
+
+
+class PlainSamples(Dataset):
+    """A dataset as tutorials write it: decode, resize and augment each image in each epoch."""
+
+    def __init__(self, rows, augmentation, size):
+        self.rows = rows
+        own = [getattr(albumentations, name)(**options) for entry in augmentation for name, options in entry.items()]
+        normalize = albumentations.Normalize(mean=[0.5] * 3, std=[0.5] * 3)
+        self.transform = albumentations.Compose([albumentations.Resize(size, size), *own, normalize])
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        image, mask = (Image.open(stored(self.rows[index][column])) for column in ("image", "annotation"))
+        labels = (np.array(mask.convert("L")) > 127).astype(np.uint8)
+        changed = self.transform(image=np.array(image.convert("RGB")), mask=labels)
+        return {
+            "pixel_values": torch.from_numpy(changed["image"].transpose(2, 0, 1)),
+            "labels": torch.from_numpy(changed["mask"].astype(np.int64)),
+        }
+
+
+def stored(value):
+    """A file that PIL opens, of a column's {"bytes", "path"}."""
+    return value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+
+
+def loaders(rows, size, batch_size, cache_folder):
+    """Endless batches of both ways: {name: iterator}."""
+    augmentation = yaml.safe_load(RECIPE.read_text())["augmentation"]
+    processor = UNetImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    digests = [file_digest(row["image"]) for row in rows]
+    samples = TrainingSamples(
+        cached_samples(rows, digests, processor, 2, cache_folder), processor, Augmentation(augmentation, 0)
+    )
+    options = {"batch_size": batch_size, "drop_last": True, "collate_fn": collate}
+    ours = DataLoader(samples, sampler=EpochSampler(len(samples), 0), **options)
+    plain = DataLoader(PlainSamples(rows, augmentation, size), shuffle=True, **options)
+    return {OURS: endless(ours), PLAIN: endless(plain)}
+
+
+def endless(loader):
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def measure(rows, backbone, size, rounds, batch_size=8):
+    """Images a second of both loaders and of both loops; the same network, batch size, losses and augmentation."""
+    with tempfile.TemporaryDirectory() as folder:
+        batches = loaders(rows, size, batch_size, folder)
+        calls = {name: partial(next, one) for name, one in batches.items()}
+        loading = rates(interleaved(calls, rounds, 2, {PLAIN}), batch_size)
+        steps = {
+            OURS: partial(step, *prepared(backbone, torch.channels_last), True),
+            PLAIN: partial(step, *prepared(backbone, torch.contiguous_format), False),
+        }
+        calls = {name: partial(lambda name: steps[name](next(batches[name])), name) for name in steps}
+        training = rates(interleaved(calls, rounds, 1, {PLAIN}), batch_size)
+    return {"size": size, "batch_size": batch_size, "loader": loading, "loop": training}
+
+
+def rates(seconds, batch_size):
+    """Adds images a second to what `compared` says."""
+    return {
+        name: {**one, "images_per_second": round(1000 / one["ms"], 1)}
+        for name, one in compared(seconds, PLAIN, batch_size).items()
+    }
+
+
+def prepared(backbone, layout):
+    """(network in training mode, its optimiser)."""
+    network = our_network("unet", backbone).to(memory_format=layout).train()
+    return network, torch.optim.AdamW(network.parameters(), lr=1e-3)
+
+
+def step(network, optimizer, bf16_and_channels_last, batch):
+    """One optimiser step on a batch."""
+    pixels = batch["pixel_values"]
+    if bf16_and_channels_last:
+        pixels = pixels.to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16) if bf16_and_channels_last else contextlib.nullcontext():
+        logits = network(pixels).logits
+    loss = WeightedSum({"bce": 1, "dice": 1})(logits, batch["labels"]).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def import_seconds(rounds):
+    """Median seconds of a process that imports our published code, and of one that imports what it stands on."""
+    seconds = {name: [] for name in IMPORTS}
+    for _ in range(rounds):
+        for name, code in IMPORTS.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: round(statistics.median(own), 3) for name, own in seconds.items()}
+
+
+def loader_memory(rows, counts, size=64):
+    """Megabytes, without files' pages, that an epoch over so many cached images adds; the rows are repeated."""
+    found = []
+    processor = UNetImageProcessor(size=size)
+    for count in counts:
+        repeated = rows.select([number % len(rows) for number in range(count)])
+        digests = [str(number) for number in range(count)]
+        with tempfile.TemporaryDirectory() as folder:
+            samples = TrainingSamples(
+                cached_samples(repeated, digests, processor, 2, folder), processor, Augmentation([], 0)
+            )
+            del repeated, digests
+            gc.collect()
+            before, most = anonymous_mb(), 0.0
+            for number, _ in enumerate(DataLoader(samples, 8, sampler=EpochSampler(count, 0), collate_fn=collate)):
+                most = max(most, anonymous_mb()) if number % 20 == 0 else most
+            found.append({"images": count, "added_mb": round(most - before, 1)})
+    return found

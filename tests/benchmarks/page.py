@@ -1,0 +1,169 @@
+"""results.json to speed.md and speed.png: `python -m tests.benchmarks.page [FOLDER]`."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+RESULTS, PAGE, PLOT = "results.json", "speed.md", "speed.png"
+
+
+def write_page(folder):
+    """Write speed.md and speed.png beside a folder's results.json."""
+    folder = Path(folder)
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    draw(results, folder / PLOT)
+    parts = [introduction, inference, networks, training, growth]
+    (folder / PAGE).write_text("\n\n".join(part(results) for part in parts) + "\n", encoding="utf-8")
+
+
+def introduction(results):
+    machine, data = results["hardware"], results["data"]
+    return (
+        f"# Speed\n\n"
+        f"Made by `{results['command']}` (pictures and this page from `results.json` by `python -m "
+        f"tests.benchmarks.page`) on {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads for "
+        f"either side, torch {machine['torch']}; seed 0; images of {data['name']}, split {data['split']}.\n\n"
+        'The sides take turns (A B A B ...). Milliseconds are medians over rounds; "times faster" is the median over '
+        "rounds of the other side's time over this one's in the same round, so that a busy machine slows both. "
+        "Absolute milliseconds hold for an idle machine only.\n\n"
+        f"![Speed]({PLOT})"
+    )
+
+
+def inference(results):
+    found = results["inference"]
+    size = f"{found['size']['height']} x {found['size']['width']}"
+    text = (
+        f"## From JPEG bytes to a mask at the original size\n\n"
+        f"U-Net on {found['backbone']} at {size} pixels, weights {found['weights']}. The usual way is "
+        "segmentation-models-pytorch's Unet with its default decoder, eager float32: Pillow decodes, albumentations "
+        "resizes and normalises, logits are upsampled and thresholded. Decode, resize and mask are timed on both "
+        f"sides. Dice: mean over {found['images']} validation images, per image at original size; int8 ranges from "
+        f"{found['calibration_images']} training images.\n\n"
+    )
+    batches = list(found["milliseconds"])
+    header = [f"batch {batch}: ms an image | times faster" for batch in batches]
+    rows = []
+    for name in found["milliseconds"][batches[0]]:
+        times = [found["milliseconds"][batch][name] for batch in batches]
+        masks = found["masks"].get(name)
+        quality = [masks["dice"], masks["dice_with_plain"], masks["least_dice_with_plain"]] if masks else ["–"] * 3
+        rows.append([name, *(value for one in times for value in (one["ms"], one["times_faster"])), *quality])
+    return text + table(["path", *header, "Dice", "Dice with plain", "least"], rows)
+
+
+def networks(results):
+    rows = []
+    for one in results["networks"]:
+        for name, times in one["forward"].items():
+            step = one.get("training_step", {}).get(name)
+            rows.append([
+                one["variant"], one["backbone"], one["size"], name, one["gmacs"][name], times["ms"],
+                times["times_faster"] if len(one["forward"]) > 1 else "–", one["forward_peak_mb"][name],
+                step["ms"] if step else "–", step["times_faster"] if step and len(one["forward"]) > 1 else "–",
+                one.get("training_peak_mb", {}).get(name, "–"),
+            ])  # fmt: skip
+    header = [
+        "variant", "backbone", "px", "side", "GMACs", "forward ms", "times faster", "peak MB", "step ms",
+        "times faster", "peak MB",
+    ]  # fmt: skip
+    worst = max((one["largest_difference"] for one in results["networks"] if "largest_difference" in one), default=0)
+    return (
+        "## Networks\n\nFloat32, eager, batch 1 forward, batch 4 a training step (forward and backward). "
+        "segmentation-models-pytorch's networks hold our weights, with bilinear upsampling and the same decoder "
+        f"widths; the logits differ by {worst:.1g} of the largest at most. GMACs of one image in convolutions and "
+        "matrix products; ours are fewer where a 1x1 convolution stands before the upsampling instead of a wider 3x3 "
+        "one behind it. Peak MB is what the call adds to the process.\n\n" + table(header, rows)
+    )
+
+
+def training(results):
+    found = results["training"]
+    rows = [
+        [part, name, one["images_per_second"], one["times_faster"]]
+        for part in ("loader", "loop")
+        for name, one in found[part].items()
+    ]
+    imports = ", ".join(f"{name} {value} s" for name, value in results["import_seconds"].items())
+    return (
+        f"## Training\n\nOne process, batch {found['batch_size']}, {found['size']} px, recipe `unet_mobilenetv2`'s "
+        "augmentation. Ours: decoded and resized once into an Arrow cache, bfloat16, channels last, freed memory "
+        "kept. Plain: JPEG and mask decoded and resized in each epoch, float32, PyTorch's defaults. Same network, "
+        "losses and optimiser.\n\n"
+        + table(["part", "side", "images a second", "times faster"], rows)
+        + f"\n\nImports, medians of whole processes: {imports}."
+    )
+
+
+def growth(results):
+    rows = [[one["size"], one["batch"], one["ms"], one["peak_mb"]] for one in results["growth"]]
+    memory = [[one["images"], one["added_mb"]] for one in results["loader_memory"]]
+    return (
+        "## Growth\n\nU-Net's forward in float32 against side and batch:\n\n"
+        + table(["px", "batch", "ms", "peak MB"], rows)
+        + "\n\nMemory that an epoch of the loader adds, files' pages left out (64 px, batch 8, images repeated):\n\n"
+        + table(["images", "added MB"], memory)
+    )
+
+
+def table(header, rows):
+    """A Markdown table; a header cell may hold several columns."""
+    header = " | ".join(header)
+    lines = [header, "|".join(["---"] * (header.count("|") + 1)), *(" | ".join(map(str, row)) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def draw(results, path):
+    """Four panels: inference, forward against smp, training, growth."""
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    _draw_inference(axes[0, 0], results["inference"]["milliseconds"])
+    pairs = [one for one in results["networks"] if "smp" in one["forward"]]
+    names = [f"{one['variant']}\n{one['backbone'].split('_')[0]}\n{one['size']} px" for one in pairs]
+    axes[0, 1].bar(names, [one["forward"]["ours"]["times_faster"] for one in pairs], color="tab:blue")
+    axes[0, 1].axhline(1, color="black", linewidth=1)
+    axes[0, 1].tick_params(axis="x", labelsize=6)
+    axes[0, 1].set(title="Forward: smp's time over ours, same weights", ylabel="times faster")
+    for shift, part in enumerate(("loader", "loop")):
+        own = results["training"][part]
+        values = [one["images_per_second"] for one in own.values()]
+        bars = axes[1, 0].bar([place + 0.4 * shift for place in range(len(own))], values, 0.38, label=part)
+        axes[1, 0].bar_label(bars, fmt="%.3g")
+    axes[1, 0].set_xticks([0.2, 1.2], list(results["training"]["loop"]))
+    axes[1, 0].legend()
+    axes[1, 0].set(title="Training", ylabel="images a second", yscale="log")
+    points = [one for one in results["growth"] if one["batch"] == 1]
+    for unit, label in (("ms", "milliseconds"), ("peak_mb", "peak MB")):
+        values = [one[unit] or float("nan") for one in points]
+        axes[1, 1].plot([one["size"] ** 2 / 1e6 for one in points], values, "o-", label=label)
+    axes[1, 1].set(title="Growth of the forward, batch 1", xlabel="megapixels", xscale="log", yscale="log")
+    axes[1, 1].legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_inference(axis, milliseconds):
+    names = list(next(iter(milliseconds.values())))
+    for shift, (batch, times) in enumerate(milliseconds.items()):
+        places = [place + 0.4 * shift for place in range(len(names))]
+        bars = axis.barh(places, [times[name]["ms"] for name in names], 0.38, label=f"batch {batch}")
+        axis.bar_label(bars, [f"{times[name]['times_faster']:.1f}x" for name in names])
+    axis.set_yticks([place + 0.2 for place in range(len(names))], names)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.legend()
+    axis.set(title="JPEG to mask at original size", xlabel="milliseconds an image")
+
+
+def main(argv=None):
+    folder = ([*(sys.argv[1:] if argv is None else argv)] or [str(Path(__file__).parent)])[0]
+    write_page(folder)
+    print(Path(folder) / PAGE)
+
+
+if __name__ == "__main__":
+    main()
