@@ -56,6 +56,7 @@ def test_plain_and_our_loader_give_the_same_kind_of_batch(tmp_path):
     assert kinds[loops.OURS] == kinds[loops.PLAIN]
 
 
+@pytest.mark.slow
 def test_a_tiny_benchmark_writes_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "QUICK", TINY)
     monkeypatch.setattr(networks, "variant_names", lambda: ["attention_unet", "unet"])
