@@ -57,6 +57,10 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
             raise ValueError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
     refuse_foreign_folder(out)
     results = read_results(checkpoint / "results.json")
+    if "test" not in results["metrics"]:
+        raise ValueError(
+            f"{checkpoint} was not scored on the test part, whose figures a card needs: leave score_test out."
+        )
     model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
     config_class, model_class = find_variant(model_type)
     out.parent.mkdir(parents=True, exist_ok=True)

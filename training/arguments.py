@@ -111,6 +111,14 @@ class RunArguments(TrainingArguments):
             "keeps, on validation."
         },
     )
+    half_precision: bool = field(
+        default=False,
+        metadata={"help": "Round the weights to float16, and store them so, before they are scored."},
+    )
+    score_test: bool = field(
+        default=True,
+        metadata={"help": "Score the test part at the end; false leaves it unseen where a choice is made."},
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a higher validation Dice."}
     )
@@ -171,7 +179,8 @@ def _is_xpu_available():
 def parse(argv=None):
     """The command line to (RunArguments, model fields, loss fields, settings as given).
 
-    With `start_from`, the checkpoint's variant and model fields stand where none are given. `settings` maps each name
+    `--name null` takes a field of the recipe back, also one that the variant of the command line does not have. With
+    `start_from`, the checkpoint's variant and model fields stand where none are given. `settings` maps each name
     that the recipe or the command line sets, dotted where nested, to its text.
 
     Raises:
@@ -191,7 +200,10 @@ def parse(argv=None):
     config_class = find_variant(variant)[0]
     parser = _parser(config_class)
     parser.set_defaults(variant=variant)
-    given = {**{f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}, **overrides}
+    given = {f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}
+    for name in [name for name in given if overrides.get(name) == ["null"]]:
+        del given[name], overrides[name]
+    given |= overrides
     _refuse_unknown(given, parser)
     arguments, namespace = parser.parse_args_into_dataclasses(
         [text for name, texts in given.items() if texts is not None for text in (name, *texts)]

@@ -17,7 +17,7 @@ SCORES = np.arange(100) / 100  # of regions
 COST = 0.001  # of Dice
 
 
-def calibrate(model, processor, rows):
+def calibrate(model, processor, rows, half_precision=False):
     """Fit the temperature, divide the head by it, then choose the thresholds of the probabilities that it now gives.
 
     Of all pairs of THRESHOLDS and SCORES whose Dice is at most COST below the best, the one that marks the fewest
@@ -27,6 +27,7 @@ def calibrate(model, processor, rows):
         model: with a binary head, in eval mode; its head is changed.
         processor: its image processor; its `mask_threshold` and `score_threshold` are changed.
         rows: the validation images, as `training.evaluate.score` takes them.
+        half_precision: round the head's new weights to float16, as they are stored.
 
     Returns:
         dict: what results.json holds of it as `calibration`.
@@ -35,7 +36,7 @@ def calibrate(model, processor, rows):
     processor.mask_threshold, processor.score_threshold = 0.5, 0.0
     before = score(model, processor, rows, labels, progress="Fit temperature")
     temperature = fit_temperature(np.stack(before.logits))
-    fold_temperature(model, temperature)
+    fold_temperature(model, temperature, half_precision)
     dice, alarms = by_thresholds(model, processor, rows)
     pixels, regions = choose(dice, alarms)
     processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
@@ -76,10 +77,11 @@ def fit_temperature(histograms):
 
 
 @torch.no_grad()
-def fold_temperature(model, temperature):
+def fold_temperature(model, temperature, half_precision=False):
     """Divide the weights and bias of the head's last convolution, and so every logit, by the temperature."""
     for parameter in model.head.classifier.parameters():
-        parameter /= temperature
+        divided = parameter / temperature
+        parameter.copy_(divided.half() if half_precision else divided)
 
 
 def choose(dice, alarms):

@@ -306,6 +306,7 @@ class EvaluateArguments:
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
+    score_test: bool = field(default=True, metadata={"help": "False scores the validation part alone."})
     negatives: str | None = field(
         default=None, metadata={"help": "Folder of frames without a polyp: in how many of them is one marked?"}
     )
@@ -338,12 +339,14 @@ def main(argv=None):
         "flips": arguments.flips,
     }
     parts = {}
-    for part in ("validation", "test"):
+    for part in ("validation", "test") if arguments.score_test else ("validation",):
         indices = getattr(partition, part)
         if indices:
             parts[part] = score(
                 model, processor, rows.select(indices), **options, crops=True, progress=f"Score {part}"
             )
+    if not parts:
+        raise ValueError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
     run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {

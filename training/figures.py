@@ -155,8 +155,8 @@ def prediction_grid(
     _save(figure, path)
 
 
-def leaderboard(rows: Sequence[dict], path: str | Path, title: str) -> None:
-    """Draws the test Dice of each of `training.leaderboard.ranked`'s rows with its interval, one panel a group.
+def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = "test") -> None:
+    """Draws the Dice on `part` of each of `training.leaderboard.ranked`'s rows with its interval, one panel a group.
 
     An open dot is really behind the first of its group; a full one is that first, or not told apart from it.
     """
@@ -179,9 +179,9 @@ def leaderboard(rows: Sequence[dict], path: str | Path, title: str) -> None:
         ax.grid(axis="x", alpha=0.3)
     axes[-1, 0].set_xlabel("Dice per image")
     handles = [
-        Line2D([], [], marker="o", ls="", color=_rgb(BLUE), label="test, 95 % interval"),
+        Line2D([], [], marker="o", ls="", color=_rgb(BLUE), label=f"{part}, 95 % interval"),
         Line2D(
-            [], [], marker="o", ls="", color=_rgb(BLUE), mfc="white", label="test, really behind its group's first"
+            [], [], marker="o", ls="", color=_rgb(BLUE), mfc="white", label=f"{part}, really behind its group's first"
         ),
         Line2D([], [], marker="|", ls="", color=_rgb(VERMILLION), mew=1.8, label="validation, which ranks"),
     ]

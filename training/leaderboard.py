@@ -34,20 +34,30 @@ class Entry:
     Attributes:
         name: the trial's.
         results: its `results.json`, without the history.
-        test_dice: Dice of each test image, by stem.
+        dice: Dice of each image of `part`, by stem.
         group: what it is ranked within; two groups are not compared.
         cpu_ms: milliseconds of one forward pass on the CPU; None where the weights are not on this machine.
     """
 
     name: str
     results: dict
-    test_dice: dict
+    dice: dict
     group: str = ""
     cpu_ms: float | None = None
 
     @property
+    def part(self):
+        """The part that all but the ranking is about: test, or validation where the trials left the test unseen."""
+        return scored_part(self.results)
+
+    @property
     def validation_dice(self):
         return self.results["metrics"]["validation"]["per_image"]["dice"]["value"]
+
+
+def scored_part(results):
+    """test, or validation where a run left the test unseen."""
+    return "test" if "test" in results["metrics"] else "validation"
 
 
 def is_pretrained(results):
@@ -69,8 +79,9 @@ def group_of(results, rank_within=()):
 def ranked(entries):
     """Rows for every entry, group by group, the highest validation Dice first.
 
-    The first of a group is compared with each of the others by a paired bootstrap over test images; `real` says that
-    the interval of the difference, Bonferroni's for as many comparisons as the group has, leaves out 0.
+    The first of a group is compared with each of the others by a paired bootstrap over test images (over those of
+    validation, where the test was left unseen); `real` says that the interval of the difference, Bonferroni's for as
+    many comparisons as the group has, leaves out 0.
     """
     groups = {}
     for entry in sorted(entries, key=lambda one: (-one.validation_dice, one.name)):
@@ -82,7 +93,7 @@ def _ranked_group(entries):
     first, *others = entries
     rows = [_row(first, 1, None)]
     for place, entry in enumerate(others, start=2):
-        rows.append(_row(entry, place, paired_difference(first.test_dice, entry.test_dice, len(others))))
+        rows.append(_row(entry, place, paired_difference(first.dice, entry.dice, len(others))))
     return rows
 
 
@@ -105,8 +116,8 @@ def paired_difference(first, second, comparisons=1):
 
 
 def _row(entry, place, difference):
-    test, run = entry.results["metrics"]["test"], entry.results["run"]
-    per_image = test["per_image"]
+    metrics, run = entry.results["metrics"][entry.part], entry.results["run"]
+    per_image = metrics["per_image"]
     return {
         "name": entry.name,
         "group": entry.group,
@@ -115,8 +126,8 @@ def _row(entry, place, difference):
         "dice": per_image["dice"],
         "difference": difference,
         **{name: per_image[name]["value"] for name in ("iou", "precision", "recall", "accuracy")},
-        "pooled_dice": test["pooled"]["dice"]["value"],
-        "loss": test["loss"]["value"],
+        "pooled_dice": metrics["pooled"]["dice"]["value"],
+        "loss": metrics["loss"]["value"],
         "parameters": run["parameters"] / 1e6,
         "gmacs": run["gmacs"],
         "cpu_ms": entry.cpu_ms,
@@ -124,7 +135,9 @@ def _row(entry, place, difference):
 
 
 def write_leaderboard(folder, entries, title, conditions, failures=()):
-    """Write leaderboard.md, .csv and .png, and test_dice.csv: the Dice of every test image, to check the intervals by.
+    """Write leaderboard.md, .csv and .png, and PART_dice.csv: the Dice of every image, to check the intervals by.
+
+    PART is test, or validation where the trials left the test unseen.
 
     Args:
         folder: where.
@@ -135,19 +148,20 @@ def write_leaderboard(folder, entries, title, conditions, failures=()):
     """
     folder, rows = Path(folder), ranked(entries)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "leaderboard.md").write_text(_markdown(rows, title, conditions, failures), encoding="utf-8")
+    part = entries[0].part if entries else "test"
+    (folder / "leaderboard.md").write_text(_markdown(rows, title, conditions, failures, part), encoding="utf-8")
     _write_csv(folder / "leaderboard.csv", rows)
-    _write_test_dice(folder / "test_dice.csv", entries)
+    _write_dice(folder / f"{part}_dice.csv", entries)
     if rows:
-        figures.leaderboard(rows, folder / "leaderboard.png", title)
+        figures.leaderboard(rows, folder / "leaderboard.png", title, part)
 
 
-def _markdown(rows, title, conditions, failures):
+def _markdown(rows, title, conditions, failures, part):
     lines = [f"# {title}", "", *conditions, ""]
     for group in dict.fromkeys(row["group"] for row in rows):
         lines += [f"## {group}", "", _table([row for row in rows if row["group"] == group]), ""]
     if rows:
-        lines += ["![Dice on the test images](leaderboard.png)", ""]
+        lines += [f"![Dice on the {part} images](leaderboard.png)", ""]
     if failures:
         lines += ["## Failed", "", *(f"- {name}: {reason}" for name, reason in failures), ""]
     return "\n".join(lines)
@@ -195,11 +209,11 @@ def _write_csv(path, rows):
         writer.writerows(flat)
 
 
-def _write_test_dice(path, entries):
-    names = sorted({name for entry in entries for name in entry.test_dice})
+def _write_dice(path, entries):
+    names = sorted({name for entry in entries for name in entry.dice})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", *(entry.name for entry in entries)])
         for name in names:
-            dices = (entry.test_dice.get(name, math.nan) for entry in entries)
+            dices = (entry.dice.get(name, math.nan) for entry in entries)
             writer.writerow([name, *("" if math.isnan(dice) else f"{dice:.6f}" for dice in dices)])

@@ -33,17 +33,19 @@ def write_results(folder, results, scores, twins=()):
     Args:
         folder: where; made if need be.
         results: run, data, environment and cost; schema_version and metrics are added.
-        scores: {"validation", "test"} to Scores.
+        scores: "validation", "test" or both to Scores.
         twins: test names with a twin in training or validation; then the test is also summarised without them.
 
     Returns:
         str: the figures, to print.
     """
     metrics = {part: one.summary() for part, one in scores.items()}
-    without = [name for name in scores["test"].names if name not in set(twins)]
-    if 0 < len(without) < len(scores["test"].names):
+    tested = scores["test"].names if "test" in scores else []
+    without = [name for name in tested if name not in set(twins)]
+    if 0 < len(without) < len(tested):
         metrics["test_without_twins"] = scores["test"].summary(set(without))
-    results = {"schema_version": 1, **results, "definitions": definitions(metrics["test"]), "metrics": metrics}
+    last = metrics[[*scores][-1]]
+    results = {"schema_version": 1, **results, "definitions": definitions(last), "metrics": metrics}
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

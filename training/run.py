@@ -24,6 +24,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
 from accelerate import PartialState  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from modeling.image_processing_unet import UNetImageProcessor  # noqa: E402
 from modeling.variants import find_variant  # noqa: E402
@@ -112,16 +113,15 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     if not trainer.is_world_process_zero():
         return
     history = finite(trainer.state.log_history)
-    with naming_write_errors(folder / "model.safetensors"):
-        save_checkpoint(model, processor, folder)
-    model, _ = load_model(folder)  # as its users get it: the Trainer's own computes in its precision for ever
-    model.to(arguments.device)
+    model = as_published(model, processor, arguments)
     calibration = {}
     if arguments.calibrate:
         log_scoring(folder, "validation", len(indices["validation"]), "to calibrate")
-        calibration["calibration"] = calibrate(model, processor, rows.select(indices["validation"]))
-        with naming_write_errors(folder / "model.safetensors"):
-            save_checkpoint(model, processor, folder)
+        calibration["calibration"] = calibrate(
+            model, processor, rows.select(indices["validation"]), arguments.half_precision
+        )
+        model = as_published(model, processor, arguments)
+    indices = {part: indices[part] for part in ("validation", "test") if part == "validation" or arguments.score_test}
     scores = score_parts(model, processor, rows, indices, folder, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, model, best, history) | {"started_from": start and start.record},
@@ -131,7 +131,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         "cost": {
             "training_seconds": history[-1]["seconds"],
             "peak_memory_mb": round(peak_memory_mb(), 1),
-            "latency": measure_latency(model, processor, rows.select(indices["test"][:TIMED_IMAGES])),
+            "latency": measure_latency(model, processor, rows.select([*indices.values()][-1][:TIMED_IMAGES])),
         },
     }
     with naming_write_errors(folder / "results.json"):
@@ -221,15 +221,15 @@ def require_images(arguments, training, validation):
 
 
 def score_parts(model, processor, rows, indices, folder, boundary_width=None):
-    """Scores of validation and test, as a user of the published model would get them; each scoring is logged."""
+    """Scores of each part of `indices`, as a user of the published model would get them; each scoring is logged."""
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
     scores = {}
-    for part in ("validation", "test"):
-        log_scoring(folder, part, len(indices[part]))
+    for part, chosen in indices.items():
+        log_scoring(folder, part, len(chosen))
         scores[part] = score(
             model,
             processor,
-            rows.select(indices[part]),
+            rows.select(chosen),
             labels,
             progress=f"Score {part}",
             crops=True,
@@ -250,15 +250,27 @@ def measure_latency(model, processor, rows):
     return {name: round(value, 2) for name, value in end_to_end_milliseconds(model, processor, images).items()}
 
 
-def save_checkpoint(model, processor, folder):
-    """What hub_repos.build and from_pretrained take, in the run's folder."""
+def as_published(model, processor, arguments):
+    """Save the checkpoint, and return the model as its users load it: the Trainer's computes in its precision."""
+    folder = Path(arguments.output_dir)
+    with naming_write_errors(folder / "model.safetensors"):
+        save_checkpoint(model, processor, folder, arguments.half_precision)
+    return load_model(folder)[0].to(arguments.device)
+
+
+def save_checkpoint(model, processor, folder, half_precision=False):
+    """What hub_repos.build and from_pretrained take, in the run's folder; the config asks for float32 in any case."""
     model.float().to(memory_format=torch.contiguous_format)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if half_precision:
+        state = model.state_dict()
+        weights = {name: one.half() if one.is_floating_point() else one for name, one in state.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def draw(folder, history, scores, rows, model, processor, boundary_width=None):
-    """The run's pictures: curves, thresholds on validation, reliability, typical and worst test cases."""
+    """The run's pictures: curves, thresholds on validation, reliability, typical and worst cases of the last part."""
     folder = Path(folder)
     figures.training_curves(history, folder / "curves.png")
     if scores["validation"].histograms:
@@ -269,14 +281,15 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
             chosen=processor.mask_threshold,
         )  # fmt: skip
     reliability(scores, folder / "reliability.png")
-    test = scores["test"]
-    dice = metrics_from_counts(np.stack(test.counts))["dice"].mean(axis=1)
+    part, scored = [*scores.items()][-1]
+    dice = metrics_from_counts(np.stack(scored.counts))["dice"].mean(axis=1)
     by_name = {name: index for index, name in enumerate(rows["name"])}
-    for kind, names in zip(("typical", "worst"), figures.pick_cases(dice, test.names), strict=True):
+    for kind, names in zip(("typical", "worst"), figures.pick_cases(dice, scored.names), strict=True):
         cases = [
-            case(rows[by_name[name]], model, processor, dice[test.names.index(name)], boundary_width) for name in names
+            case(rows[by_name[name]], model, processor, dice[scored.names.index(name)], boundary_width)
+            for name in names
         ]
-        title = f"{kind.capitalize()} test cases"
+        title = f"{kind.capitalize()} {part} cases"
         figures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
 
 

@@ -33,7 +33,7 @@ from tqdm import tqdm  # noqa: E402
 
 from training.cost import cpu_milliseconds  # noqa: E402
 from training.evaluate import load_model  # noqa: E402
-from training.leaderboard import Entry, group_of, ranked, write_leaderboard  # noqa: E402
+from training.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard  # noqa: E402
 from training.results import cpu_name, read_results  # noqa: E402
 from training.threads import use_all_cores  # noqa: E402
 from training.trials import parse_sweep, settings_of  # noqa: E402
@@ -172,7 +172,7 @@ class Worker:
         results = read_results(folder / "results.json")
         results["run"].pop("history")
         trial.set_user_attr("results", results)
-        trial.set_user_attr("test_dice", _test_dice(folder / "per_image.csv"))
+        trial.set_user_attr("dice", _dice(folder / "per_image.csv", scored_part(results)))
         dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]
         self.study.tell(trial, dice)
         return f"{name}: validation Dice {dice:.4f} ({time.perf_counter() - started:.0f} s)"
@@ -216,7 +216,7 @@ def _entries(sweep, trials):
         Entry(
             name=trial.user_attrs["name"],
             results=trial.user_attrs["results"],
-            test_dice=trial.user_attrs["test_dice"],
+            dice=trial.user_attrs["dice"],
             group=group_of(trial.user_attrs["results"], sweep.rank_within),
             cpu_ms=milliseconds.get(trial.user_attrs["name"]),
         )
@@ -225,7 +225,7 @@ def _entries(sweep, trials):
 
 
 def _conditions(entries):
-    data, environment = entries[0].results["data"], entries[0].results["environment"]
+    data, environment, part = entries[0].results["data"], entries[0].results["environment"], entries[0].part
     shared = [f"{name} {value}" for name, value in _shared_settings(entries).items() if name in CONDITIONS]
     sizes = ", ".join(f"{count} {part}" for part, count in data["sizes"].items())
     return [
@@ -234,9 +234,9 @@ def _conditions(entries):
         f"- Command: `{command_line()}`",
         f"- Trained on {environment['device']}, {environment['cores']} cores; CPU milliseconds: one image, "
         f"float32, eager, all threads, median, on {cpu_name()}.",
-        "- Ranked by validation Dice; all other columns are of the test images at their original size. "
+        f"- Ranked by validation Dice; all other columns are of the {part} images at their original size. "
         "Dice per image is the mean over images with a 95 % bootstrap interval over images.",
-        "- **Bold**: a real difference from the first of its table, by a paired bootstrap over test images "
+        f"- **Bold**: a real difference from the first of its table, by a paired bootstrap over {part} images "
         "(Bonferroni: 95 % for the whole table). One seed says nothing of the spread between seeds.",
     ]
 
@@ -279,9 +279,9 @@ def _folder_id(folder):
     return path.read_text(encoding="utf-8")
 
 
-def _test_dice(path):
+def _dice(path, part):
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["name"]: float(row["dice"]) for row in csv.DictReader(file) if row["part"] == "test"}
+        return {row["name"]: float(row["dice"]) for row in csv.DictReader(file) if row["part"] == part}
 
 
 def _reason(log, code):

@@ -100,17 +100,26 @@ def _trials(text):
 
 
 def _choices(name, values):
-    """A dimension's values as {label: {setting: texts}}; a value that is a mapping sets several settings at once."""
+    """A dimension's values as {label: {setting: texts}}; a value that is a mapping sets several settings at once.
+
+    A dimension that is itself a mapping gives each of its choices, a mapping of settings, a label.
+    """
+    if isinstance(values, dict) and values and all(isinstance(one, dict) for one in values.values()):
+        return {str(label): _texts(settings) for label, settings in values.items()}
     if not isinstance(values, list) or not values:
         raise ValueError(f"grid.{name} must list its values, got {values!r}.")
     choices = {}
     for value in values:
-        settings = value if isinstance(value, dict) else {name: value}
-        texts = {key: ["null"] if one is None else texts_of(one, "." in key) for key, one in settings.items()}
+        texts = _texts(value if isinstance(value, dict) else {name: value})
         choices["-".join(Path(text).name for text in next(iter(texts.values())))] = texts
     if len(choices) < len(values):
         raise ValueError(f"grid.{name}: the values, or the first settings of mappings, must differ, got {values}.")
     return choices
+
+
+def _texts(settings):
+    """Settings as a command line gives them."""
+    return {name: ["null"] if value is None else texts_of(value, "." in name) for name, value in settings.items()}
 
 
 def _require_runnable(sweep):

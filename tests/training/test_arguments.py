@@ -114,6 +114,16 @@ class TestPrecedence:
         arguments, _, _, settings = parse([write(tmp_path, "image_size:\nseed: 1")])
         assert arguments.image_size == 256 and "image_size" not in settings
 
+    def test_null_takes_a_field_of_the_recipe_back(self, tmp_path, capsys):
+        path = write(tmp_path, "variant: transunet\nmodel: {hidden_size: 64}\nema_decay: 0.9")
+        arguments, model, _, settings = parse(
+            [path, "--variant", "unet", "--model.hidden_size", "null", "--ema_decay", "null"]
+        )
+        assert (arguments.ema_decay, model, settings) == (None, {}, {"variant": "unet", "output_dir": "runs/mine"})
+        with pytest.raises(SystemExit):
+            parse([path, "--ema_decy", "null"])
+        assert "did you mean ema_decay" in capsys.readouterr().err
+
     def test_output_dir_of_a_recipe_or_the_command_line(self, tmp_path):
         recipe = write(tmp_path, "output_dir: here")
         assert parse([recipe])[0].output_dir == "here"

@@ -404,6 +404,14 @@ class TestCommand:
         assert [row["part"] for row in rows] == ["validation", "test"]
         assert {part: one["images"] for part, one in results["metrics"].items()} == {"validation": 1, "test": 1}
 
+    def test_the_test_part_may_stay_unseen(self, tmp_path, data):
+        model = save(random_model(), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "out"), "--split", "80/10/10", "--score_test", "false"])
+        results, rows = scored(tmp_path / "out")
+        assert set(results["metrics"]) == {"validation"} == {row["part"] for row in rows}
+        with pytest.raises(ValueError, match="leaves nothing of split 'all' to score"):
+            main([model, data, "--output", str(tmp_path / "none"), "--score_test", "false"])
+
     def test_masks_of_more_classes_than_the_model(self, tmp_path, data):
         for number in range(12):
             mask = box((20 + number, 24), number, 10, value=1 + number % 2)

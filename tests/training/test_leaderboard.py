@@ -45,7 +45,7 @@ def test_groups_are_ranked_apart():
 
 def test_same_difference_on_every_image_is_its_own_interval():
     first, second = entry("a", 0.8, 0.8), entry("b", 0.7, 0.75)
-    found = paired_difference(first.test_dice, second.test_dice)
+    found = paired_difference(first.dice, second.dice)
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0.05, 0.05, 0.05))
     assert found["real"]
 
@@ -109,6 +109,20 @@ def test_files(tmp_path):
     assert len(dices) == len(NAMES)
     assert np.mean([float(row["b"]) for row in dices]) == pytest.approx(0.8 + NOISE.mean(), abs=1e-6)
     assert Image.open(tmp_path / "leaderboard.png").width > 400
+
+
+def test_trials_that_left_the_test_unseen_are_compared_on_validation(tmp_path):
+    entries = [entry("a", 0.7, 0.9), entry("b", 0.8, 0.6)]
+    for one in entries:
+        one.results["metrics"]["validation"] |= one.results["metrics"].pop("test") | {
+            "per_image": dict.fromkeys(
+                ("dice", "iou", "precision", "recall", "accuracy"), interval(one.validation_dice)
+            )
+        }
+    write_leaderboard(tmp_path, entries, "Unseen", [])
+    page = (tmp_path / "leaderboard.md").read_text("utf-8")
+    assert "| 1 | b | 0.8000 | 0.8000 (0.7500–0.8500) | – |" in page and "Dice on the validation images" in page
+    assert (tmp_path / "validation_dice.csv").exists() and not (tmp_path / "test_dice.csv").exists()
 
 
 def test_page_without_a_finished_trial(tmp_path):

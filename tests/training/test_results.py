@@ -135,7 +135,8 @@ class TestSchema:
         ("change", "place", "reason"),
         [
             (lambda found: found.pop("metrics"), "top level", "'metrics' is a required property"),
-            (lambda found: found["metrics"].pop("test"), "metrics", "'test' is a required property"),
+            (lambda found: found["metrics"].pop("test"), "metrics", "'test' is a dependency of 'test_without_twins'"),
+            (lambda found: found["metrics"].clear(), "metrics", "should be non-empty"),
             (lambda found: found.update(schema_version=2), "schema_version", "1 was expected"),
             (lambda found: found["data"].update(sha256="abc"), "data.sha256", "'abc' does not match"),
             (lambda found: found["data"].update(sha256="A" * 64), "data.sha256", "does not match"),

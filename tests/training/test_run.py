@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from hub_repos.build import build
 from modeling.modeling_unet import UNetForSemanticSegmentation
 from tests.training import runs
 from tests.training.runs import run
@@ -211,6 +213,24 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     assert [line.split(" ", 1)[1] for line in lines] == [
         "validation 3 images to calibrate", "validation 3 images", "test 5 images"
     ]  # fmt: skip
+
+
+def test_half_precision_is_what_is_stored_and_scored(tmp_path):
+    ended = run(tmp_path / "run", calibrate="true", half_precision="true", score_test="false", draws=True)
+    assert ended.code == 0, ended.stderr
+    stored = load_file(tmp_path / "run/model.safetensors")
+    assert {str(one.dtype) for one in stored.values()} == {"torch.float16", "torch.int64"}
+    model = UNetForSemanticSegmentation.from_pretrained(tmp_path / "run")
+    assert {one.dtype for one in model.parameters()} == {torch.float32}
+    results = read_results(tmp_path / "run/results.json")
+    validation = results["metrics"]["validation"]
+    assert set(results["metrics"]) == {"validation"}
+    assert results["calibration"]["dice_after"] == pytest.approx(validation["per_image"]["dice"]["value"], abs=1e-12)
+    assert results["calibration"]["loss_after"] == validation["loss"]["value"]
+    assert "test" not in (tmp_path / "run/scorings.log").read_text()
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= PICTURES
+    with pytest.raises(ValueError, match="not scored on the test part"):
+        build(tmp_path / "run", tmp_path / "repository")
 
 
 def normal_frames(folder, count=8):

@@ -55,6 +55,14 @@ def test_the_command_line_changes_a_dimension(recipe):
     assert list(sweep.cells) == ["0.5-2", "0.5-4"]
 
 
+def test_choices_may_have_labels_and_take_a_field_of_the_recipe_back(recipe):
+    choice = '{as it is: {}, wide: {model.base_channels: 8}, "no depth": {model.depth: null}}'
+    sweep = parse_sweep([recipe(f"model: {{depth: 2}}\ngrid:\n  choice: {choice}")])
+    assert list(sweep.cells) == ["as_it_is", "wide", "no_depth"]
+    models = [parse(sweep.arguments(ask(sweep, cell), "out"))[1] for cell in sweep.cells.values()]
+    assert models == [{"depth": 2}, {"depth": 2, "base_channels": 8}, {}]
+
+
 def test_a_value_may_set_several_settings(recipe):
     text = GRID + "  encoder: [{model.backbone: resnet18, backbone_weights: none}, {model.backbone: null}]"
     sweep = parse_sweep([recipe(text), "--grid.learning_rate", "0.5", "--grid.model.base_channels", "2"])
