@@ -75,6 +75,13 @@ class RunArguments(TrainingArguments):
         },
     )
     image_size: int = field(default=256, metadata={"help": "Side in pixels that images are resized to."})
+    train_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side of the training samples; the default is image_size. A little smaller costs less and, where "
+            "augmentation enlarges, is better: Touvron et al. 2019, arXiv:1906.06423."
+        },
+    )
     image_mean: list[float] = field(
         default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
     )

@@ -16,7 +16,6 @@ import os  # noqa: E402
 import resource  # noqa: E402
 import shlex  # noqa: E402
 import time  # noqa: E402
-from functools import partial  # noqa: E402
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402
@@ -142,19 +141,16 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
 def make_samples(arguments, rows, partition, indices, model, processor):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
-    read = partial(
-        cached_samples,
-        processor=processor,
-        num_labels=model.config.num_labels,
-        boundary_width=arguments.boundary_width,
-    )
+    trains = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
+    options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
     with PartialState().main_process_first():
-        samples = read(rows, partition.digests)
-        trained = samples.select(indices["train"])
+        validated = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
+        trained = cached_samples(rows, partition.digests, trains, **options).select(indices["train"])
         if arguments.negatives:
-            trained = datasets.concatenate_datasets([trained, read(*load_negatives(arguments.negatives, partition))])
-    training = TrainingSamples(trained, processor, augmentation)
-    validation = EvaluationSamples(samples.select(indices["validation"]), processor)
+            frames, digests = load_negatives(arguments.negatives, partition)
+            trained = datasets.concatenate_datasets([trained, cached_samples(frames, digests, trains, **options)])
+    training = TrainingSamples(trained, trains, augmentation)
+    validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
     return training, validation
 
@@ -202,14 +198,22 @@ def build(arguments, model_fields):
     model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
         load_backbone_weights(model, arguments.backbone_weights)
-    processor = UNetImageProcessor(
-        size=arguments.image_size,
+    return model, create_processor(arguments, config, arguments.image_size)
+
+
+def create_processor(arguments, config, size):
+    """The run's image processor for images of this side.
+
+    Raises:
+        ValueError: a size that `valid` padding can't map.
+    """
+    config.check_valid_size(size + 2 * config.valid_margin)
+    return UNetImageProcessor(
+        size=size,
         image_mean=arguments.image_mean,
         image_std=arguments.image_std,
         mirror_margin=config.valid_margin,
     )
-    config.check_valid_size(arguments.image_size + 2 * config.valid_margin)
-    return model, processor
 
 
 def require_images(arguments, training, validation):

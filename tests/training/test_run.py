@@ -233,6 +233,23 @@ def test_half_precision_is_what_is_stored_and_scored(tmp_path):
         build(tmp_path / "run", tmp_path / "repository")
 
 
+def test_training_samples_may_have_a_size_of_their_own(tmp_path):
+    ended = run(tmp_path / "run", image_size=48, train_size=32, num_train_epochs=1)
+    assert ended.code == 0, ended.stderr
+    assert json.loads((tmp_path / "run/preprocessor_config.json").read_text())["size"] == {"height": 48, "width": 48}
+    for name, size in (("small", 32), ("large", 48)):
+        assert run(tmp_path / name, image_size=size, num_train_epochs=1).code == 0
+    losses, scores = (
+        [
+            read_results(tmp_path / name / "results.json")["run"]["history"][at][key]
+            for name in ("run", "small", "large")
+        ]
+        for at, key in ((0, "loss"), (-2, "eval_loss"))
+    )
+    assert losses[0] == losses[1] != losses[2]
+    assert len(set(scores)) == 3
+
+
 def normal_frames(folder, count=8):
     folder.mkdir()
     for number in range(count):
