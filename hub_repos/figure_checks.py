@@ -80,6 +80,15 @@ def _check_calibration(results, processor):
             raise ValueError(
                 f"results.json: calibration.{name} is {fitted[name]}, the processor and metrics.validation say {value}"
             )
+    if "by_size" in fitted:
+        after = [_after(row, row["dice_after"], row["recall_after"]) for row in fitted["by_size"]]
+        own = [_after(row, row["dice"]["value"], row["recall"]["value"]) for row in validation.get("by_size", ())]
+        if np.shape(after) != np.shape(own) or not np.allclose(after, own, rtol=0, atol=TOLERANCE):
+            raise ValueError(f"results.json: calibration.by_size is {after}, metrics.validation.by_size {own}")
+
+
+def _after(row, dice, recall):
+    return [row["above"], row["up_to"], row["images"], dice, recall]
 
 
 def _require_lines(value, place):

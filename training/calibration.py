@@ -56,6 +56,16 @@ def calibrate(model, processor, rows, half_precision=False):
         "dice_after": second["per_image"]["dice"]["value"],
         "false_alarms_before": float(alarms[half, 0]),
         "false_alarms_after": float(alarms[pixels, regions]),
+        "by_size": [_cost_of_size(*rows) for rows in zip(first["by_size"], second["by_size"], strict=True)],
+    }
+
+
+def _cost_of_size(before, after):
+    """What the thresholds change for the polyps of one range of sizes."""
+    return {name: before[name] for name in ("above", "up_to", "images")} | {
+        f"{name}_{when}": row[name]["value"]
+        for name in ("dice", "recall")
+        for when, row in (("before", before), ("after", after))
     }
 
 

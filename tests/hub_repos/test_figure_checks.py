@@ -15,6 +15,7 @@ from hub_repos.figure_checks import (
     read_rows,
     snippets,
 )
+from training.calibration import _cost_of_size
 from training.evaluate import BINS, Scores
 from training.results import write_results
 
@@ -321,6 +322,7 @@ def calibrated(folder):
         "loss_before": 0.9, "loss_after": validation["loss"]["value"], "ece_before": 0.1,
         "ece_after": validation["calibration"]["ece"],
         "dice_after": validation["per_image"]["dice"]["value"],
+        "by_size": [_cost_of_size(row, row) for row in validation["by_size"]],
     }  # fmt: skip
     change_results(folder, fitted, "calibration")
     (folder / "preprocessor_config.json").write_text(json.dumps({"mask_threshold": 0.4, "score_threshold": 0.8}))
@@ -332,6 +334,14 @@ def test_what_was_fitted_is_what_processor_and_validation_say(name, tmp_path):
     check_results_file(tmp_path)
     change_results(tmp_path, 7 if name == "images" else 0.123456, "calibration", name)
     with pytest.raises(ValueError, match=f"calibration.{name} is .*, the processor and metrics.validation say"):
+        check_results_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dice_after", "recall_after", "images"])
+def test_the_cost_by_size_is_what_validation_says(name, tmp_path):
+    calibrated(tmp_path)
+    change_results(tmp_path, 2 if name == "images" else 0.123456, "calibration", "by_size", 0, name)
+    with pytest.raises(ValueError, match="calibration.by_size is .*, metrics.validation.by_size"):
         check_results_file(tmp_path)
 
 

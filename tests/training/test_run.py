@@ -204,6 +204,10 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     assert record["dice_before"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert record["loss_before"] == plain["metrics"]["validation"]["loss"]["value"]
     assert record["loss_after"] == validation["loss"]["value"]
+    for row, own in zip(record["by_size"], validation["by_size"], strict=True):
+        assert (row["images"], row["dice_after"]) == (own["images"], own["dice"]["value"])
+    befores = [row["recall_before"] for row in record["by_size"]]
+    assert befores == [row["recall"]["value"] for row in plain["metrics"]["validation"]["by_size"]]
     heads = [
         UNetForSemanticSegmentation.from_pretrained(tmp_path / name).head.classifier.weight
         for name in ("false", "true")
