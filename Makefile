@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 RUN := runs/unet_phantoms
-MODEL ?= $(RUN)/repository
+KEPT := hub_repos/unet_polyps
+MODEL ?= $(KEPT)/repository
 # older versions of transformers, and what they need apart from constraints.txt
 OLDER := 4.57 5.5
 PINS_4.57 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
@@ -13,7 +14,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train demo bench test test-all test-minimal test-compat lint format clean $(LOADS)
+.PHONY: help train predict demo bench test test-all test-minimal test-compat lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -22,11 +23,16 @@ train: $(VENV)/.core  ## train the quick-start model on generated frames and bui
 	$(LAUNCH) training/run.py unet_phantoms --output_dir $(RUN)
 	$(BIN)/python -m hub_repos.build $(RUN) $(RUN)/repository
 
-demo: $(VENV)/.demo $(filter $(RUN)/repository,$(MODEL))  ## try a model in the browser (MODEL=folder-or-id)
+predict: $(VENV)/.predict $(filter $(KEPT)/repository,$(MODEL))  ## mark the polyps in IMAGE=file-or-folder (MODEL=folder-or-id)
+	@test -n "$(IMAGE)" || { echo "error: name an image or a folder of images: make predict IMAGE=image.jpg" >&2; exit 1; }
+	$(BIN)/python -m hub_repos.predict $(MODEL) "$(IMAGE)" "predictions/$(basename $(notdir $(IMAGE:/=)))" --trust_remote_code true
+
+demo: $(VENV)/.demo $(filter $(KEPT)/repository,$(MODEL))  ## try a model in the browser (MODEL=folder-or-id)
 	MODEL=$(MODEL) $(BIN)/python hub_repos/space/app.py
 
-$(RUN)/repository:
-	$(MAKE) train
+$(KEPT)/repository: $(VENV)/.core $(wildcard $(KEPT)/*.json $(KEPT)/*.safetensors modeling/*.py configuration/*.py)
+	$(BIN)/python -m hub_repos.build $(KEPT) $@
+	touch $@
 
 test: $(VENV)/.test  ## run the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
@@ -63,6 +69,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP) -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.predict: $(VENV)/.core
+	$(PIP) -c constraints.txt -e '.[coco]'
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.core

@@ -73,6 +73,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
+        built=any(folder.glob("modeling_*.py")),
         class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
     )
     return str(card)

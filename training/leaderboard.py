@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from training import figures
+from training.markdown import table
 
 RESAMPLES = 20_000
 LEVEL = 0.05
@@ -169,11 +170,8 @@ def _markdown(rows, title, conditions, failures, part):
 
 def _table(rows):
     heads = ["", "model", *COLUMNS.values()]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = [str(row["place"]), row["name"], *(_cell(name, row[name]) for name in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [[row["place"], row["name"], *(_cell(name, row[name]) for name in COLUMNS)] for row in rows]
+    return table(heads, cells)
 
 
 def _cell(name, value):

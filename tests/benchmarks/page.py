@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from training.markdown import table
+
 RESULTS, PAGE, PLOT = "results.json", "speed.md", "speed.png"
 
 
@@ -47,7 +49,7 @@ def inference(results):
         f"{found['calibration_images']} training images.\n\n"
     )
     batches = list(found["milliseconds"])
-    header = [f"batch {batch}: ms an image | times faster" for batch in batches]
+    header = [title for batch in batches for title in (f"batch {batch}: ms an image", "times faster")]
     rows = []
     for name in found["milliseconds"][batches[0]]:
         times = [found["milliseconds"][batch][name] for batch in batches]
@@ -109,13 +111,6 @@ def growth(results):
         + "\n\nMemory that an epoch of the loader adds, files' pages left out (64 px, batch 8, images repeated):\n\n"
         + table(["images", "added MB"], memory)
     )
-
-
-def table(header, rows):
-    """A Markdown table; a header cell may hold several columns."""
-    header = " | ".join(header)
-    lines = [header, "|".join(["---"] * (header.count("|") + 1)), *(" | ".join(map(str, row)) for row in rows)]
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def draw(results, path):

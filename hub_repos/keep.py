@@ -1,0 +1,93 @@
+"""Keep what finished runs left: `python -m hub_repos.keep RUN... FOLDER [--publish MODEL]`.
+
+FOLDER/NAME gets a run's results.json and per_image.csv, and in a folder of its own each evaluation that lies in the
+run's. MODEL gets the checkpoint of the run whose validation Dice is the median, with its card and pictures: what a
+clone predicts with, and what hub_repos.build takes. hub_repos.report makes the accuracy page from them.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from hub_repos.build import PICTURES
+from hub_repos.card import write_card
+from training.results import read_results
+
+RECORDS = ("results.json", "per_image.csv")
+CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json")
+LARGEST = 16 * 10**6  # bytes of a file in the project
+
+
+def keep_records(run, folder):
+    """Copy a run's or an evaluation's records, and those of the evaluations in its folder, to `folder`.
+
+    Raises:
+        ValueError: a record is missing or is not one of ours.
+    """
+    for path in [run, *sorted(run.glob("*/"))]:
+        if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
+            require(path, RECORDS)
+            read_results(path / RECORDS[0])
+            copy(path, folder / path.relative_to(run), RECORDS)
+
+
+def publish(run, folder):
+    """Copy a run's checkpoint, records and pictures to `folder`, and write its card.
+
+    Raises:
+        ValueError: a file is missing, or the weights are too large for the project.
+    """
+    require(run, CHECKPOINT)
+    size = (run / "model.safetensors").stat().st_size
+    if size > LARGEST:
+        raise ValueError(
+            f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
+            "with half_precision: true, or a smaller network."
+        )
+    copy(run, folder, (*CHECKPOINT, *RECORDS, *(name for name in PICTURES if (run / name).exists())))
+    write_card(folder, read_results(folder / "results.json"))
+
+
+def median(runs):
+    """The run whose validation Dice is the median; of an even number the lower of the middle two."""
+    results = {run: read_results(run / "results.json") for run in runs}
+    ranked = sorted(runs, key=lambda run: results[run]["metrics"]["validation"]["per_image"]["dice"]["value"])
+    return ranked[(len(ranked) - 1) // 2]
+
+
+def require(folder, names):
+    """Raise ValueError naming the first of these files that the folder lacks."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
+
+
+def copy(source, folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m hub_repos.keep", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("folder", type=Path, help="folder for a folder of each run's records")
+    parser.add_argument("--publish", type=Path, metavar="MODEL", help="folder for the checkpoint of the median run")
+    arguments = parser.parse_args(argv)
+    for run in arguments.runs:
+        require(run, RECORDS)
+    if arguments.publish:
+        chosen = median(arguments.runs)
+        publish(chosen, arguments.publish)
+        print(f"Model: {arguments.publish}, the median of {len(arguments.runs)} runs by validation Dice: {chosen}")
+    for run in arguments.runs:
+        keep_records(run, arguments.folder / run.name)
+    print(f"Records: {arguments.folder}; now: python -m hub_repos.report")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,402 @@
+"""The accuracy page, its picture and README's table: `python -m hub_repos.report [FOLDER]`.
+
+Everything is read from the records that hub_repos.keep left in FOLDER (default: hub_repos): RECIPE/seeds/RUN, with the
+evaluations of a run in folders of its own, and RECIPE/ablations/TRIAL. No figure is written here by hand but those of
+other papers.
+"""
+
+import csv
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from hub_repos.report_figures import draw, share
+from training.leaderboard import paired_difference
+from training.markdown import table
+from training.metrics import mean_with_interval
+from training.results import read_results
+
+PROJECT = Path(__file__).resolve().parents[1]
+PAGE, PICTURE = "accuracy.md", "accuracy.png"
+START, END = "<!-- made by hub_repos.report -->", "<!-- end -->"
+PARTS = {"validation": "validation", "test": "test", "test_without_twins": "test without twins"}
+BASELINE = "as_chosen"  # the trial that ablations are compared with
+WORST = 10
+PUBLISHED = {  # per-image Dice and IoU on the official split, as the papers' own tables give them
+    "U-Net with a ResNet-34 encoder": (0.8757, 0.81),
+    "PraNet": (0.894, 0.83),
+    "HarDNet-MSEG": (0.904, 0.848),
+    "ConDSeg, ResNet-50": (0.905, 0.846),
+}
+
+FIGURES = {
+    "Dice": ("per_image", "dice"), "IoU": ("per_image", "iou"), "precision": ("per_image", "precision"),
+    "recall": ("per_image", "recall"), "Dice, pooled": ("pooled", "dice"), "IoU, pooled": ("pooled", "iou"),
+    "recall of polyps": ("polyps", "recall"), "precision of polyps": ("polyps", "precision"),
+    "NSD": ("boundary", "nsd"), "HD95, share of the diagonal": ("boundary", "hd95_share"),
+    "ECE": ("calibration", "ece"), "polyp-free crops marked": ("false_alarms", "marked"),
+}  # fmt: skip
+
+
+class Record:
+    """A folder with the results.json and per_image.csv of one run or evaluation."""
+
+    def __init__(self, folder):
+        self.folder, self.name = folder, folder.name
+        self.results = read_results(folder / "results.json")
+
+    def metrics(self, part):
+        return self.results["metrics"].get(part)
+
+    def value(self, part, *place):
+        """A figure of a part; None where it was not measured."""
+        found = self.metrics(part)
+        for name in place:
+            found = None if found is None else found.get(name)
+        return found["value"] if isinstance(found, dict) else found
+
+    @cached_property
+    def rows(self):
+        with (self.folder / "per_image.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def dices(self, part):
+        """Dice of each of the part's images by name."""
+        wanted = "test" if part == "test_without_twins" else part
+        return {
+            row["name"]: float(row["dice"])
+            for row in self.rows
+            if row["part"] == wanted and not (part == "test_without_twins" and int(row["twin"]))
+        }
+
+    def evaluations(self):
+        """Records of the evaluations of this run."""
+        return [Record(path.parent) for path in sorted(self.folder.glob("*/results.json"))]
+
+
+class Recipe:
+    """The runs of one recipe that differ in their seeds."""
+
+    def __init__(self, folder):
+        self.folder, self.name = folder, folder.name
+        paths = sorted(folder.glob("seeds/*/results.json")) or [folder / "results.json"]
+        self.runs = [Record(path.parent) for path in paths]
+
+    @property
+    def settings(self):
+        return self.runs[0].results["run"]["settings"]
+
+    def of_seeds(self, part, *place):
+        """A figure of each run, or [] where one has none."""
+        values = [run.value(part, *place) for run in self.runs]
+        return [] if None in values else values
+
+    def dice_with_interval(self, part):
+        """Mean over images of the seeds' mean Dice, with its bootstrap interval over images."""
+        return mean_with_interval(list(mean_dices([run.dices(part) for run in self.runs]).values()))
+
+    @property
+    def published(self):
+        """The run whose checkpoint the folder holds; None where it holds none."""
+        if not (self.folder / "model.safetensors").exists():
+            return None
+        own = Record(self.folder)
+        return next(run for run in self.runs if run.results == own.results)
+
+    def external(self):
+        """{data: the evaluations of the runs on it}, of data that no run was trained on."""
+        return self._evaluations(lambda one: one.results["data"]["split"] == "all", lambda one: one.name)
+
+    def flipped(self):
+        """The runs' evaluations with flips."""
+        found = self._evaluations(lambda one: one.results["run"]["settings"].get("flips"), lambda one: "flips")
+        return found.get("flips", [])
+
+    def _evaluations(self, wanted, key):
+        found = {}
+        for run in self.runs:
+            for one in run.evaluations():
+                if wanted(one):
+                    found.setdefault(key(one), []).append(one)
+        return found
+
+    def ablations(self):
+        """The trials, the baseline first, the others by validation Dice."""
+        trials = [Record(path.parent) for path in self.folder.glob("ablations/*/results.json")]
+        return sorted(trials, key=lambda one: (one.name != BASELINE, -one.value("validation", "per_image", "dice")))
+
+
+def mean_dices(dices):
+    """The mean of several dictionaries of the same names."""
+    return {name: float(np.mean([one[name] for one in dices])) for name in dices[0]}
+
+
+def load(folder):
+    """Every recipe with records, the one with most runs first."""
+    names = {path.parent.parent.parent for path in folder.glob("*/seeds/*/results.json")}
+    names |= {path.parent for path in folder.glob("*/results.json")}
+    if not names:
+        raise ValueError(f"{folder} holds no records: python -m hub_repos.keep puts them there.")
+    return sorted(map(Recipe, names), key=lambda one: (-len(one.runs), one.name))
+
+
+def spread(values, digits=4):
+    """Mean of several figures and, of more than one, each."""
+    if not values:
+        return "–"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({', '.join(f'{value:.{digits}f}' for value in values)})"
+
+
+def interval(found, digits=4):
+    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+
+
+def results_table(recipes):
+    """README's table: a row for each recipe and part."""
+    header = ["recipe", "seeds", "part", "images", "Dice per image", "each seed", "IoU", "Dice pooled"]
+    rows = []
+    for recipe in recipes:
+        for part, title in PARTS.items():
+            if recipe.runs[0].metrics(part):
+                each = recipe.of_seeds(part, "per_image", "dice")
+                rows.append([
+                    f"`{recipe.name}`", len(recipe.runs), title, recipe.runs[0].metrics(part)["images"],
+                    interval(recipe.dice_with_interval(part)), ", ".join(f"{one:.4f}" for one in each),
+                    f"{np.mean(recipe.of_seeds(part, 'per_image', 'iou')):.4f}",
+                    f"{np.mean(recipe.of_seeds(part, 'pooled', 'dice')):.4f}",
+                ])  # fmt: skip
+    return table(header, rows)
+
+
+def introduction(recipes):
+    data, environment = recipes[0].runs[0].results["data"], recipes[0].runs[0].results["environment"]
+    runs = [f"- `{run.name}`: `{run.results['run']['command']}`" for recipe in recipes for run in recipe.runs]
+    others = ", ".join(f"{name} {dice} / {iou}" for name, (dice, iou) in PUBLISHED.items())
+    return "\n".join(
+        [
+            "# Accuracy",
+            "",
+            "Made by `python -m hub_repos.report` from the `results.json` and `per_image.csv` that stand beside it.",
+            f"Data: {data['source']}, split {data['split']}, split seed {data['split_seed']}, "
+            f"{', '.join(f'{count} {part}' for part, count in data['sizes'].items())}; sha256 {data['sha256'][:12]}. "
+            f"{len(data['twins'])} test images have a twin in training or validation. Hardware: "
+            f"{environment['device']}, {environment['cores']} cores, torch {environment['torch']}.",
+            "",
+            "Dice and IoU per image: the mean over images at their original size, of several seeds the mean of the "
+            "seeds' means; in brackets the 95 % bootstrap interval over images of the mean over seeds. Pooled: over "
+            "all pixels together. Every choice was made on validation; each run scored the test part once.",
+            "",
+            f"![Accuracy]({PICTURE})",
+            "",
+            results_table(recipes),
+            "",
+            f"Of other papers, test, Dice / IoU as they give them: {others}.",
+            "",
+            "The runs:",
+            "",
+            *runs,
+        ]
+    )
+
+
+def differences(recipes):
+    """Each recipe against the first, on the test images."""
+    first, *others = recipes
+    own = mean_dices([run.dices("test") for run in first.runs])
+    rows = []
+    for other in others:
+        found = paired_difference(own, mean_dices([run.dices("test") for run in other.runs]), len(others))
+        rows.append([f"`{first.name}` − `{other.name}`", signed(found), "yes" if found["real"] else "no"])
+    return "Paired bootstrap over the test images, of the seeds' mean Dice:\n\n" + table(
+        ["difference", "Dice (95 % interval)", "real"], rows
+    )
+
+
+def signed(found):
+    return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+
+
+def of_recipe(recipe):
+    """The sections of a recipe that has more to tell than its Dice."""
+    published = recipe.published
+    sections = [f"## {recipe.name}\n\n{about_seeds(recipe)}"]
+    if published is not None:
+        sections[0] += (
+            f"\n\nPublished is `{published.name}`, the median of {len(recipe.runs)} runs by validation Dice, in half "
+            "precision: [its folder and card]({0}/README.md).".format(recipe.folder.name)
+        )
+        sections += [sizes(published), thresholds(published), worst(published)]
+    sections += [external(name, records) for name, records in recipe.external().items()]
+    if recipe.flipped():
+        sections.append(flips(recipe))
+    if recipe.ablations():
+        sections.append(ablations(recipe))
+    return sections
+
+
+def about_seeds(recipe):
+    """Everything that was measured of each part, mean and each seed."""
+    parts = [part for part in PARTS if recipe.runs[0].metrics(part)]
+    rows = [[name, *(spread(recipe.of_seeds(part, *place)) for part in parts)] for name, place in FIGURES.items()]
+    texts = recipe.runs[0].results.get("definitions", {})
+    minutes = spread([run.results["cost"]["training_seconds"] / 60 for run in recipe.runs], 0)
+    return (
+        f"Mean and each seed ({', '.join(str(run.results['run']['seed']) for run in recipe.runs)}); "
+        f"{minutes} minutes of training.\n\n"
+        + table(["", *(PARTS[part] for part in parts)], rows)
+        + "".join(f"\n\n{text}" for text in texts.values())
+    )
+
+
+def sizes(run):
+    rows = [
+        [PARTS[part], share(row), row["images"], interval(row["dice"]), interval(row["recall"])]
+        for part in ("validation", "test")
+        for row in run.metrics(part)["by_size"]
+    ]
+    return f"### By the polyp's share of the image, `{run.name}`\n\n" + table(
+        ["part", "share", "images", "Dice", "recall"], rows
+    )
+
+
+def thresholds(run):
+    """What the fitted temperature and thresholds bought on validation, and what they cost."""
+    fitted = run.results["calibration"]
+    rows = [
+        ["polyp-free crops marked", fitted["false_alarms_before"], fitted["false_alarms_after"]],
+        ["Dice", fitted["dice_before"], fitted["dice_after"]],
+        ["ECE", fitted["ece_before"], fitted["ece_after"]],
+        ["cross-entropy", fitted["loss_before"], fitted["loss_after"]],
+        *([f"recall, {share(row)}", row["recall_before"], row["recall_after"]] for row in fitted.get("by_size", ())),
+    ]
+    return (
+        f"### Temperature and thresholds, `{run.name}`\n\nFitted on the {fitted['images']} validation images: "
+        f"temperature {fitted['temperature']:.3f}, pixels above {fitted['threshold']:g}, regions of a mean "
+        f"probability of at least {fitted['score_threshold']:g}. Before: .5, and every region. Both columns are of "
+        "the images that they were fitted on.\n\n"
+        + table(["validation", "before", "after"], [[name, f"{a:.4f}", f"{b:.4f}"] for name, a, b in rows])
+        + f"\n\n![Reliability]({run.folder.parents[1].name}/reliability.png)"
+    )
+
+
+def worst(run):
+    rows = sorted((row for row in run.rows if row["part"] == "test"), key=lambda row: float(row["dice"]))[:WORST]
+    cells = [
+        [row["name"], f"{float(row['dice']):.4f}", *(f"{float(row[name]):.4f}" for name in ("precision", "recall")),
+         f"{(int(row['true_positives']) + int(row['false_negatives'])) / int(row['height']) / int(row['width']):.3f}"]
+        for row in rows
+    ]  # fmt: skip
+    return (
+        f"### The worst ten test images, `{run.name}`\n\n"
+        + table(["image", "Dice", "precision", "recall", "polyp's share"], cells)
+        + f"\n\n![Worst]({run.folder.parents[1].name}/worst.png)"
+    )
+
+
+def external(name, records):
+    """Another hospital's frames, every one of them scored as test."""
+    rows = [[title, spread([one.value("test", *place) for one in records])] for title, place in FIGURES.items()]
+    by_size = [
+        [
+            share(row),
+            row["images"],
+            spread([one.metrics("test")["by_size"][number]["dice"]["value"] for one in records]),
+        ]
+        for number, row in enumerate(records[0].metrics("test")["by_size"])
+    ]
+    source, settings = records[0].results["data"]["source"], records[0].results["run"]["settings"]
+    return (
+        f"### Another hospital: {source}, {records[0].metrics('test')['images']} frames\n\n"
+        f"`python -m training.evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
+        "polyp. Nothing was trained, fitted or chosen on these frames. Mean and each seed.\n\n"
+        + table(["", name], rows)
+        + "\n\n"
+        + table(["polyp's share of the image", "images", "Dice"], by_size)
+    )
+
+
+def flips(recipe):
+    """The mean of four mirror images against one pass, on validation."""
+    plain = {run.name: run for run in recipe.runs}
+    rows = []
+    for one in recipe.flipped():
+        run = plain[one.folder.parent.name]
+        found = paired_difference(one.dices("validation"), run.dices("validation"))
+        figures = [f"{record.value('validation', 'per_image', 'dice'):.4f}" for record in (run, one)]
+        rows.append([run.name, *figures, signed(found)])
+    return (
+        "### Flips, validation\n\n`--flips true`: the mean logits of an image and its three mirror images, at four "
+        "times the cost, with the same thresholds.\n\n" + table(["run", "Dice", "with flips", "difference"], rows)
+    )
+
+
+def ablations(recipe):
+    """Every choice of the recipe taken back by itself."""
+    baseline, *others = trials = recipe.ablations()
+    settings = baseline.results["run"]["settings"]
+    rows = []
+    for trial in trials:
+        found = paired_difference(trial.dices("validation"), baseline.dices("validation"), max(1, len(others)))
+        run, cost = trial.results["run"], trial.results["cost"]
+        marked = trial.value("validation", "false_alarms", "marked")
+        rows.append([
+            trial.name.replace("_", " "), f"{trial.value('validation', 'per_image', 'dice'):.4f}",
+            "–" if trial is baseline else f"**{signed(found)}**" if found["real"] else signed(found),
+            "–" if marked is None else f"{marked:.3f}",
+            f"{cost['training_seconds'] / 60:.1f}", f"{run['gmacs']:.2f}",
+        ])  # fmt: skip
+    short = ", ".join(f"{name} {settings[name]}" for name in ("train_size", "image_size", "num_train_epochs"))
+    header = ["trial", "Dice", "difference (interval)", "crops marked", "minutes of training", "GMACs"]
+    return (
+        f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {short}, seed "
+        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. The difference is the trial's "
+        "Dice minus that of the recipe as it was chosen, by a paired bootstrap over the validation images "
+        f"(Bonferroni: 95 % for the table; **bold**: leaves out 0). One seed: a difference within the interval, and "
+        "some beyond it, is noise.\n\n" + table(header, rows)
+    )
+
+
+def page(recipes):
+    """The text of accuracy.md."""
+    parts = [introduction(recipes)]
+    if len(recipes) > 1:
+        parts.append(differences(recipes))
+    parts += [
+        section for recipe in recipes if recipe.folder.joinpath("seeds").exists() for section in of_recipe(recipe)
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_table(text, rendered):
+    """README's text with the table between the two marks."""
+    before, marked, rest = text.partition(START)
+    _, ended, after = rest.partition(END)
+    if not (marked and ended):
+        raise ValueError(f"README.md must hold the lines {START} and {END}, between which the table stands.")
+    return f"{before}{START}\n\n{rendered}\n\n{END}{after}"
+
+
+def write(folder, readme):
+    """Write the page and its picture into `folder`, and the table into README.md."""
+    recipes = load(folder)
+    text = with_table(readme.read_text(encoding="utf-8"), results_table(recipes))
+    (folder / PAGE).write_text(page(recipes), encoding="utf-8")
+    draw(recipes, folder / PICTURE, PUBLISHED)
+    readme.write_text(text, encoding="utf-8")
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    folder = Path(argv[0]) if argv else PROJECT / "hub_repos"
+    write(folder, PROJECT / "README.md")
+    print(f"{folder / PAGE}, {PICTURE} and the table of README.md")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
