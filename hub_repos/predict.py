@@ -2,7 +2,9 @@
 
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
 several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
-broken, failed.csv; the exit code is then 1. Frames of a video and rows of a table are kept as frames/NAME.jpg.
+broken, failed.csv; the exit code is then 1. With --flips there is uncertainty/NAME.png, too: how much the predictions
+of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to .5. Frames of
+a video and rows of a table are kept as frames/NAME.jpg.
 Repeating the command goes on where it stopped. Several processes, with or without GPUs:
 `accelerate launch --multi_gpu --num_processes 2 -m hub_repos.predict ...`.
 """
@@ -34,6 +36,7 @@ from modeling.image_processing_unet import upsample
 from training.checkpoints import RunFolder
 from training.coco import mask_api
 from training.evaluate import load_model
+from training.flips import predict_with_flips
 from training.reading import read_image
 from training.threads import require_processes, use_all_cores
 
@@ -48,19 +51,20 @@ class Predictor:
         model, processor: of a repository that hub_repos.build made, or of a run.
         threshold: for a binary head; None takes the processor's.
         tile, overlap, batch_size: see `hub_repos.tiles.logits_of`.
+        flips: take the mean logits of each image and its mirror images, and map where they disagree.
 
     Raises:
         ValueError: another kind of model, or a threshold that it can't take.
     """
 
-    def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8):
+    def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8, flips=False):
         if not hasattr(model.config, "binary_head"):
             raise ValueError("predict takes runs of training/run.py and repositories of hub_repos.build, not others.")
         if threshold is not None and not (model.config.binary_head and 0 < threshold < 1):
             raise ValueError(
                 f"threshold is for a binary head and lies between 0 and 1, got {threshold}: leave it out."
             )
-        self.model, self.processor, self.threshold = model, processor, threshold
+        self.model, self.processor, self.threshold, self.flips = model, processor, threshold, flips
         self.batch_size = batch_size if processor.do_resize else 1  # images as they are do not stack
         self.tiling = {"tile": tile, "overlap": overlap, "batch_size": self.batch_size}
 
@@ -71,10 +75,18 @@ class Predictor:
             return [self._prediction(*one) for one in zip(each, images, strict=True)]
 
     def _forward(self, images):
-        return self.model(self.processor(images)["pixel_values"].to(self.model.device)).logits
+        """Logits, and with flips their uncertainty as a further channel, which tiles blend alike."""
+        pixel_values = self.processor(images)["pixel_values"].to(self.model.device)
+        if not self.flips:
+            return self.model(pixel_values).logits
+        found = predict_with_flips(self.model, pixel_values)
+        return torch.cat([found.logits, found.uncertainty[:, None]], dim=1)
 
     def _prediction(self, logits, image):
-        sizes = [(image.height, image.width)]
+        sizes, disagreement = [(image.height, image.width)], None
+        if self.flips:
+            disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
+            logits = logits[:, :-1]
         masks = self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=self.threshold)
         entries = self.processor.post_process_instance_segmentation(
             logits, target_sizes=sizes, mask_threshold=self.threshold
@@ -84,6 +96,7 @@ class Predictor:
             entries["segmentation"].numpy(),
             entries["segments_info"],
             uncertainty(upsample(logits, sizes)[0]),
+            disagreement,
         )
 
     def digest(self):
@@ -143,6 +156,12 @@ class PredictArguments:
         default="name",
         metadata={"help": "Order of the images in the lists.", "choices": ["name", "uncertain"]},
     )
+    flips: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the mean logits of each image and its three mirror images, and write uncertainty/NAME.png."
+        },
+    )
     batch_size: int = field(default=8, metadata={"help": "Images, or tiles, a forward pass."})
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
@@ -192,7 +211,13 @@ def main(argv=None):
     where, items = collect(inputs, output, arguments.every)
     model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
     predictor = Predictor(
-        model.to(state.device), processor, arguments.threshold, arguments.tile, arguments.overlap, arguments.batch_size
+        model.to(state.device),
+        processor,
+        arguments.threshold,
+        arguments.tile,
+        arguments.overlap,
+        arguments.batch_size,
+        arguments.flips,
     )
     with (
         RunFolder(output, settings(predictor, where, arguments), "OUTPUT") if state.is_main_process else nullcontext()
@@ -211,7 +236,8 @@ def settings(predictor, where, arguments):
     threshold = predictor.processor.mask_threshold if arguments.threshold is None else arguments.threshold
     chosen = {"model": predictor.digest(), "inputs": where, "threshold": threshold, "every": arguments.every}
     tiling = {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
-    return {name: str(value) for name, value in (chosen | tiling).items()}
+    flips = {"flips": True} if arguments.flips else {}
+    return {name: str(value) for name, value in (chosen | tiling | flips).items()}
 
 
 def refuse_foreign_folder(output):

@@ -26,12 +26,16 @@ POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "
 
 
 class Prediction(NamedTuple):
-    """Of one image: mask uint8 H x W (class indices), segments int32 H x W with their info, and uncertainty."""
+    """Of one image: mask uint8 H x W (class indices), segments int32 H x W with their info, and uncertainty.
+
+    `disagreement` is float32 H x W, 0 to .5, of an image that was predicted with flips (`training.flips`).
+    """
 
     mask: np.ndarray
     segmentation: np.ndarray
     segments: list[dict]
     uncertainty: float
+    disagreement: np.ndarray | None = None
 
 
 def uncertainty(logits):
@@ -67,7 +71,7 @@ class Predictions:
         return {record["name"]: record["stamp"] for record in read_records(self.folder)}
 
     def write(self, item, stored, image, prediction):
-        """An image's mask, overlay and record; what is no file of its own gets one in frames/.
+        """An image's mask, overlay, map of uncertainty and record; what is no file of its own gets one in frames/.
 
         Args:
             item: the Item.
@@ -79,6 +83,9 @@ class Predictions:
         overlay = Image.fromarray(outlined(np.asarray(image), prediction.mask))
         options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
         self._save(f"overlays/{item.name}.jpg", lambda file: overlay.save(file, **options))
+        if prediction.disagreement is not None:
+            grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
+            self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
         place = self._place(item, stored)
         record = _record(item, place, image, prediction, self.id2label)
         self.records.write(json.dumps(record) + "\n")

@@ -19,7 +19,9 @@ from hub_repos import predict as command
 from hub_repos import predictions
 from hub_repos.predict import main
 from hub_repos.predictions import Predictions, read_records, uncertainty, write_documents
+from modeling.image_processing_unet import upsample
 from training.evaluate import load_model
+from training.flips import predict_with_flips
 from training.phantoms import phantom
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,23 @@ def test_masks_and_entries_are_the_processors(checkpoint, three_class_checkpoint
             assert annotation["score"] == pytest.approx(info["score"], abs=1e-6)
     results = coco.loadRes(coco.dataset["annotations"])
     assert len(results.getAnnIds()) == len(coco.getAnnIds())
+
+
+def test_flips_give_the_mean_mask_and_a_map_of_where_they_disagree(checkpoint, frames, tmp_path):
+    run(checkpoint, frames, tmp_path / "out", "--flips", "true")
+    model, processor = load_model(checkpoint)
+    for name in ("a", "b", "sub/a"):
+        frame = Image.open(frames / f"{name}.png")
+        found, sizes = predict_with_flips(model, processor(frame)["pixel_values"]), [(frame.height, frame.width)]
+        mask = processor.post_process_semantic_segmentation(found.logits, target_sizes=sizes)[0].numpy()
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"out/masks/{name}.png")), mask * 255)
+        shown = np.asarray(Image.open(tmp_path / f"out/uncertainty/{name}.png"))
+        expected = 510 * upsample(found.uncertainty[:, None], sizes)[0][0].numpy()
+        assert shown.shape == mask.shape and np.abs(shown - expected).max() <= 0.501 and shown.max() > 0
+    with pytest.raises(ValueError, match="flips"):
+        run(checkpoint, frames, tmp_path / "out")
+    run(checkpoint, frames, tmp_path / "tiled", "--flips", "true", "--tile", "48")
+    assert Image.open(tmp_path / "tiled/uncertainty/b.png").size == Image.open(frames / "b.png").size
 
 
 def test_the_tables_hold_the_polyps_and_the_most_uncertain_image_first(checkpoint, frames, tmp_path):
