@@ -352,8 +352,9 @@ def ablations(recipe):
     header = ["trial", "Dice", "difference (interval)", "crops marked", "minutes of training", "GMACs"]
     return (
         f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {short}, seed "
-        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. The difference is the trial's "
-        "Dice minus that of the recipe as it was chosen, by a paired bootstrap over the validation images "
+        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. `as chosen` is the recipe's first "
+        "draft; what was clearly better than it was taken over. The difference is the trial's Dice minus that of the "
+        "draft, by a paired bootstrap over the validation images "
         f"(Bonferroni: 95 % for the table; **bold**: leaves out 0). One seed: a difference within the interval, and "
         "some beyond it, is noise.\n\n" + table(header, rows)
     )
