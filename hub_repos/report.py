@@ -334,7 +334,7 @@ def flips(recipe):
 
 
 def ablations(recipe):
-    """Every choice of the recipe taken back by itself."""
+    """Every choice of the recipe changed by itself."""
     baseline, *others = trials = recipe.ablations()
     settings = baseline.results["run"]["settings"]
     rows = []
@@ -352,9 +352,9 @@ def ablations(recipe):
     header = ["trial", "Dice", "difference (interval)", "crops marked", "minutes of training", "GMACs"]
     return (
         f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {short}, seed "
-        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. `as chosen` is the recipe's first "
-        "draft; what was clearly better than it was taken over. The difference is the trial's Dice minus that of the "
-        "draft, by a paired bootstrap over the validation images "
+        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. `as chosen` is the recipe's "
+        "first draft, which took over what was better. The difference is the trial's Dice minus the draft's, by a "
+        "paired bootstrap over the validation images "
         f"(Bonferroni: 95 % for the table; **bold**: leaves out 0). One seed: a difference within the interval, and "
         "some beyond it, is noise.\n\n" + table(header, rows)
     )
