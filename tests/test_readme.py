@@ -1,30 +1,10 @@
-"""The README's figures are those of the committed results, and its training loop trains."""
+"""The README's training loop trains; no committed record names a machine's folder. Its table: test_report.py."""
 
 import re
 from pathlib import Path
 
-import pytest
-
-from training.results import read_results
-
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted(ROOT.glob("hub_repos/*/results.json"))
-
-
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_every_part_of_committed_results_stands_in_the_readme(path):
-    results = read_results(path)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for part, metrics in results["metrics"].items():
-        start = f"| `{path.parent.name}` | {part.replace('_', ' ')} |"
-        row = next(line for line in readme.splitlines() if line.startswith(start)).removeprefix(start)
-        shown = [metrics["images"]]
-        for kind, metric in (("per_image", "dice"), ("per_image", "iou"), ("pooled", "dice")):
-            shown += [metrics[kind][metric][bound] for bound in ("value", "low", "high")]
-        shown += [metrics["per_image"][metric]["value"] for metric in ("precision", "recall")]
-        numbers = [float(text) for text in re.findall(r"\d+(?:\.\d+)?", row)]
-        assert numbers == [round(number, 4) for number in shown]
-    assert results["data"]["sha256"][:8] in readme
+RESULTS = sorted(ROOT.glob("hub_repos/**/results.json"))
 
 
 def test_committed_results_name_no_folder_of_a_machine():

@@ -19,7 +19,8 @@ from training.calibration import _cost_of_size
 from training.evaluate import BINS, Scores
 from training.results import write_results
 
-COMMITTED = sorted(Path(__file__).parents[2].glob("hub_repos/*/results.json"))
+HUB_REPOS = Path(__file__).parents[2] / "hub_repos"
+COMMITTED = sorted(HUB_REPOS.glob("**/results.json"))
 
 
 def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, report=False):
@@ -93,7 +94,7 @@ def test_what_write_results_writes_agrees(options, tmp_path):
     check_per_image(tmp_path)
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.parent.relative_to(HUB_REPOS)))
 def test_committed_results_agree_with_their_rows(path):
     check_per_image(path.parent)
 
