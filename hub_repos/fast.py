@@ -4,9 +4,9 @@
     masks = segment([Path("image.jpg").read_bytes()])
 
 What is fast: a JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice the network's;
-vector instructions resize it; pixels stay uint8 up to the network, which normalises them and computes its decoder,
-most of the work, in bfloat16, or everything in int8; OpenVINO takes a batch as one image a core at a time. Logits
-become masks by the processor's own function.
+vector instructions resize it; pixels stay uint8 up to the network, which normalises them and computes in float32 only
+what rounding hurts, the rest in bfloat16 or int8; OpenVINO takes a batch as one image a core at a time. Logits become
+masks by the processor's own function.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from hub_repos.export import Logits, load_network
+from hub_repos.export import load_network
 from modeling.image_processing_unet import UNetImageProcessor
 from modeling.images import to_rgb
 from training.threads import keep_freed_memory, usable_cores
@@ -37,8 +37,9 @@ class FastSegmenter:
 
     Args:
         folder: a run's or a built repository; its code is not run, ours is.
-        mode: `"bf16"` is PyTorch, `"openvino"` OpenVINO, both with the encoder in float32 and the rest in bfloat16
-            (OpenVINO: where the CPU has it); `"int8"` is OpenVINO, quantised after training by nncf.
+        mode: `"bf16"` is PyTorch with the encoder in float32 and the decoder in bfloat16; `"openvino"` OpenVINO with
+            the encoder's first layers in float32 and the rest in bfloat16, where the CPU has it; `"int8"` the same
+            with the decoder in int8, quantised after training by nncf.
         calibration: for `"int8"` training images, never test images, that its ranges are taken from; 200 are plenty.
 
     Raises:
@@ -149,6 +150,18 @@ class Decoder(nn.Module):
         return logits[..., : self.size[0], : self.size[1]]
 
 
+class LogitsAndMaps(nn.Module):
+    """Normalised B x 3 x H x W to logits and the encoder's maps, without those that are None, largest first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values):
+        output = self.network(pixel_values, output_hidden_states=True)
+        return output.logits, *output.hidden_states
+
+
 class TorchNetwork:
     """uint8 B x 3 x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
 
@@ -167,14 +180,14 @@ class TorchNetwork:
 class OpenVINONetwork:
     """uint8 images 3 x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
 
-    Encoder in float32 and the rest in bfloat16, or with `calibration`, a list of such images, everything in int8. One
-    image takes all cores; of several, each core takes one at a time.
+    The first layers in float32 and the rest in bfloat16, or with `calibration`, a list of such images, the decoder in
+    int8. One image takes all cores; of several, each core takes one at a time.
     """
 
     def __init__(self, network, processor, threads, calibration):
         require_openvino()
         self.threads = threads
-        graphs = int8_graphs(network, processor, calibration) if calibration else graphs_of(network, processor)
+        graphs = graphs_of(network, processor, calibration)
         self.alone = requests_of(graphs, "LATENCY", 1)
         self.several = requests_of(graphs, "THROUGHPUT", usable_cores())
 
@@ -209,25 +222,67 @@ def requests_of(graphs, hint, count):
     return free
 
 
-@torch.no_grad()
-def graphs_of(network, processor):
-    """The encoder to compute in float32 and the rest in bfloat16: rounding its maps there moves masks."""
+def graphs_of(network, processor, calibration=()):
+    """Two OpenVINO graphs with their precisions, from uint8 pixels to logits: up to the encoder's first map, the rest.
+
+    A channel of little variance has a large weight once batch norm is folded into it: in the first layers rounding
+    moves masks, so they are float32; the rest is bfloat16, or with `calibration` the decoder int8.
+    """
     pixels = torch.zeros(1, network.config.num_channels, *input_size(processor))
-    encoder, decoder = Encoder(network), Decoder(network, *input_size(processor))
-    maps = encoder(pixels)
-    first, second = converted(encoder, pixels), converted(decoder, *maps)
-    return [(normalised(first, processor), "f32"), (second, "bf16")]
+    graph = normalised(converted(LogitsAndMaps(network), pixels), processor)
+    _, *results = graph.get_results()
+    maps = [result.input_value(0).get_node() for result in results]
+    for result in results:
+        graph.remove_result(result)
+    of_deepest = names_above(maps[-1:])
+    first = next(one for one in maps if one.get_friendly_name() in of_deepest)  # a detail branch's are not
+    if calibration:
+        graph = quantised(graph, names_above(maps), calibration)
+    before, after = cut(graph, names_above([first]))
+    return [(before, "f32"), (after, "bf16")]
 
 
-def int8_graphs(network, processor, calibration):
-    """The whole network in int8, with ranges taken from uint8 images 3 x H x W; what stays is in bfloat16."""
+def names_above(nodes):
+    """The names of graph nodes and of all that they are computed from."""
+    names, waiting = set(), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() not in names:
+            names.add(node.get_friendly_name())
+            waiting += [one.get_source_output().get_node() for one in node.inputs()]
+    return names
+
+
+def cut(graph, names):
+    """A graph as two: the nodes of these names, and the others, which take what those pass on.
+
+    It is passed on as B x H x W x C, which is how the CPU computes: NCHW would cost a copy at each end.
+    """
+    from openvino import Model, opset13
+
+    passed, taken = [], []
+    for node in graph.get_ordered_ops():
+        if node.get_friendly_name() not in names or node.get_type_name() == "Constant":
+            continue
+        for output in node.outputs():
+            users = [one for one in output.get_target_inputs() if one.get_node().get_friendly_name() not in names]
+            if users:
+                rank = len(output.get_shape())
+                passed.append(opset13.transpose(output, [0, *range(2, rank), 1]))
+                taken.append(opset13.parameter(passed[-1].get_output_shape(0), output.get_element_type()))
+                restored = opset13.transpose(taken[-1], [0, rank - 1, *range(1, rank - 1)])
+                for one in users:
+                    one.replace_source_output(restored.output(0))
+    return Model(passed, graph.get_parameters()), Model(graph.get_results(), taken)
+
+
+def quantised(graph, kept, calibration):
+    """A graph in int8 but for the nodes of the names `kept`; ranges from uint8 images 3 x H x W."""
     import nncf
 
-    pixels = torch.zeros(1, network.config.num_channels, *input_size(processor))
-    graph = converted(Logits(network), pixels)
     dataset = nncf.Dataset([one[None] for one in calibration])
-    mixed = nncf.QuantizationPreset.MIXED
-    return [(nncf.quantize(normalised(graph, processor), dataset, preset=mixed, subset_size=len(calibration)), "bf16")]
+    ignored = nncf.IgnoredScope(names=sorted(kept), validate=False)
+    return nncf.quantize(graph, dataset, subset_size=len(calibration), ignored_scope=ignored)
 
 
 def require_openvino():

@@ -35,7 +35,7 @@ def calibrate(model, processor, rows, half_precision=False):
     labels = polyp_labels_of(model.config)
     processor.mask_threshold, processor.score_threshold = 0.5, 0.0
     before = score(model, processor, rows, labels, progress="Fit temperature")
-    temperature = fit_temperature(np.stack(before.logits))
+    temperature = fit_temperature(before.logits / len(before.names))
     fold_temperature(model, temperature, half_precision)
     dice, alarms = by_thresholds(model, processor, rows)
     pixels, regions = choose(dice, alarms)
@@ -69,19 +69,18 @@ def _cost_of_size(before, after):
     }
 
 
-def fit_temperature(histograms):
+def fit_temperature(shares):
     """The temperature (Guo et al. 2017) whose cross-entropy, the mean over images, is the lowest in TEMPERATURES.
 
     Args:
-        histograms: pixels by logit of each image, images x 2 (background, polyp) x bins, as `Scores.logits`. A bin's
-            pixels are taken at its centre.
+        shares: of an image's pixels by logit, the mean over images, float64 2 (background, polyp) x bins; see
+            `Scores.logits`. A bin's pixels are taken at its centre.
     """
-    weights = (histograms / histograms.sum(axis=(1, 2), keepdims=True)).mean(axis=0)
     centres = logit_centres()
 
     def cross_entropy(log_temperature):
         scaled = centres / np.exp(log_temperature)
-        return weights[0] @ np.logaddexp(0, scaled) + weights[1] @ np.logaddexp(0, -scaled)
+        return shares[0] @ np.logaddexp(0, scaled) + shares[1] @ np.logaddexp(0, -scaled)
 
     return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURES), method="bounded").x))
 

@@ -40,15 +40,15 @@ LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond th
 
 @dataclass
 class Scores:
-    """What is kept of each scored image, in order: nothing that grows with its size.
+    """What is kept of each scored image, in order: nothing that grows with its size, some 4 kB.
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
-    pixel), `histograms` int64 images x 2 x BINS (pixels of background and of polyp by predicted probability).
+    pixel), `histograms` int32 images x 2 x BINS (pixels of background and of polyp by predicted probability).
     `class_names` are those of several counted classes, in order. Of one class there are also, for each image, `sums`,
-    float64 BINS (the sum of the probabilities in each bin), `logits`, int64 2 x LOGIT_BINS (as `histograms`, by
-    logit), `polyps`, int64 4 (`training.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
-    `training.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None without
-    one (`training.false_alarms`).
+    float64 BINS (the sum of the probabilities in each bin), `polyps`, int64 4 (`training.polyps`), where MONAI is
+    installed `boundaries` (NSD and HD95; `training.boundaries`), and where asked for `crops`, the pixels marked in the
+    image's polyp-free crop, None without one (`training.false_alarms`); and of all images together `logits`, float64
+    2 x LOGIT_BINS, the sum of their shares of pixels (as `histograms`, by logit).
     """
 
     names: list = field(default_factory=list)
@@ -58,7 +58,7 @@ class Scores:
     histograms: list = field(default_factory=list)
     class_names: list = field(default_factory=list)
     sums: list = field(default_factory=list)
-    logits: list = field(default_factory=list)
+    logits: np.ndarray = field(default_factory=lambda: np.zeros((2, LOGIT_BINS)))
     polyps: list = field(default_factory=list)
     boundaries: list = field(default_factory=list)
     crops: list = field(default_factory=list)
@@ -209,11 +209,12 @@ def _add_histograms(scores, truth, logits):
     """The pixels by probability and by logit; bin k of probability is (k, k + 1] / BINS, of logit centred."""
     probabilities = logits.sigmoid()
     bins = ((probabilities * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()
-    scores.histograms.append(_by_truth(bins, truth, BINS))
+    scores.histograms.append(_by_truth(bins, truth, BINS).astype(np.int32))
     counted = truth != IGNORE
     scores.sums.append(np.bincount(bins[counted], probabilities.cpu().numpy()[counted].astype(np.float64), BINS))
     places = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
-    scores.logits.append(_by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS))
+    by_logit = _by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS)
+    scores.logits += by_logit / by_logit.sum()
 
 
 def _by_truth(bins, truth, count):

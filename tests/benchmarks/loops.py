@@ -1,4 +1,4 @@
-"""The training loop with our loader and the plain one, the loaders alone, imports, and a loader's memory."""
+"""The training loop with our loader and the plain one, the loaders alone, imports, and memory against images."""
 
 import contextlib
 import gc
@@ -19,11 +19,15 @@ import yaml
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from configuration.configuration_unet import UNetConfig
 from modeling.image_processing_unet import UNetImageProcessor
+from modeling.modeling_unet import UNetForSemanticSegmentation
 from tests.benchmarks.networks import our_network
-from tests.benchmarks.timing import anonymous_mb, compared, interleaved
+from tests.benchmarks.timing import anonymous_mb, compared, interleaved, peak_mb
 from training.augmentation import Augmentation
+from training.evaluate import score
 from training.losses import WeightedSum
+from training.phantoms import phantom_dataset
 from training.reading import file_digest
 from training.samples import EpochSampler, TrainingSamples, cached_samples, collate
 
@@ -152,3 +156,16 @@ def loader_memory(rows, counts, size=64):
                 most = max(most, anonymous_mb()) if number % 20 == 0 else most
             found.append({"images": count, "added_mb": round(most - before, 1)})
     return found
+
+
+def evaluation_memory(counts, size=64):
+    """Megabytes at the peak of scoring so many small frames, the summary included; the frames are repeated."""
+    network = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2)).eval()
+    processor = UNetImageProcessor(size=size)
+    frames = phantom_dataset(16, size=size)
+    found = []
+    for count in [len(frames), *counts]:  # the first one warms up
+        rows = frames.select([number % len(frames) for number in range(count)])
+        added = peak_mb(lambda rows=rows: score(network, processor, rows, (1,), crops=True).summary())
+        found.append({"images": count, "added_mb": added})
+    return found[1:]

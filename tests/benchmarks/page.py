@@ -104,12 +104,16 @@ def training(results):
 
 def growth(results):
     rows = [[one["size"], one["batch"], one["ms"], one["peak_mb"]] for one in results["growth"]]
-    memory = [[one["images"], one["added_mb"]] for one in results["loader_memory"]]
+    loader, evaluation = (
+        [[one["images"], one["added_mb"]] for one in results[part]] for part in ("loader_memory", "evaluation_memory")
+    )
     return (
         "## Growth\n\nU-Net's forward in float32 against side and batch:\n\n"
         + table(["px", "batch", "ms", "peak MB"], rows)
         + "\n\nMemory that an epoch of the loader adds, files' pages left out (64 px, batch 8, images repeated):\n\n"
-        + table(["images", "added MB"], memory)
+        + table(["images", "added MB"], loader)
+        + "\n\nMemory that scoring adds at its peak, summary included (U-Net of width 4, 64 px, images repeated). It "
+        "keeps some 4 kB an image, whatever the image's size:\n\n" + table(["images", "added MB"], evaluation)
     )
 
 

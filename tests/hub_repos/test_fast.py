@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_repos.fast import FastSegmenter, decode, resize
+from hub_repos.fast import FastSegmenter, decode, graphs_of, infer, requests_of, resize
 from modeling.image_processing_unet import UNetImageProcessor
+from tests.variants import small_model
 from training.evaluate import load_model
 from training.phantoms import phantom
 
@@ -51,6 +52,38 @@ def test_several_classes_and_any_variant(make_checkpoint, frames, mode):
     folder = make_checkpoint("unetplusplus", "resnet18", id2label={0: "background", 1: "polyp", 2: "boundary"},
                              detail_channels=0)  # fmt: skip
     assert agreement(FastSegmenter(folder, mode)(frames), plain_masks(folder, frames)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("variant", "encoder", "first"),
+    [
+        ("unet", "plain", (1, 64, 64, 4)),
+        ("transunet", "mobilenetv2_100", (1, 32, 32, 16)),
+        ("attention_unet", "resnet18", (1, 32, 32, 64)),
+        ("unet", "swin_tiny", (1, 2, 2, 768)),  # no map of it is what the next is made from: the whole encoder
+    ],
+)
+def test_both_graphs_together_are_the_network(variant, encoder, first):
+    torch.manual_seed(0)
+    network = small_model(variant, encoder).eval()
+    processor, pixels = UNetImageProcessor(size=64), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    graphs = graphs_of(network, processor)
+    assert [precision for _, precision in graphs] == ["f32", "bf16"]
+    assert first in [tuple(output.shape) for output in graphs[0][0].outputs]
+    found = infer(requests_of([(graph, "f32") for graph, _ in graphs], "LATENCY", 1), pixels.transpose(2, 0, 1))
+    with torch.inference_mode():
+        expected = network(**processor(pixels)).logits.numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_int8_leaves_the_first_layers_alone(checkpoint):
+    network, processor = load_model(checkpoint)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    before, after = (
+        sum(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
+        for graph, _ in graphs_of(network, processor, list(pixels))
+    )
+    assert before == 0 < after
 
 
 def test_threshold_reaches_the_processor(checkpoint, frames):

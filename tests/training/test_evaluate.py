@@ -161,9 +161,8 @@ class TestScoreByHand:
         assert held == {"above": 0.7, "up_to": 0.75, "pixels": 1592, "polyp_pixels": 750} | {
             "probability": pytest.approx(probability)
         }
-        for histogram, pixels in zip(scores.logits, ([570, 30], [272, 0], [0, 720]), strict=True):
-            assert histogram.sum(axis=1).tolist() == pixels
-            assert np.abs(logit_centres()[histogram.any(axis=0)] - 1) < 0.03
+        assert scores.logits.sum(axis=1) == pytest.approx([570 / 600 + 1 + 0, 30 / 600 + 0 + 1])
+        assert np.abs(logit_centres()[scores.logits.any(axis=0)] - 1) < 0.03
 
     def test_without_monai_the_outlines_are_left_out(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "monai", None)
@@ -192,7 +191,7 @@ class TestScoreByHand:
         assert scores.counts[0].tolist() == [[10, 40, 0, 0]]
         assert scores.losses == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
         assert scores.histograms[0].sum(axis=1).tolist() == [40, 10]
-        assert scores.logits[0].sum(axis=1).tolist() == [40, 10]
+        assert scores.logits.sum(axis=1) == pytest.approx([40 / 50, 10 / 50])
         assert scores.sums[0].sum() == pytest.approx(50 / (1 + math.exp(-1)))
         assert scores.polyps[0].tolist() == [0, 0, 0, 1]  # a true region of 10 pixels is a speck
         whole = score(constant_model(1.0), PROCESSOR, rows_of([np.where(mask == 255, 255, 1)]), (1,))
@@ -311,16 +310,23 @@ class TestScoreOfRandomModels:
     def test_nothing_kept_grows_with_the_images(self):
         def kept(side):
             scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,), crops=True)
-            kinds = ("counts", "losses", "histograms", "sums", "logits", "polyps", "boundaries", "crops")
+            kinds = ("counts", "losses", "histograms", "sums", "polyps", "boundaries", "crops")
             values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
                 "names", "sizes", "counts", "losses", "histograms", "class_names",
                 "sums", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
-            return [np.asarray(value).nbytes for value in values]
+            return [np.asarray(value).nbytes for value in values], scores.logits.shape
 
-        histograms, sums, logits = [16 * BINS] * 2, [8 * BINS] * 2, [16 * LOGIT_BINS] * 2
-        assert kept(16) == kept(160) == [32, 32, 8, 8, *histograms, *sums, *logits, 32, 32, 16, 16, 8, 8]
+        histograms, sums = [8 * BINS] * 2, [8 * BINS] * 2
+        of_images = [32, 32, 8, 8, *histograms, *sums, 32, 32, 16, 16, 8, 8]
+        assert kept(16) == kept(160) == (of_images, (2, LOGIT_BINS))
+
+    def test_each_image_weighs_the_same_in_the_logits(self):
+        rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
+        each = [score(model, PROCESSOR, rows.select([number]), (1,)).logits for number in range(3)]
+        assert np.array_equal(score(model, PROCESSOR, rows, (1,), batch_size=1).logits, sum(each))
+        assert [one.sum() for one in each] == pytest.approx([1, 1, 1])
 
     def test_files_of_two_sizes_are_named(self):
         row = rows_of([np.zeros((9, 9))])[0] | {"annotation": {"bytes": png(np.zeros((9, 8))), "path": None}}
