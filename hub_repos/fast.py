@@ -282,8 +282,7 @@ def quantised(graph, kept, calibration):
 
     dataset = nncf.Dataset([one[None] for one in calibration])
     ignored = nncf.IgnoredScope(names=sorted(kept), validate=False)
-    mixed = nncf.QuantizationPreset.MIXED
-    return nncf.quantize(graph, dataset, preset=mixed, subset_size=len(calibration), ignored_scope=ignored)
+    return nncf.quantize(graph, dataset, subset_size=len(calibration), ignored_scope=ignored)
 
 
 def require_openvino():
