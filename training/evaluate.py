@@ -40,7 +40,7 @@ LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond th
 
 @dataclass
 class Scores:
-    """What is kept of each scored image, in order: nothing that grows with its size, some 4 kB.
+    """What is kept of each scored image, in order: nothing that grows with its size, some 5 kB.
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
     pixel), `histograms` int32 images x 2 x BINS (pixels of background and of polyp by predicted probability).
@@ -82,7 +82,7 @@ class Scores:
         if self.crops:
             summary["false_alarms"] = summarize_crops([self.crops[index] for index in chosen])
         if self.sums:
-            kept = (np.stack([of_images[index] for index in chosen]) for of_images in (self.histograms, self.sums))
+            kept = ([of_images[index] for index in chosen] for of_images in (self.histograms, self.sums))
             table = reliability_table(*kept)
             summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
         return summary

@@ -1,5 +1,7 @@
 """Whether a probability means what it says: the reliability table of pooled pixels, and its error ECE."""
 
+import numpy as np
+
 BINS = 200  # of the probability histograms that the thresholds are chosen from
 TABLE_BINS = 20
 DEFINITION = (
@@ -14,11 +16,12 @@ def reliability_table(histograms, sums):
     polyp, and the mean probability (None without pixels).
 
     Args:
-        histograms: int64, images x 2 x BINS, pixels of background and of polyp.
-        sums: float64, images x BINS, the sum of their probabilities.
+        histograms: of each image, whole numbers 2 x BINS, pixels of background and of polyp.
+        sums: of each image, float64 BINS, the sum of their probabilities.
     """
-    background, polyp = histograms.sum(axis=0).reshape(2, TABLE_BINS, -1).sum(axis=2).tolist()
-    total = sums.sum(axis=0).reshape(TABLE_BINS, -1).sum(axis=1).tolist()
+    pooled = sum(one.astype(np.int64) for one in histograms)  # one by one: a stack would double what is held
+    background, polyp = pooled.reshape(2, TABLE_BINS, -1).sum(axis=2).tolist()
+    total = sum(sums).reshape(TABLE_BINS, -1).sum(axis=1).tolist()
     rows = []
     for number, (outside, inside, summed) in enumerate(zip(background, polyp, total, strict=True)):
         pixels = outside + inside

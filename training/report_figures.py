@@ -1,7 +1,5 @@
 """The picture of a part's calibration: observed share of polyp pixels against predicted probability."""
 
-import numpy as np
-
 from training.figures import BLUE, ORANGE, _dress, _figure, _rgb, _save
 from training.reliability import expected_calibration_error, reliability_table
 
@@ -13,11 +11,7 @@ def reliability(scores, path):
         scores: {"validation", "test"} to Scores.
         path: of the PNG file.
     """
-    tables = {
-        part: reliability_table(np.stack(one.histograms), np.stack(one.sums))
-        for part, one in scores.items()
-        if one.sums
-    }
+    tables = {part: reliability_table(one.histograms, one.sums) for part, one in scores.items() if one.sums}
     if not tables:
         return
     figure = _figure(4 * len(tables), 4.6, layout="constrained")
