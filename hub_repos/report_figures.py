@@ -76,6 +76,8 @@ def _draw_differences(ax, trials):
         spread = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
         ax.errorbar(found["value"], place, xerr=spread, fmt="o", color=_rgb(BLUE), ms=5, lw=1.4)
     ax.axvline(0, color="black", lw=1)
+    ax.set_xscale("symlog", linthresh=0.05)  # a random encoder is ten times as far off as the rest
+    ax.set_xticks([-0.5, -0.1, -0.05, -0.02, 0, 0.02, 0.05], ["−.5", "−.1", "−.05", "−.02", "0", ".02", ".05"])
     ax.set_yticks(range(len(others)), [trial.name.replace("_", " ") for trial in others], size=8)
     ax.invert_yaxis()
     ax.set_title("Ablations: Dice minus the recipe's as chosen", size=10)
