@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from hub_repos.build import build
+from hub_repos.card import render_card
 from hub_repos.keep import LARGEST
 from hub_repos.verify import verify_folder
 from training.evaluate import load_model, score
+from training.results import read_results
 from training.sources import load_source
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +28,11 @@ def kvasir():
     return folder
 
 
-def test_every_file_fits_the_project_and_the_card_is_there():
+def test_every_file_fits_the_project_and_the_card_is_its_results():
     assert all(path.stat().st_size < LARGEST for path in KEPT.rglob("*") if path.is_file())
-    assert "no code: `python -m hub_repos.build FOLDER MODEL`" in (KEPT / "README.md").read_text(encoding="utf-8")
+    card = (KEPT / "README.md").read_text(encoding="utf-8")
+    assert card == render_card(KEPT, read_results(KEPT / "results.json"))
+    assert "no code: `python -m hub_repos.build FOLDER MODEL`" in card
 
 
 def test_what_is_built_from_it_verifies(tmp_path):
