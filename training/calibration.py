@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from training.evaluate import logit_centres, polyp_labels_of, score
 from training.false_alarms import MIN_SIDE
+from training.flips import FLIPS
 from training.metrics import metrics_from_counts
 from training.polyp_free import largest_free_crop
 from training.reading import IGNORE, read_pair
@@ -20,8 +21,8 @@ COST = 0.001  # of Dice
 def calibrate(model, processor, rows, half_precision=False):
     """Fit the temperature, divide the head by it, then choose the thresholds of the probabilities that it now gives.
 
-    Of all pairs of THRESHOLDS and SCORES whose Dice is at most COST below the best, the one that marks the fewest
-    polyp-free crops; among equals the one of the highest Dice.
+    Of all pairs of THRESHOLDS and SCORES whose Dice, the mean over images and mirror images, is at most COST below the
+    best, the one that marks the fewest polyp-free crops; among equals the one of the highest Dice.
 
     Args:
         model: with a binary head, in eval mode; its head is changed.
@@ -104,23 +105,31 @@ def choose(dice, alarms):
 def by_thresholds(model, processor, rows):
     """The mean Dice of the images, and the share of their polyp-free crops that is marked: two THRESHOLDS x SCORES.
 
-    Without any crop the share is 0.
+    Each image and crop counts four times, as it is and mirrored (`training.flips`): thresholds that only just keep a
+    polyp of a few images lose it in its mirror images. Without any crop the share is 0.
     """
     dice, alarms, crops = np.zeros((len(THRESHOLDS), len(SCORES))), np.zeros((len(THRESHOLDS), len(SCORES))), 0
     for row in tqdm(rows, desc="Fit thresholds", unit="image", leave=False):
         image, labels = read_pair(row)
-        dice += [dice_by_score(*found, labels) for found in _regions(model, processor, image)]
         crop = largest_free_crop(image, labels, MIN_SIDE)
-        if crop is not None:
-            crops += 1
-            highest = [max(scores, default=-1) for _, scores in _regions(model, processor, crop)]
-            alarms += np.array(highest)[:, None] >= SCORES
-    return dice / len(rows), alarms / max(crops, 1)
+        for dims in FLIPS:
+            regions = _regions(model, processor, mirrored(image, dims))
+            dice += [dice_by_score(*found, mirrored(labels, dims)) for found in regions]
+            if crop is not None:
+                crops += 1
+                highest = [max(scores, default=-1) for _, scores in _regions(model, processor, mirrored(crop, dims))]
+                alarms += np.array(highest)[:, None] >= SCORES
+    return dice / (len(rows) * len(FLIPS)), alarms / max(crops, 1)
+
+
+def mirrored(image, dims):
+    """A PIL image or an array H x W mirrored, as an array; `dims` is one of FLIPS: -1 is the width, -2 the height."""
+    return np.flip(np.asarray(image), [dim + 2 for dim in dims])
 
 
 def _regions(model, processor, image):
-    """At each of THRESHOLDS the ids of an image's regions, H x W, and their scores."""
-    outputs, sizes = model(**processor(image).to(model.device)), [image.size[::-1]]
+    """At each of THRESHOLDS the ids of the regions of an image, uint8 H x W x 3, and their scores."""
+    outputs, sizes = model(**processor(image).to(model.device)), [image.shape[:2]]
     for threshold in THRESHOLDS:
         (found,) = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes

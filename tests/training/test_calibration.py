@@ -1,11 +1,13 @@
 """Temperature and threshold: recovered where they are known, kept by the head and the processor."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling.image_processing_unet import UNetImageProcessor
-from tests.training.test_evaluate import box, random_model, rows_of
+from tests.training.test_evaluate import FEATURES, box, png, random_model, rows_of
 from training.calibration import (
     SCORES,
     THRESHOLDS,
@@ -15,8 +17,12 @@ from training.calibration import (
     dice_by_score,
     fit_temperature,
     fold_temperature,
+    mirrored,
 )
 from training.evaluate import LOGIT_BINS, logit_centres, score
+from training.false_alarms import MIN_SIDE, marked_pixels
+from training.flips import FLIPS
+from training.polyp_free import largest_free_crop
 from training.reading import read_image, read_labels
 
 
@@ -97,17 +103,42 @@ def test_what_is_kept_is_what_is_recorded(fitted):
     assert (record["images"], at_half["loss"]["value"]) == (3, record["loss_before"])
 
 
-def test_both_tables_are_what_scoring_says(fitted):
+def test_both_tables_are_what_scoring_says_of_images_and_mirror_images(fitted):
     _, model, processor, rows, _ = fitted
     rows = rows_of([box((40, 40), 10, 40), *(read_labels(row["annotation"], "x") * 255 for row in rows)])
     dice, alarms = by_thresholds(model, processor, rows)
+    pairs = [(read_image(row["image"], "x"), read_labels(row["annotation"], "x")) for row in rows]
+    crops = [crop for pair in pairs if (crop := largest_free_crop(*pair, MIN_SIDE)) is not None]
+    assert len(crops) >= 1
+    turned = [
+        rows_of_pairs([(mirrored(image, dims), mirrored(labels, dims)) for image, labels in pairs]) for dims in FLIPS
+    ]
     for pixels, regions in ((0, 0), (4, 40), (5, 60), (8, 99)):
         processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
-        summary = score(model, processor, rows, (1,), crops=True).summary()
-        assert dice[pixels, regions] == pytest.approx(summary["per_image"]["dice"]["value"], abs=1e-12)
-        assert summary["false_alarms"]["crops"] >= 1
-        assert alarms[pixels, regions] == pytest.approx(summary["false_alarms"]["marked"]["value"], abs=1e-12)
+        means = [score(model, processor, one, (1,)).summary()["per_image"]["dice"]["value"] for one in turned]
+        assert dice[pixels, regions] == pytest.approx(np.mean(means), abs=1e-12)
+        shown = [Image.fromarray(mirrored(crop, dims)) for crop in crops for dims in FLIPS]
+        marked = [marked_pixels(model, processor, crop) > 0 for crop in shown]
+        assert alarms[pixels, regions] == pytest.approx(np.mean(marked), abs=1e-12)
     assert alarms[0, 0] > 0 and alarms[8, 99] == 0
+
+
+def rows_of_pairs(pairs):
+    """A row for each pair of image and labels of 0 and 1."""
+    rows = rows_of([labels * 255 for _, labels in pairs]).to_list()
+    for row, (image, _) in zip(rows, pairs, strict=True):
+        row["image"] = {"bytes": png(np.ascontiguousarray(image)), "path": None}
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@pytest.mark.parametrize(("dims", "expected"), [((), "abcd"), ((-1,), "badc"), ((-2,), "cdab"), ((-2, -1), "dcba")])
+def test_mirrored_as_the_flips_of_tensors(dims, expected):
+    array = np.array([["a", "b"], ["c", "d"]])
+    assert "".join(mirrored(array, dims).ravel()) == expected
+    assert (
+        mirrored(np.arange(12).reshape(2, 2, 3), dims)
+        == torch.arange(12).reshape(2, 2, 3).movedim(-1, 0).flip(dims).movedim(0, -1).numpy()
+    ).all()
 
 
 def test_no_other_temperature_has_a_lower_loss(fitted):
