@@ -37,6 +37,8 @@ def check_results_file(folder):
     results = read_json(folder / "results.json")
     check_results(results)
     run, data, environment = results["run"], results["data"], results["environment"]
+    if "test" not in results["metrics"]:
+        raise ValueError("results.json: metrics has no test part, which a card needs")
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if run["model_type"] != model_type:
@@ -240,9 +242,12 @@ def _check_boundary(where, nsd, hd95, counts, diagonal):
 
 
 def _check_count(part, count, results):
-    """As many rows as the split has images, or as `max_samples` kept of them."""
-    sizes, kept = results["data"]["sizes"], results["run"]["settings"].get("max_samples")
+    """As many rows as the split has images, or as `max_samples` kept of them; none of a test part left unseen."""
+    sizes, settings = results["data"]["sizes"], results["run"]["settings"]
+    kept = settings.get("max_samples")
     wanted = sizes.get(part) if kept is None else min(sizes.get(part), int(kept))
+    if part == "test" and str(settings.get("score_test")).lower() == "false":
+        wanted = 0
     said = results["metrics"].get(part, {"images": 0})["images"]
     if not count == said == wanted:
         raise ValueError(f"{part}: per_image.csv has {count} images, results.json {said}, the split {wanted}")

@@ -313,6 +313,20 @@ def test_the_reliability_table_agrees_with_the_rows_and_its_ece(value, place, me
         check_per_image(tmp_path)
 
 
+def test_a_test_part_left_unseen_has_no_rows_and_no_card(tmp_path):
+    write(tmp_path)
+    header, *rows = (tmp_path / "per_image.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "per_image.csv").write_text(header + "".join(row for row in rows if ",test," not in row))
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    change_results(tmp_path, {"validation": metrics["validation"]}, "metrics")
+    with pytest.raises(ValueError, match="test: per_image.csv has 0 images, results.json 0, the split 3"):
+        check_per_image(tmp_path)
+    change_results(tmp_path, {"score_test": "False"}, "run", "settings")
+    check_per_image(tmp_path)
+    with pytest.raises(ValueError, match="metrics has no test part"):
+        check_results_file(tmp_path)
+
+
 def calibrated(folder):
     """As `write`, with a temperature and a threshold fitted on its validation."""
     write(folder, report=True)
