@@ -122,11 +122,12 @@ def draw(results, path):
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
     _draw_inference(axes[0, 0], results["inference"]["milliseconds"])
     pairs = [one for one in results["networks"] if "smp" in one["forward"]]
-    names = [f"{one['variant']}\n{one['backbone'].split('_')[0]}\n{one['size']} px" for one in pairs]
-    axes[0, 1].bar(names, [one["forward"]["ours"]["times_faster"] for one in pairs], color="tab:blue")
-    axes[0, 1].axhline(1, color="black", linewidth=1)
-    axes[0, 1].tick_params(axis="x", labelsize=6)
-    axes[0, 1].set(title="Forward: smp's time over ours, same weights", ylabel="times faster")
+    names = [f"{one['variant']}, {one['backbone'].split('_')[0]}, {one['size']} px" for one in pairs]
+    axes[0, 1].barh(names, [one["forward"]["ours"]["times_faster"] for one in pairs], color="tab:blue")
+    axes[0, 1].axvline(1, color="black", linewidth=1)
+    axes[0, 1].tick_params(axis="y", labelsize=7)
+    axes[0, 1].invert_yaxis()
+    axes[0, 1].set(title="Forward: smp's time over ours, same weights", xlabel="times faster")
     for shift, part in enumerate(("loader", "loop")):
         own = results["training"][part]
         values = [one["images_per_second"] for one in own.values()]
