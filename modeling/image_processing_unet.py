@@ -180,17 +180,23 @@ class UNetImageProcessor(BaseImageProcessor):
             )
         least = self.score_threshold if threshold is None else threshold
         return [
-            _components_as_segments(self._to_mask(logits, mask_threshold), probabilities(logits), least)
+            _components_as_segments(self._to_mask(logits, mask_threshold), logits, least)
             for logits in upsample(_logits(outputs), target_sizes)
         ]
 
     def _without_unlikely(self, logits, threshold):
         """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
         mask = self._to_mask(logits, threshold)
-        if not self.score_threshold or not mask.any():
+        if not self.score_threshold:
             return mask
-        segments = _components_as_segments(mask, probabilities(logits), self.score_threshold)
-        return mask * (segments["segmentation"] > 0).to(mask.device)
+        classes = mask.cpu().numpy()
+        for label in range(1, max(2, len(logits))):
+            of_label, regions, lengths, scores = _scored_regions(classes, logits, label)
+            unlikely = scores < self.score_threshold
+            if unlikely.any():
+                of_label[of_label] = np.repeat(unlikely[regions], lengths)
+                mask[torch.from_numpy(of_label).to(mask.device)] = 0
+        return mask
 
     def _to_mask(self, logits, threshold):
         """Logits C x H x W at the original size to class indices H x W, every region kept."""
@@ -235,60 +241,88 @@ def upsample(logits, target_sizes=None):
 
 
 def probabilities(logits):
-    """Logits C x H x W to probabilities of every class but the background: 1 x H x W (binary) or C x H x W."""
+    """Logits C x ... to probabilities of every class: 1 x ... of the polyp (binary) or C x ... with the background."""
     return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
 
 
-def _components_as_segments(mask, probability, threshold):
+def _scored_regions(classes, logits, label):
+    """The regions of one label: (bool H x W, each run's region from 0, each run's length, float64 scores).
+
+    Only the label's own pixels are turned into probabilities.
+    """
+    mask = classes == label
+    regions, lengths, count = _regions_of_runs(mask)
+    if not count:
+        return mask, regions, lengths, np.zeros(0)
+    pixels = torch.from_numpy(np.stack([one[mask] for one in logits.cpu().numpy()]))  # C x pixels
+    of_label = probabilities(pixels)[0 if len(pixels) == 1 else label].numpy()
+    sums = np.add.reduceat(of_label, np.cumsum(lengths) - lengths, dtype=np.float64)
+    return mask, regions, lengths, np.bincount(regions, sums) / np.bincount(regions, lengths)
+
+
+def _components_as_segments(mask, logits, threshold):
     segmentation = np.zeros(mask.shape, np.int32)
     classes = mask.cpu().numpy()
-    probability = probability.cpu().numpy()
     segments = []
-    for label in np.unique(classes[classes > 0]).tolist():
-        components, count = connected_components(classes == label)
-        of_label = probability[0 if len(probability) == 1 else label]
-        sums = np.bincount(components.ravel(), of_label.ravel().astype(np.float64), count + 1)
-        scores = sums / np.bincount(components.ravel(), minlength=count + 1).clip(1)
-        kept = [component for component in range(1, count + 1) if scores[component] >= threshold]
-        ids = np.zeros(count + 1, np.int32)
+    for label in range(1, max(2, len(logits))):
+        of_label, regions, lengths, scores = _scored_regions(classes, logits, label)
+        kept = np.flatnonzero(scores >= threshold)
+        ids = np.zeros(len(scores), np.int32)
         ids[kept] = np.arange(len(segments) + 1, len(segments) + len(kept) + 1)
-        segmentation += ids[components]
+        segmentation[of_label] = np.repeat(ids[regions], lengths)
         segments += [
-            {"id": int(ids[component]), "label_id": label, "score": float(scores[component])} for component in kept
+            {"id": int(ids[region]), "label_id": label, "score": float(scores[region])} for region in kept.tolist()
         ]
     return {"segmentation": torch.from_numpy(segmentation), "segments_info": segments}
 
 
 def connected_components(mask):
-    """Number the connected regions (8 neighbours) of a boolean mask H x W: (int32 H x W from 1, count).
+    """Number the connected regions (8 neighbours) of a boolean mask H x W: (int32 H x W from 1, count)."""
+    regions, lengths, count = _regions_of_runs(mask)
+    numbers = np.zeros(mask.shape, np.int32)
+    numbers[mask] = np.repeat(regions + 1, lengths)
+    return numbers, count
 
-    Works on the runs of each row: runs of neighbouring rows that touch are joined by union-find.
+
+def _regions_of_runs(mask):
+    """Each row's runs of a boolean mask H x W, row by row: (int64 region of each from 0, lengths, count of regions).
+
+    Each run hangs below the first run that it touches in the row above; where it touches further ones, their trees are
+    joined by union-find.
     """
-    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
-    rows, starts = np.nonzero(np.diff(padded, axis=1) == 1)
-    ends = np.nonzero(np.diff(padded, axis=1) == -1)[1]  # exclusive
-    span = padded.shape[1] + 1
+    height, width = mask.shape
+    padded = np.zeros((height, width + 2), bool)  # so that no run goes over a row's end
+    padded[:, 1:-1] = mask
+    padded = padded.ravel()
+    changes = np.flatnonzero(padded[1:] != padded[:-1])
+    starts, ends = changes[::2], changes[1::2]  # ends exclusive
     # the runs of the row above that touch run i are first[i] .. last[i] - 1, diagonals included
-    first = np.searchsorted(rows * span + ends, (rows - 1) * span + starts, side="left")
-    last = np.searchsorted(rows * span + starts, (rows - 1) * span + ends, side="right")
-    parent = list(range(len(rows)))
+    first = np.searchsorted(ends, starts - (width + 2), side="left")
+    last = np.searchsorted(starts, ends - (width + 2), side="right")
+    parents = _roots(np.where(last > first, first, np.arange(len(starts))))
+    joined = parents.tolist()
 
     def root(run):
-        while parent[run] != run:
-            parent[run] = parent[parent[run]]
-            run = parent[run]
+        while joined[run] != run:
+            joined[run] = joined[joined[run]]
+            run = joined[run]
         return run
 
-    for run, (low, high) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
-        for above in range(low, high):
-            low_root, high_root = sorted((root(run), root(above)))
-            parent[high_root] = low_root
-    roots = np.array([root(run) for run in range(len(rows))], np.int64)
-    numbers = np.unique(roots, return_inverse=True)[1] + 1
-    edges = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)
-    np.add.at(edges, (rows, starts), numbers)
-    np.add.at(edges, (rows, ends), -numbers)
-    return np.cumsum(edges, axis=1, dtype=np.int32)[:, :-1], int(numbers.max(initial=0))
+    for run in np.flatnonzero(last - first > 1).tolist():
+        for above in range(first[run] + 1, last[run]):
+            low, high = sorted((root(run), root(above)))
+            joined[high] = low
+    roots, regions = np.unique(_roots(np.array(joined, np.int64)), return_inverse=True)
+    return regions, ends - starts, len(roots)
+
+
+def _roots(parents):
+    """The root of each node of a forest of parent indices, halving every path until none is left."""
+    while True:
+        above = parents[parents]
+        if np.array_equal(above, parents):
+            return parents
+        parents = above
 
 
 def _logits(outputs):
