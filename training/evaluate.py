@@ -25,39 +25,43 @@ from modeling.variants import find_variant, variant_names
 from training.boundaries import boundary_distances, is_installed, summarize_boundaries
 from training.false_alarms import MIN_SIDE, marked_pixels, on_frames, share_marked, summarize_crops
 from training.flips import predict_with_flips
-from training.metrics import by_size, count_pixels, mean_with_interval, summarize
+from training.metrics import by_size, count_pixels, mean_with_interval, metrics_from_counts, summarize
 from training.partition import make_partition
 from training.polyp_free import largest_free_crop
 from training.polyps import count_polyps, summarize_polyps
 from training.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
-from training.reliability import BINS, expected_calibration_error, reliability_table
+from training.reliability import TABLE_BINS, expected_calibration_error, reliability_table
 from training.report_figures import reliability
 from training.results import data_record, environment_record, write_results
 from training.sources import load_frames, load_source
 
+BINS = 200  # of probability
+CURVE_THRESHOLDS = np.arange(1, BINS) / BINS
+CURVES = ("dice", "precision", "recall")  # that are drawn against the threshold
 LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond the limit are in the last bin
 
 
 @dataclass
 class Scores:
-    """What is kept of each scored image, in order: nothing that grows with its size, some 5 kB.
+    """What is kept of each scored image, in order: nothing that grows with its size, some 2 kB.
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
-    pixel), `histograms` int32 images x 2 x BINS (pixels of background and of polyp by predicted probability).
-    `class_names` are those of several counted classes, in order. Of one class there are also, for each image, `sums`,
-    float64 BINS (the sum of the probabilities in each bin), `polyps`, int64 4 (`training.polyps`), where MONAI is
-    installed `boundaries` (NSD and HD95; `training.boundaries`), and where asked for `crops`, the pixels marked in the
-    image's polyp-free crop, None without one (`training.false_alarms`); and of all images together `logits`, float64
-    2 x LOGIT_BINS, the sum of their shares of pixels (as `histograms`, by logit).
+    pixel). `class_names` are those of several counted classes, in order. Of one class there are also, for each image,
+    `tables`, float64 3 x TABLE_BINS (pixels of background and of polyp by predicted probability, and the sum of their
+    probabilities), `polyps`, int64 4 (`training.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
+    `training.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None without
+    one (`training.false_alarms`); and of all images together two sums, `by_threshold`, float64 CURVES x
+    CURVE_THRESHOLDS (each image's metrics at each threshold), and `logits`, float64 2 x LOGIT_BINS (its shares of
+    pixels of background and of polyp by logit).
     """
 
     names: list = field(default_factory=list)
     sizes: list = field(default_factory=list)
     counts: list = field(default_factory=list)
     losses: list = field(default_factory=list)
-    histograms: list = field(default_factory=list)
     class_names: list = field(default_factory=list)
-    sums: list = field(default_factory=list)
+    tables: list = field(default_factory=list)
+    by_threshold: np.ndarray = field(default_factory=lambda: np.zeros((len(CURVES), len(CURVE_THRESHOLDS))))
     logits: np.ndarray = field(default_factory=lambda: np.zeros((2, LOGIT_BINS)))
     polyps: list = field(default_factory=list)
     boundaries: list = field(default_factory=list)
@@ -81,9 +85,8 @@ class Scores:
             summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in chosen], sizes)
         if self.crops:
             summary["false_alarms"] = summarize_crops([self.crops[index] for index in chosen])
-        if self.sums:
-            kept = ([of_images[index] for index in chosen] for of_images in (self.histograms, self.sums))
-            table = reliability_table(*kept)
+        if self.tables:
+            table = reliability_table(sum(self.tables[index] for index in chosen))
             summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
         return summary
 
@@ -209,9 +212,11 @@ def _add_histograms(scores, truth, logits):
     """The pixels by probability and by logit; bin k of probability is (k, k + 1] / BINS, of logit centred."""
     probabilities = logits.sigmoid()
     bins = ((probabilities * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()
-    scores.histograms.append(_by_truth(bins, truth, BINS).astype(np.int32))
-    counted = truth != IGNORE
-    scores.sums.append(np.bincount(bins[counted], probabilities.cpu().numpy()[counted].astype(np.float64), BINS))
+    histograms, counted = _by_truth(bins, truth, BINS), truth != IGNORE
+    sums = np.bincount(bins[counted], probabilities.cpu().numpy()[counted].astype(np.float64), BINS)
+    scores.tables.append(np.stack([*histograms, sums]).reshape(3, TABLE_BINS, -1).sum(axis=2))
+    metrics = metrics_from_counts(threshold_counts(histograms))
+    scores.by_threshold += np.stack([metrics[name] for name in CURVES])
     places = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
     by_logit = _by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS)
     scores.logits += by_logit / by_logit.sum()
@@ -233,13 +238,12 @@ def logit_centres():
     return ((np.arange(LOGIT_BINS) + 0.5) / LOGIT_BINS * 2 - 1) * LOGIT_LIMIT
 
 
-def threshold_counts(scores):
-    """Counts of every image at thresholds k / BINS: (float64 BINS - 1, int64 thresholds x images x 4)."""
-    background, polyp = np.moveaxis(np.stack(scores.histograms), 1, 0)  # images x BINS each
-    above = [np.cumsum(side[:, ::-1], axis=1)[:, ::-1][:, 1:].T for side in (polyp, background)]
-    totals = [side.sum(axis=1) for side in (polyp, background)]
-    counts = np.stack([above[0], above[1], totals[0] - above[0], totals[1] - above[1]], axis=-1)
-    return np.arange(1, BINS) / BINS, counts
+def threshold_counts(histograms):
+    """One image's pixels of background and of polyp, 2 x BINS by probability, to counts at CURVE_THRESHOLDS x 4."""
+    false_positives, true_positives = (np.cumsum(side[::-1])[::-1][1:] for side in histograms)
+    negatives, positives = histograms.sum(axis=1)
+    rest = (positives - true_positives, negatives - false_positives)
+    return np.stack([true_positives, false_positives, *rest], axis=1)
 
 
 def load_model(name, trust_remote_code=False, revision=None):

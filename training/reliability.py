@@ -1,8 +1,5 @@
 """Whether a probability means what it says: the reliability table of pooled pixels, and its error ECE."""
 
-import numpy as np
-
-BINS = 200  # of the probability histograms that the thresholds are chosen from
 TABLE_BINS = 20
 DEFINITION = (
     "ECE is pixelwise and pooled: all pixels of all images are sorted into 20 equal bins by the predicted probability "
@@ -11,23 +8,20 @@ DEFINITION = (
 )
 
 
-def reliability_table(histograms, sums):
+def reliability_table(pooled):
     """A row for each of TABLE_BINS bins of the probability, `above` (not of it) to `up_to`: pixels, those that are
     polyp, and the mean probability (None without pixels).
 
     Args:
-        histograms: of each image, whole numbers 2 x BINS, pixels of background and of polyp.
-        sums: of each image, float64 BINS, the sum of their probabilities.
+        pooled: float64 3 x TABLE_BINS, pixels of background, of polyp, and the sum of their probabilities.
     """
-    pooled = sum(one.astype(np.int64) for one in histograms)  # one by one: a stack would double what is held
-    background, polyp = pooled.reshape(2, TABLE_BINS, -1).sum(axis=2).tolist()
-    total = sum(sums).reshape(TABLE_BINS, -1).sum(axis=1).tolist()
     rows = []
+    background, polyp, total = pooled.tolist()
     for number, (outside, inside, summed) in enumerate(zip(background, polyp, total, strict=True)):
-        pixels = outside + inside
+        pixels = int(outside + inside)
         bounds = {"above": number / TABLE_BINS, "up_to": (number + 1) / TABLE_BINS}
         mean = summed / pixels if pixels else None
-        rows.append(bounds | {"pixels": pixels, "polyp_pixels": inside, "probability": mean})
+        rows.append(bounds | {"pixels": pixels, "polyp_pixels": int(inside), "probability": mean})
     return rows
 
 

@@ -5,13 +5,13 @@ from training.reliability import expected_calibration_error, reliability_table
 
 
 def reliability(scores, path):
-    """Draw a panel for each part: its reliability curve over its pixels by probability; nothing without histograms.
+    """Draw a panel for each part: its reliability curve over its pixels by probability; nothing without tables.
 
     Args:
         scores: {"validation", "test"} to Scores.
         path: of the PNG file.
     """
-    tables = {part: reliability_table(one.histograms, one.sums) for part, one in scores.items() if one.sums}
+    tables = {part: reliability_table(sum(one.tables)) for part, one in scores.items() if one.tables}
     if not tables:
         return
     figure = _figure(4 * len(tables), 4.6, layout="constrained")

@@ -35,7 +35,7 @@ from training.calibration import calibrate  # noqa: E402
 from training.check_data import print_check  # noqa: E402
 from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
 from training.cost import end_to_end_milliseconds, gmacs  # noqa: E402
-from training.evaluate import load_model, polyp_labels_of, score, threshold_counts  # noqa: E402
+from training.evaluate import CURVE_THRESHOLDS, load_model, polyp_labels_of, score  # noqa: E402
 from training.losses import WeightedSum  # noqa: E402
 from training.metrics import metrics_from_counts  # noqa: E402
 from training.partition import PARTS, make_partition  # noqa: E402
@@ -277,13 +277,11 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
     """The run's pictures: curves, thresholds on validation, reliability, typical and worst cases of the last part."""
     folder = Path(folder)
     figures.training_curves(history, folder / "curves.png")
-    if scores["validation"].histograms:
-        thresholds, counts = threshold_counts(scores["validation"])
-        curves = {name: values.mean(axis=1) for name, values in metrics_from_counts(counts).items()}
-        figures.threshold_curves(
-            thresholds, curves["dice"], curves["precision"], curves["recall"], folder / "thresholds.png",
-            chosen=processor.mask_threshold,
-        )  # fmt: skip
+    validation = scores["validation"]
+    if validation.tables:
+        curves = validation.by_threshold / len(validation.names)
+        path = folder / "thresholds.png"
+        figures.threshold_curves(CURVE_THRESHOLDS, *curves, path, chosen=processor.mask_threshold)
     reliability(scores, folder / "reliability.png")
     part, scored = [*scores.items()][-1]
     dice = metrics_from_counts(np.stack(scored.counts))["dice"].mean(axis=1)

@@ -16,7 +16,8 @@ from hub_repos.figure_checks import (
     snippets,
 )
 from training.calibration import _cost_of_size
-from training.evaluate import BINS, Scores
+from training.evaluate import Scores
+from training.reliability import TABLE_BINS
 from training.results import write_results
 
 HUB_REPOS = Path(__file__).parents[2] / "hub_repos"
@@ -26,7 +27,7 @@ COMMITTED = sorted(HUB_REPOS.glob("**/results.json"))
 def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, report=False):
     """results.json and per_image.csv of one validation and three test images, 10 x 20; the last class may lack.
 
-    `report` adds polyps, outlines and histograms.
+    `report` adds polyps, outlines and tables.
     """
     rng = np.random.default_rng(0)
     scores = {}
@@ -59,10 +60,9 @@ def _add_report(scores, rng):
     for counts in scores.counts:
         true_positives, false_positives, false_negatives, true_negatives = counts[0]
         polyp, background = true_positives + false_negatives, false_positives + true_negatives
-        histograms, sums = np.zeros((2, BINS), np.int64), np.zeros(BINS)
-        histograms[:, 60], sums[60] = (background, polyp), 0.3025 * (background + polyp)
-        scores.histograms.append(histograms)
-        scores.sums.append(sums)
+        table = np.zeros((3, TABLE_BINS))
+        table[:, 6] = background, polyp, 0.3025 * (background + polyp)
+        scores.tables.append(table)
         scores.polyps.append(np.array((3, 2, 2, 1)))
         scores.boundaries.append((rng.uniform(0.1, 0.9), rng.uniform(1, 9)))
         scores.crops.append([None, 0, 7][len(scores.crops) % 3])

@@ -21,14 +21,17 @@ from modeling.image_processing_unet import UNetImageProcessor
 from modeling.modeling_unet import UNetForSemanticSegmentation
 from training.evaluate import (
     BINS,
+    CURVE_THRESHOLDS,
+    CURVES,
     LOGIT_BINS,
     load_model,
     logit_centres,
     main,
     polyp_labels_of,
     score,
-    threshold_counts,
 )
+from training.metrics import metrics_from_counts
+from training.reliability import TABLE_BINS
 from training.results import read_results
 
 PROCESSOR = UNetImageProcessor(size=16)
@@ -190,21 +193,23 @@ class TestScoreByHand:
         scores = score(constant_model(1.0), PROCESSOR, rows_of([mask]), (1,))
         assert scores.counts[0].tolist() == [[10, 40, 0, 0]]
         assert scores.losses == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
-        assert scores.histograms[0].sum(axis=1).tolist() == [40, 10]
+        assert scores.tables[0][:2].sum(axis=1).tolist() == [40, 10]
         assert scores.logits.sum(axis=1) == pytest.approx([40 / 50, 10 / 50])
-        assert scores.sums[0].sum() == pytest.approx(50 / (1 + math.exp(-1)))
+        assert scores.tables[0][2].sum() == pytest.approx(50 / (1 + math.exp(-1)))
         assert scores.polyps[0].tolist() == [0, 0, 0, 1]  # a true region of 10 pixels is a speck
         whole = score(constant_model(1.0), PROCESSOR, rows_of([np.where(mask == 255, 255, 1)]), (1,))
         assert whole.polyps[0].tolist() == [1, 1, 1, 0] and whole.boundaries[0] == (1, 0)
 
-    def test_histograms_and_thresholds(self):
+    def test_curves_by_threshold(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), (1,))
-        thresholds, counts = threshold_counts(scores)
-        assert (len(thresholds), thresholds[0], thresholds[-1]) == (BINS - 1, 1 / BINS, 1 - 1 / BINS)
-        predicted = counts[:, 0, :2].sum(axis=1) > 0
-        assert np.array_equal(predicted, thresholds <= 0.73)  # the bin of 0.731 is 0.730 to 0.735
-        assert counts[predicted][:, 0].tolist() == [[30, 570, 0, 0]] * predicted.sum()
-        assert counts[~predicted][:, 0].tolist() == [[0, 0, 30, 570]] * (~predicted).sum()
+        ends = CURVE_THRESHOLDS[0], CURVE_THRESHOLDS[-1]
+        assert (len(CURVE_THRESHOLDS), *ends) == (BINS - 1, 1 / BINS, 1 - 1 / BINS)
+        counts = np.stack(scores.counts)[:, 0]
+        whole = metrics_from_counts(counts)  # all pixels are polyps up to the bin of .731, .730 to .735
+        none = metrics_from_counts(np.roll(counts, 2, axis=1))
+        for name, curve in zip(CURVES, scores.by_threshold, strict=True):
+            expected = np.where(CURVE_THRESHOLDS <= 0.73, whole[name].sum(), none[name].sum())
+            assert curve == pytest.approx(expected)
 
 
 class TestScoreClasses:
@@ -217,7 +222,7 @@ class TestScoreClasses:
     def test_each_class_of_the_model(self, logits, expected):
         scores = score(constant_model(*logits, num_labels=3), PROCESSOR, rows_of([self.MASK]))
         assert scores.counts[0].tolist() == expected
-        assert not scores.histograms
+        assert not scores.tables
         assert [one["label"] for one in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
 
     def test_a_boundary_of_the_truth(self):
@@ -296,31 +301,28 @@ class TestScoreOfRandomModels:
         assert one.losses == pytest.approx(three.losses, rel=1e-5)
         assert one.names == three.names == ["f0", "f1", "f2"]
 
-    def test_counts_at_one_half_are_the_counts(self):
+    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.62])
+    def test_the_curves_are_the_metrics_there(self, threshold):
         rows = rows_of([box(shape, 9, 9) for shape in SHAPES] + [np.zeros((8, 8))])
-        scores = score(random_model(), PROCESSOR, rows, (1,))
-        thresholds, counts = threshold_counts(scores)
-        assert counts.shape == (BINS - 1, 4, 4)
-        assert np.array_equal(counts[thresholds == 0.5][0], np.stack(scores.counts)[:, 0])
-        for threshold in (0.3, 0.62):
-            scored_there = score(random_model(), PROCESSOR, rows, (1,), threshold)
-            at = np.flatnonzero(np.isclose(thresholds, threshold))[0]
-            assert np.array_equal(counts[at], np.stack(scored_there.counts)[:, 0])
+        scores = score(random_model(), PROCESSOR, rows, (1,), threshold)
+        expected = metrics_from_counts(np.stack(scores.counts)[:, 0])
+        (at,) = np.flatnonzero(np.isclose(CURVE_THRESHOLDS, threshold))
+        assert scores.by_threshold[:, at] == pytest.approx([expected[name].sum() for name in CURVES])
 
     def test_nothing_kept_grows_with_the_images(self):
         def kept(side):
             scores = score(random_model(), PROCESSOR, rows_of([box((side, side), 5, 5)] * 2), (1,), crops=True)
-            kinds = ("counts", "losses", "histograms", "sums", "polyps", "boundaries", "crops")
+            kinds = ("counts", "losses", "tables", "polyps", "boundaries", "crops")
             values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "histograms", "class_names",
-                "sums", "logits", "polyps", "boundaries", "crops",
+                "names", "sizes", "counts", "losses", "class_names", "tables",
+                "by_threshold", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
-            return [np.asarray(value).nbytes for value in values], scores.logits.shape
+            return [np.asarray(value).nbytes for value in values], scores.logits.shape, scores.by_threshold.shape
 
-        histograms, sums = [8 * BINS] * 2, [8 * BINS] * 2
-        of_images = [32, 32, 8, 8, *histograms, *sums, 32, 32, 16, 16, 8, 8]
-        assert kept(16) == kept(160) == (of_images, (2, LOGIT_BINS))
+        table = 8 * 3 * TABLE_BINS
+        of_images = [32, 32, 8, 8, table, table, 32, 32, 16, 16, 8, 8]
+        assert kept(16) == kept(160) == (of_images, (2, LOGIT_BINS), (3, BINS - 1))
 
     def test_each_image_weighs_the_same_in_the_logits(self):
         rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()

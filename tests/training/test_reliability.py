@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 
-from training.reliability import BINS, TABLE_BINS, expected_calibration_error, reliability_table
+from training.reliability import TABLE_BINS, expected_calibration_error, reliability_table
 
 
 def table_of(*images):
-    """Each image's pixels as (probability, background, polyp), at probabilities inside the bins of the histograms."""
-    histograms, sums = np.zeros((len(images), 2, BINS), np.int64), np.zeros((len(images), BINS))
-    for number, pixels in enumerate(images):
+    """Each image's pixels as (probability, background, polyp)."""
+    tables = np.zeros((len(images), 3, TABLE_BINS))
+    for table, pixels in zip(tables, images, strict=True):
         for probability, background, polyp in pixels:
-            place = int(probability * BINS)
-            histograms[number, :, place] += (background, polyp)
-            sums[number, place] += probability * (background + polyp)
-    return reliability_table(histograms, sums)
+            place = int(probability * TABLE_BINS)
+            table[:, place] += (background, polyp, probability * (background + polyp))
+    return reliability_table(sum(tables))
 
 
 def test_rows():

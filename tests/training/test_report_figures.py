@@ -7,7 +7,7 @@ from PIL import Image
 from tests.training.test_evaluate import PROCESSOR, box, constant_model, random_model, rows_of
 from training.evaluate import score
 from training.figures import BLUE
-from training.reliability import BINS, reliability_table
+from training.reliability import TABLE_BINS, reliability_table
 from training.report_figures import _draw_curve, reliability
 
 ROWS = rows_of([box((20, 30), 12, 15), box((17, 16), 9, 9)])
@@ -23,7 +23,7 @@ def test_a_panel_for_each_part(tmp_path, parts):
     assert all(blue[:, 440 * number : 440 * (number + 1)].any() for number in range(len(parts)))
 
 
-def test_no_picture_without_histograms(tmp_path):
+def test_no_picture_without_tables(tmp_path):
     scores = score(constant_model(0.0, 0.0, 1.0, num_labels=3), PROCESSOR, ROWS)
     reliability({"test": scores}, tmp_path / "reliability.png")
     assert not (tmp_path / "reliability.png").exists()
@@ -32,10 +32,10 @@ def test_no_picture_without_histograms(tmp_path):
 def test_the_points_are_the_bins():
     from matplotlib.figure import Figure
 
-    histograms, sums = np.zeros((1, 2, BINS), np.int64), np.zeros((1, BINS))
-    histograms[0, :, 5], sums[0, 5] = (30, 10), 40 * 0.028
-    histograms[0, :, 150], sums[0, 150] = (1, 3), 4 * 0.753
+    pooled = np.zeros((3, TABLE_BINS))
+    pooled[:, 0] = 30, 10, 40 * 0.028
+    pooled[:, 15] = 1, 3, 4 * 0.753
     ax = Figure().subplots()
-    _draw_curve(ax, reliability_table(histograms, sums))
+    _draw_curve(ax, reliability_table(pooled))
     (line,) = [line for line in ax.lines if line.get_label() == "observed"]
     assert line.get_xydata() == pytest.approx(np.array([[0.028, 0.25], [0.753, 0.75]]))
