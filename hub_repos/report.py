@@ -243,9 +243,12 @@ def about_seeds(recipe):
     rows = [[name, *(spread(recipe.of_seeds(part, *place)) for part in parts)] for name, place in FIGURES.items()]
     texts = recipe.runs[0].results.get("definitions", {})
     minutes = spread([run.results["cost"]["training_seconds"] / 60 for run in recipe.runs], 0)
+    settings = recipe.settings
+    used = settings["image_size"]
     return (
-        f"Mean and each seed ({', '.join(str(run.results['run']['seed']) for run in recipe.runs)}); "
-        f"{minutes} minutes of training.\n\n"
+        f"Trained at {settings.get('train_size') or used} px and used at {used}, {settings['num_train_epochs']} "
+        f"epochs; {minutes} minutes of training. Mean and each seed "
+        f"({', '.join(str(run.results['run']['seed']) for run in recipe.runs)}).\n\n"
         + table(["", *(PARTS[part] for part in parts)], rows)
         + "".join(f"\n\n{text}" for text in texts.values())
     )

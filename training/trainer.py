@@ -15,6 +15,7 @@ from transformers.trainer_utils import SchedulerType
 from modeling.modeling_unet import align_labels
 from training.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
 from training.metrics import count_pixels, summarize
+from training.precision import depthwise_in_float32
 from training.samples import EpochSampler, collate
 
 EMA_FILE = "ema.safetensors"
@@ -37,6 +38,8 @@ class UNetTrainer(Trainer):
     def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
         require_resumable(args)
         model = model.to(memory_format=torch.channels_last)
+        if args.bf16 and args.device.type == "cpu":
+            depthwise_in_float32(model)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         self.sampler = EpochSampler(len(train_dataset), args.seed, args.copies)

@@ -28,6 +28,7 @@ from training.augmentation import Augmentation
 from training.evaluate import score
 from training.losses import WeightedSum
 from training.phantoms import phantom_dataset
+from training.precision import depthwise_in_float32
 from training.reading import file_digest
 from training.samples import EpochSampler, TrainingSamples, cached_samples, collate
 
@@ -91,8 +92,8 @@ def measure(rows, backbone, size, rounds, batch_size=8):
         calls = {name: partial(next, one) for name, one in batches.items()}
         loading = rates(interleaved(calls, rounds, 2, {PLAIN}), batch_size)
         steps = {
-            OURS: partial(step, *prepared(backbone, torch.channels_last), True),
-            PLAIN: partial(step, *prepared(backbone, torch.contiguous_format), False),
+            OURS: partial(step, *prepared(backbone, True), True),
+            PLAIN: partial(step, *prepared(backbone, False), False),
         }
         calls = {name: partial(lambda name: steps[name](next(batches[name])), name) for name in steps}
         training = rates(interleaved(calls, rounds, 1, {PLAIN}), batch_size)
@@ -107,9 +108,12 @@ def rates(seconds, batch_size):
     }
 
 
-def prepared(backbone, layout):
-    """(network in training mode, its optimiser)."""
-    network = our_network("unet", backbone).to(memory_format=layout).train()
+def prepared(backbone, as_ours):
+    """(network in training mode, its optimiser), with `as_ours` laid out as `UNetTrainer` does."""
+    network = our_network("unet", backbone).train()
+    if as_ours:
+        network.to(memory_format=torch.channels_last)
+        depthwise_in_float32(network)
     return network, torch.optim.AdamW(network.parameters(), lr=1e-3)
 
 

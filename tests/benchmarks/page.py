@@ -113,7 +113,7 @@ def growth(results):
         + "\n\nMemory that an epoch of the loader adds, files' pages left out (64 px, batch 8, images repeated):\n\n"
         + table(["images", "added MB"], loader)
         + "\n\nMemory that scoring adds at its peak, summary included (U-Net of width 4, 64 px, images repeated). It "
-        "keeps some 5 kB an image, whatever the image's size:\n\n" + table(["images", "added MB"], evaluation)
+        "keeps some 2 kB an image, whatever the image's size:\n\n" + table(["images", "added MB"], evaluation)
     )
 
 

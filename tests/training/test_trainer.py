@@ -17,6 +17,7 @@ from training.evaluate import score
 from training.losses import WeightedSum
 from training.metrics import metrics_from_counts
 from training.phantoms import phantom_dataset
+from training.precision import Float32Conv2d
 from training.reading import read_labels
 from training.samples import EvaluationSamples, TrainingSamples, cached_samples
 from training.trainer import UNetTrainer, out_of_patience
@@ -275,6 +276,15 @@ def test_bf16_learns_and_keeps_float32_weights(make_trainer):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_slow_bf16_layers_are_float32(make_trainer, precision):
+    trainer = make_trainer(small_model(backbone="mobilenetv2_050"), precision=precision, ema_decay=0.9)
+    expected = [Float32Conv2d if precision == "bf16" else torch.nn.Conv2d] * 4
+    for model in (trainer.model, trainer.ema.module):
+        found = [one for one in model.modules() if isinstance(one, torch.nn.Conv2d) and one.groups > 1]
+        assert [type(one) for one in found if one.stride[0] > 1] == expected
 
 
 def test_channels_last_is_the_default(make_trainer):
