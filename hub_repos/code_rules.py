@@ -17,8 +17,8 @@ MODULES = {  # what published code may import, and what it may reach in each
         "functools": "cache",
         "itertools": "pairwise",
         "math": "log",
-        "numpy": "add arange array asarray ascontiguousarray bincount cumsum diff float32 float64 int32 int64 int8 "
-        "moveaxis ndarray nonzero pad repeat rint searchsorted stack uint8 unique zeros",
+        "numpy": "add arange array array_equal asarray ascontiguousarray bincount cumsum flatnonzero float32 float64 "
+        "int32 int64 moveaxis ndarray pad repeat rint searchsorted stack uint8 unique where zeros",
         "pathlib": "Path",
         "PIL": "Image ImageOps",
         "PIL.Image": "Image Resampling fromarray open",
