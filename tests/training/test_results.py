@@ -22,7 +22,7 @@ def scores_of(names, counts, losses=None, class_names=()):
     """Scores of images of 4 x 25 pixels."""
     count = len(names)
     counts = [np.array(one, np.int64) for one in counts]
-    return Scores(list(names), [(4, 25)] * count, counts, list(losses or [0.5] * count), [], list(class_names))
+    return Scores(list(names), [(4, 25)] * count, counts, list(losses or [0.5] * count), list(class_names))
 
 
 def parts(validation=True):
