@@ -187,7 +187,7 @@ def introduction(recipes):
             "",
             "Dice and IoU per image: the mean over images at their original size, of several seeds the mean of the "
             "seeds' means; in brackets the 95 % bootstrap interval over images of the mean over seeds. Pooled: over "
-            "all pixels together. Every choice was made on validation; each run scored the test part once.",
+            "all pixels together. No choice among runs was made on the test part; each run scored it once.",
             "",
             f"![Accuracy]({PICTURE})",
             "",
