@@ -95,7 +95,8 @@ class RunArguments(TrainingArguments):
         default=1, metadata={"help": "How often an epoch shows each training image, augmented anew each time."}
     )
     backbone_weights: str = field(
-        default="timm", metadata={"help": "ImageNet weights: timm (its Hub), a local file, or none."}
+        default="timm",
+        metadata={"help": "ImageNet weights: timm (its Hub), a file, a folder of BACKBONE.safetensors, or none."},
     )
     start_from: str | None = field(
         default=None,

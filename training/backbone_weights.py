@@ -14,7 +14,8 @@ def load_backbone_weights(model, source):
     Args:
         model: one of our models with a timm backbone.
         source: "timm" downloads timm's default weights, "none" keeps the random ones, anything else is a local file
-            (.safetensors, or a .pth of tensors) with timm's key names.
+            (.safetensors, or a .pth of tensors) with timm's key names, or a folder that holds it under the
+            backbone's name, `mobilenetv2_100.safetensors`.
 
     Raises:
         OSError: the download failed or there is no such file; says what else can be given.
@@ -25,6 +26,8 @@ def load_backbone_weights(model, source):
     name = model.config.backbone
     overlay = None
     if source != "timm":
+        if Path(source).is_dir():
+            source = str(Path(source) / f"{name}.safetensors")
         if not Path(source).is_file():
             raise FileNotFoundError(f"backbone_weights: there is no file {source}; {_alternatives(name)}.")
         overlay = {"file": source}

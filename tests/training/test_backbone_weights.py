@@ -69,6 +69,16 @@ def test_only_the_backbone_changes(tmp_path):
     assert changed and all(key.startswith("encoder.backbone.") for key in changed)
 
 
+def test_a_folder_holds_the_file_under_the_backbones_name(tmp_path):
+    written = write_weights(tmp_path / "test_resnet.safetensors")
+    write_weights(tmp_path / "test_efficientnet.safetensors", "test_efficientnet")
+    model = a_model()
+    load_backbone_weights(model, str(tmp_path))
+    assert all(torch.equal(tensor, written[key]) for key, tensor in encoder_tensors(model).items())
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*/test_byobnet.safetensors; give a local file"):
+        load_backbone_weights(a_model("test_byobnet"), str(tmp_path))
+
+
 def test_another_number_of_classes_does_not_matter(tmp_path):
     written = write_weights(tmp_path / "w.safetensors", num_classes=1001)
     model = a_model()
