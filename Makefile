@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 RUN := runs/unet_phantoms
-KEPT := hub_repos/unet_polyps
+KEPT := hub_repos/published/unet_polyps
 MODEL ?= $(KEPT)/repository
 # older versions of transformers, and what they need apart from constraints.txt
 OLDER := 4.57 5.5
@@ -21,17 +21,17 @@ help:  ## list the commands
 
 train: $(VENV)/.core  ## train the quick-start model on generated frames and build its Hub repository
 	$(LAUNCH) training/run.py unet_phantoms --output_dir $(RUN)
-	$(BIN)/python -m hub_repos.build $(RUN) $(RUN)/repository
+	$(BIN)/hub-unets build $(RUN) $(RUN)/repository
 
 predict: $(VENV)/.predict $(filter $(KEPT)/repository,$(MODEL))  ## mark the polyps in IMAGE=file-or-folder (MODEL=folder-or-id)
 	@test -n "$(IMAGE)" || { echo "error: name an image or a folder of images: make predict IMAGE=image.jpg" >&2; exit 1; }
-	$(BIN)/python -m hub_repos.predict $(MODEL) "$(IMAGE)" "predictions/$(basename $(notdir $(IMAGE:/=)))" --trust_remote_code true
+	$(BIN)/hub-unets predict $(MODEL) "$(IMAGE)" "predictions/$(basename $(notdir $(IMAGE:/=)))" --trust_remote_code true
 
 demo: $(VENV)/.demo $(filter $(KEPT)/repository,$(MODEL))  ## try a model in the browser (MODEL=folder-or-id)
-	MODEL=$(MODEL) $(BIN)/python hub_repos/space/app.py
+	$(BIN)/hub-unets demo $(MODEL)
 
 $(KEPT)/repository: $(VENV)/.core $(wildcard $(KEPT)/*.json $(KEPT)/*.safetensors modeling/*.py configuration/*.py)
-	$(BIN)/python -m hub_repos.build $(KEPT) $@
+	$(BIN)/hub-unets build $(KEPT) $@
 	touch $@
 
 test: $(VENV)/.test  ## run the tests that take minutes
@@ -41,7 +41,7 @@ test-all: $(VENV)/.test  ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 bench: $(VENV)/.test  ## measure speed beside other libraries (DATA=folder MODEL=run, else generated and random)
-	$(BIN)/python -m tests.benchmarks.run $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
+	$(BIN)/hub-unets bench $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
 
 test-minimal: load-minimal  ## load built repositories with torch, torchvision, timm, transformers, pillow alone
 

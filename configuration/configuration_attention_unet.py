@@ -1,6 +1,6 @@
 """Configuration of the attention U-Net (Oktay et al. 2018)."""
 
-from configuration.configuration_unet import UNetConfig
+from hub_unets.configuration.configuration_unet import UNetConfig
 
 
 class AttentionUNetConfig(UNetConfig):

@@ -1,6 +1,6 @@
 """Configuration of TransUNet (Chen et al. 2021)."""
 
-from configuration.configuration_unet import UNetConfig
+from hub_unets.configuration.configuration_unet import UNetConfig
 
 
 class TransUNetConfig(UNetConfig):

@@ -1,6 +1,6 @@
 """Configuration of UNet 3+ (Huang et al. 2020)."""
 
-from configuration.configuration_unetplusplus import UNetPlusPlusConfig
+from hub_unets.configuration.configuration_unetplusplus import UNetPlusPlusConfig
 
 
 class UNet3PlusConfig(UNetPlusPlusConfig):

@@ -10,9 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from hub_repos.build import PICTURES
-from hub_repos.card import write_card
-from training.results import read_results
+from hub_unets.hub_repos.repository.builder import PICTURES
+from hub_unets.hub_repos.repository.card import write_card
+from hub_unets.training.records.results import read_results
 
 RECORDS = ("results.json", "per_image.csv")
 CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json")

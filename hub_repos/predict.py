@@ -29,16 +29,16 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from hub_repos.inputs import Video, collect
-from hub_repos.predictions import WORK, Prediction, Predictions, uncertainty, write_documents
-from hub_repos.tiles import in_batches, logits_of
-from modeling.image_processing_unet import upsample
-from training.checkpoints import RunFolder
-from training.coco import mask_api
-from training.evaluate import load_model
-from training.flips import predict_with_flips
-from training.reading import read_image
-from training.threads import require_processes, use_all_cores
+from hub_unets.hub_repos.inference.inputs import Video, collect
+from hub_unets.hub_repos.inference.predictions import WORK, Prediction, Predictions, uncertainty, write_documents
+from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
+from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.reading import read_image
+from hub_unets.training.fit.checkpoints import RunFolder
+from hub_unets.training.fit.threads import require_processes, use_all_cores
+from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.models import load_model
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
 LONGEST = timedelta(days=30)  # that one process may wait for another
@@ -50,7 +50,7 @@ class Predictor:
     Args:
         model, processor: of a repository that hub_repos.build made, or of a run.
         threshold: for a binary head; None takes the processor's.
-        tile, overlap, batch_size: see `hub_repos.tiles.logits_of`.
+        tile, overlap, batch_size: see `hub_repos.inference.tiles.logits_of`.
         flips: take the mean logits of each image and its mirror images, and map where they disagree.
 
     Raises:

@@ -15,10 +15,10 @@ from pathlib import Path
 import transformers
 from huggingface_hub import HfApi, get_token
 
-from hub_repos.card import Standing
-from hub_repos.publication import Publication, require_publishable, require_verified
-from hub_repos.remote import explained, limit_waiting, read_remote
-from hub_repos.space_publication import push_space
+from hub_unets.hub_repos.publish.publication import Publication, require_publishable, require_verified
+from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
+from hub_unets.hub_repos.publish.space import push_space
+from hub_unets.hub_repos.repository.card import Standing
 
 
 def push(

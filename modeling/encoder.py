@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.layers import ConvNormReLU, DoubleConv
+from hub_unets.modeling.layers import ConvNormReLU, DoubleConv
 
 
 class PlainEncoder(nn.Module):

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from modeling.images import to_rgb
+from hub_unets.modeling.images import to_rgb
 
 
 class UNetImageProcessor(BaseImageProcessor):

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import nn
 
-from configuration.configuration_attention_unet import AttentionUNetConfig
-from modeling.layers import center_crop, concat_skip
-from modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanticSegmentation
+from hub_unets.configuration.configuration_attention_unet import AttentionUNetConfig
+from hub_unets.modeling.layers import center_crop, concat_skip
+from hub_unets.modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanticSegmentation
 
 
 class AttentionGate(nn.Module):

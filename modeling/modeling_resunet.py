@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from configuration.configuration_resunet import ResUNetConfig
-from modeling.encoder import PlainEncoder
-from modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanticSegmentation
+from hub_unets.configuration.configuration_resunet import ResUNetConfig
+from hub_unets.modeling.encoder import PlainEncoder
+from hub_unets.modeling.modeling_unet import UNetDecoder, UNetDecoderBlock, UNetForSemanticSegmentation
 
 
 class ResidualUnit(nn.Module):

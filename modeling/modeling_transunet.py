@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from configuration.configuration_transunet import TransUNetConfig
-from modeling.layers import ConvNormReLU
-from modeling.modeling_unet import UNetDecoder, UNetForSemanticSegmentation
+from hub_unets.configuration.configuration_transunet import TransUNetConfig
+from hub_unets.modeling.layers import ConvNormReLU
+from hub_unets.modeling.modeling_unet import UNetDecoder, UNetForSemanticSegmentation
 
 
 class TransUNetLayer(nn.Module):

@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from configuration.configuration_unet import UNetConfig
-from modeling.encoder import PlainEncoder, create_encoder
-from modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip
+from hub_unets.configuration.configuration_unet import UNetConfig
+from hub_unets.modeling.encoder import PlainEncoder, create_encoder
+from hub_unets.modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip
 
 IGNORED_LABELS = (255, -100)
 

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from configuration.configuration_unet3plus import UNet3PlusConfig
-from modeling.layers import ConvNormReLU
-from modeling.modeling_unet import DecoderOutput, UNetDecoderBlock, UNetForSemanticSegmentation
+from hub_unets.configuration.configuration_unet3plus import UNet3PlusConfig
+from hub_unets.modeling.layers import ConvNormReLU
+from hub_unets.modeling.modeling_unet import DecoderOutput, UNetDecoderBlock, UNetForSemanticSegmentation
 
 
 class UNet3PlusNode(nn.Module):

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from configuration.configuration_unetplusplus import UNetPlusPlusConfig
-from modeling.layers import DoubleConv, Upsample
-from modeling.modeling_unet import DecoderOutput, UNetForSemanticSegmentation, decoder_widths
+from hub_unets.configuration.configuration_unetplusplus import UNetPlusPlusConfig
+from hub_unets.modeling.layers import DoubleConv, Upsample
+from hub_unets.modeling.modeling_unet import DecoderOutput, UNetForSemanticSegmentation, decoder_widths
 
 
 class UNetPlusPlusNode(nn.Module):

@@ -26,8 +26,10 @@ def find_variant(name):
         raise ValueError(
             f"variant {name!r} is unknown; did you mean {near[0]}? There are {', '.join(variant_names())}."
         )
-    config_class = _class_of(importlib.import_module(f"configuration.configuration_{name}"), "Config")
-    return config_class, _class_of(importlib.import_module(f"modeling.modeling_{name}"), "ForSemanticSegmentation")
+    config_class = _class_of(importlib.import_module(f"hub_unets.configuration.configuration_{name}"), "Config")
+    return config_class, _class_of(
+        importlib.import_module(f"hub_unets.modeling.modeling_{name}"), "ForSemanticSegmentation"
+    )
 
 
 def config_fields(config_class):

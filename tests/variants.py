@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from modeling.variants import config_fields, find_variant, variant_names
+from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 
 VARIANTS = variant_names()
 

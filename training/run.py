@@ -3,50 +3,53 @@
 Data, network, training, scoring of the best epoch, pictures; the folder it leaves is what hub_repos.build takes.
 """
 
+import contextlib
+import logging
+import math
+import os
+import resource
+import shlex
 import sys
+import time
 from pathlib import Path
 
-# a script's own folder comes first on the path, and this one's evaluate.py would hide the package `evaluate`
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+import datasets
+import numpy as np
+import torch
+import transformers
+import yaml
+from accelerate import PartialState
+from safetensors.torch import save_file
 
-import contextlib  # noqa: E402
-import logging  # noqa: E402
-import math  # noqa: E402
-import os  # noqa: E402
-import resource  # noqa: E402
-import shlex  # noqa: E402
-import time  # noqa: E402
-
-import datasets  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-import yaml  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-from modeling.image_processing_unet import UNetImageProcessor  # noqa: E402
-from modeling.variants import find_variant  # noqa: E402
-from training import figures  # noqa: E402
-from training.arguments import parse  # noqa: E402
-from training.augmentation import Augmentation  # noqa: E402
-from training.backbone_weights import load_backbone_weights  # noqa: E402
-from training.calibration import calibrate  # noqa: E402
-from training.check_data import print_check  # noqa: E402
-from training.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over  # noqa: E402
-from training.cost import end_to_end_milliseconds, gmacs  # noqa: E402
-from training.evaluate import CURVE_THRESHOLDS, load_model, polyp_labels_of, score  # noqa: E402
-from training.losses import WeightedSum  # noqa: E402
-from training.metrics import metrics_from_counts  # noqa: E402
-from training.partition import PARTS, make_partition  # noqa: E402
-from training.reading import check_boundary_width, file_digest, read_image, read_labels  # noqa: E402
-from training.report_figures import reliability  # noqa: E402
-from training.results import data_record, environment_record, read_results, summary_lines, write_results  # noqa: E402
-from training.samples import EvaluationSamples, TrainingSamples, cached_samples  # noqa: E402
-from training.sources import load_frames, load_source  # noqa: E402
-from training.start import load_start  # noqa: E402
-from training.threads import keep_freed_memory, require_processes, use_all_cores  # noqa: E402
-from training.trainer import UNetTrainer  # noqa: E402
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.augmentation import Augmentation
+from hub_unets.training.data.check_data import print_check
+from hub_unets.training.data.partition import PARTS, make_partition
+from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
+from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.data.sources import load_frames, load_source
+from hub_unets.training.fit.backbone_weights import load_backbone_weights
+from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
+from hub_unets.training.fit.losses import WeightedSum
+from hub_unets.training.fit.start import load_start
+from hub_unets.training.fit.threads import keep_freed_memory, require_processes, use_all_cores
+from hub_unets.training.fit.trainer import UNetTrainer
+from hub_unets.training.measure.calibration import calibrate
+from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
+from hub_unets.training.measure.metrics import metrics_from_counts
+from hub_unets.training.measure.models import load_model, polyp_labels_of
+from hub_unets.training.measure.score import CURVE_THRESHOLDS, score
+from hub_unets.training.records import curves, pictures
+from hub_unets.training.records.curves import reliability
+from hub_unets.training.records.results import (
+    data_record,
+    environment_record,
+    read_results,
+    summary_lines,
+    write_results,
+)
+from hub_unets.training.settings.arguments import parse
 
 SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
 TIMED_IMAGES = 20
@@ -276,23 +279,23 @@ def save_checkpoint(model, processor, folder, half_precision=False):
 def draw(folder, history, scores, rows, model, processor, boundary_width=None):
     """The run's pictures: curves, thresholds on validation, reliability, typical and worst cases of the last part."""
     folder = Path(folder)
-    figures.training_curves(history, folder / "curves.png")
+    curves.training_curves(history, folder / "curves.png")
     validation = scores["validation"]
     if validation.tables:
-        curves = validation.by_threshold / len(validation.names)
+        metrics = validation.by_threshold / len(validation.names)
         path = folder / "thresholds.png"
-        figures.threshold_curves(CURVE_THRESHOLDS, *curves, path, chosen=processor.mask_threshold)
+        curves.threshold_curves(CURVE_THRESHOLDS, *metrics, path, chosen=processor.mask_threshold)
     reliability(scores, folder / "reliability.png")
     part, scored = [*scores.items()][-1]
     dice = metrics_from_counts(np.stack(scored.counts))["dice"].mean(axis=1)
     by_name = {name: index for index, name in enumerate(rows["name"])}
-    for kind, names in zip(("typical", "worst"), figures.pick_cases(dice, scored.names), strict=True):
+    for kind, names in zip(("typical", "worst"), pictures.pick_cases(dice, scored.names), strict=True):
         cases = [
             case(rows[by_name[name]], model, processor, dice[scored.names.index(name)], boundary_width)
             for name in names
         ]
         title = f"{kind.capitalize()} {part} cases"
-        figures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
+        pictures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
 
 
 @torch.inference_mode()
@@ -322,7 +325,7 @@ def draw_first_batch(training, processor, path, count=8):
         np.rint((item["pixel_values"].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         for item in items
     ]
-    figures.first_batch(images, [item["labels"].numpy() for item in items], path, max_images=count)
+    pictures.first_batch(images, [item["labels"].numpy() for item in items], path, max_images=count)
 
 
 def is_finished(folder):

@@ -5,38 +5,34 @@ Optuna trial; both can be stopped at any moment. Every process that names the sa
 by one of them, and one whose worker died is taken up again, from its last checkpoint, by a worker on the same folder.
 """
 
+import contextlib
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
 import sys
+import time
+import uuid
+from functools import partial
 from pathlib import Path
-
-# a script's own folder comes first on the path, and this one's evaluate.py would hide the package `evaluate`
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-import contextlib  # noqa: E402
-import csv  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import shlex  # noqa: E402
-import subprocess  # noqa: E402
-import time  # noqa: E402
-import uuid  # noqa: E402
-from functools import partial  # noqa: E402
 
 try:
     import optuna
 except ModuleNotFoundError:
     sys.exit("error: a sweep needs Optuna: pip install -e '.[sweep]'")
-import transformers  # noqa: E402
-from filelock import FileLock, Timeout  # noqa: E402
-from optuna.trial import TrialState  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import transformers
+from filelock import FileLock, Timeout
+from optuna.trial import TrialState
+from tqdm import tqdm
 
-from training.cost import cpu_milliseconds  # noqa: E402
-from training.evaluate import load_model  # noqa: E402
-from training.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard  # noqa: E402
-from training.results import cpu_name, read_results  # noqa: E402
-from training.threads import use_all_cores  # noqa: E402
-from training.trials import parse_sweep, settings_of  # noqa: E402
+from hub_unets.training.fit.threads import use_all_cores
+from hub_unets.training.measure.cost import cpu_milliseconds
+from hub_unets.training.measure.models import load_model
+from hub_unets.training.records.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard
+from hub_unets.training.records.results import cpu_name, read_results
+from hub_unets.training.settings.trials import parse_sweep, settings_of
 
 RUN = Path(__file__).with_name("run.py")
 LAUNCHED = re.compile(  # what a run that no launcher started does not have
@@ -251,8 +247,8 @@ def _build(folder):
     """The trial's Hub repository, built where its weights are; says how that went."""
     if not (folder / "model.safetensors").exists():
         return "build its repository on the machine that trained it: python -m hub_repos.build"
-    command = [sys.executable, "-m", "hub_repos.build", str(folder), str(folder / "repository")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    command = [sys.executable, "-m", "hub_unets.hub_repos.build", str(folder), str(folder / "repository")]
+    done = subprocess.run(command, capture_output=True, text=True)
     return f"its repository: {folder / 'repository'}" if done.returncode == 0 else done.stderr.strip()
 
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hub_repos.fast import MODES, FastSegmenter
-from tests.benchmarks.timing import compared, interleaved
-from training.evaluate import load_model
-from training.reading import read_labels
+from hub_unets.benchmarks.timing import compared, interleaved
+from hub_unets.hub_repos.inference.fast import MODES, FastSegmenter
+from hub_unets.training.data.reading import read_labels
+from hub_unets.training.measure.models import load_model
 
 USUAL, PLAIN = "usual (smp, float32)", "ours, plain"
 SMP_ENCODER = {"mobilenetv2_100": "tu-mobilenetv2_100", "resnet18": "resnet18"}

@@ -19,18 +19,18 @@ import yaml
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from configuration.configuration_unet import UNetConfig
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.modeling_unet import UNetForSemanticSegmentation
-from tests.benchmarks.networks import our_network
-from tests.benchmarks.timing import anonymous_mb, compared, interleaved, peak_mb
-from training.augmentation import Augmentation
-from training.evaluate import score
-from training.losses import WeightedSum
-from training.phantoms import phantom_dataset
-from training.precision import depthwise_in_float32
-from training.reading import file_digest
-from training.samples import EpochSampler, TrainingSamples, cached_samples, collate
+from hub_unets.benchmarks.networks import our_network
+from hub_unets.benchmarks.timing import anonymous_mb, compared, interleaved, peak_mb
+from hub_unets.configuration.configuration_unet import UNetConfig
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.data.augmentation import Augmentation
+from hub_unets.training.data.phantoms import phantom_dataset
+from hub_unets.training.data.reading import file_digest
+from hub_unets.training.data.samples import EpochSampler, TrainingSamples, cached_samples, collate
+from hub_unets.training.fit.losses import WeightedSum
+from hub_unets.training.fit.precision import depthwise_in_float32
+from hub_unets.training.measure.score import score
 
 OURS, PLAIN = "ours", "plain"
 RECIPE = Path("training/recipes/unet_mobilenetv2.yaml")

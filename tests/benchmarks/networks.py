@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling.variants import find_variant, variant_names
-from tests.benchmarks.inference import SMP_ENCODER
-from tests.benchmarks.timing import compared, interleaved, peak_mb
+from hub_unets.benchmarks.inference import SMP_ENCODER
+from hub_unets.benchmarks.timing import compared, interleaved, peak_mb
+from hub_unets.modeling.variants import find_variant, variant_names
 from tests.modeling.test_references import renamed, smp_block
 
 THEIRS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}

@@ -17,14 +17,14 @@ import datasets
 import torch
 import transformers
 
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.modeling_unet import UNetForSemanticSegmentation
-from tests.benchmarks import inference, loops, networks, page
-from tests.benchmarks.timing import hardware
-from training.partition import make_partition
-from training.run import without_folder
-from training.sources import load_source
-from training.threads import usable_cores
+from hub_unets.benchmarks import inference, loops, networks, page
+from hub_unets.benchmarks.timing import hardware
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.sources import load_source
+from hub_unets.training.fit.threads import usable_cores
+from hub_unets.training.run import without_folder
 
 HERE = Path(__file__).parent
 PHANTOMS = "phantoms?count=60&size=512&seed=0"

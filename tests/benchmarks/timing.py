@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from training.threads import keep_freed_memory, usable_cores
+from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

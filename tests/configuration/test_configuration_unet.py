@@ -2,7 +2,7 @@
 
 import pytest
 
-from configuration.configuration_unet import UNetConfig
+from hub_unets.configuration.configuration_unet import UNetConfig
 
 NAMES = {0: "background", 1: "polyp"}
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from transformers import dynamic_module_utils
 
-from hub_repos.build import build
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.variants import find_variant
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.data.sources import load_source
+from hub_unets.training.measure.score import score
+from hub_unets.training.records.results import data_record, environment_record, write_results
 from tests.variants import small_config
-from training.evaluate import score
-from training.partition import make_partition
-from training.phantoms import phantom
-from training.results import data_record, environment_record, write_results
-from training.sources import load_source
 
 DATA = "phantoms?count=6&size=64&seed=0"
 

@@ -83,7 +83,7 @@ def serve():
     sys.path.insert(0, str(ROOT))
     import torch
 
-    import hub_repos.push  # noqa: F401
+    import hub_unets.hub_repos.push  # noqa: F401
 
     torch.set_num_threads(1)
     sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
@@ -114,7 +114,8 @@ def fork(request):
 def _child(request):
     from huggingface_hub import constants
 
-    from hub_repos import publication, push
+    from hub_unets.hub_repos import push
+    from hub_unets.hub_repos.publish import publication
 
     for name in TIMEOUTS:  # read when the client was imported, before the fork
         setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
@@ -136,7 +137,7 @@ def _child(request):
 def _reload_here(publication, commit, pixels):
     import numpy as np
 
-    from hub_repos import reload
+    from hub_unets.hub_repos.publish import reload
 
     paths = [str(publication.scratch / name) for name in ("pixels.npy", "logits.npy")]
     np.save(paths[0], pixels)

@@ -4,21 +4,10 @@ Usage: space_process.py APP. The project is not installed there, and only this m
 others, and each run of the network, are told on stdout.
 """
 
-import importlib.abc
 import runpy
 import sys
 
-PROJECT = {"configuration", "modeling", "training", "hub_repos", "tests"}
 LOCAL = {"127.0.0.1", "localhost", "::1", "0.0.0.0", None}
-
-
-class Hidden(importlib.abc.MetaPathFinder):
-    """The project is not installed here, even where it is."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in PROJECT:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return
 
 
 def refuse(event, arguments):
@@ -36,7 +25,7 @@ def tell(module, arguments, output):
 
 
 def main(app):
-    sys.meta_path.insert(0, Hidden())
+    sys.modules["hub_unets"] = None  # the project is not installed here, even where it is
     sys.addaudithook(refuse)
     import torch
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hub_repos import browser
-from hub_repos.browser import PACKAGE, RUNTIME, build_page, fetch_runtime, main
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.variants import find_variant
+from hub_unets.hub_repos import browser
+from hub_unets.hub_repos.browser import main
+from hub_unets.hub_repos.page.page import PACKAGE, RUNTIME, build_page, fetch_runtime
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.phantoms import phantom
 from tests.hub_repos.chromium import chromium, served, wait
 from tests.variants import small_model
-from training.phantoms import phantom
 
 FILES = {"index.html", "page.css", "page.js", "settings.json", "model.onnx", "example.png", *RUNTIME.values()}
 

@@ -12,14 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
-from hub_repos import build as building
-from hub_repos.build import build, code_files, copy_code, flatten
-from hub_repos.card import base_model, card_data, render_card
-from hub_repos.figure_checks import snippets
+from hub_unets.hub_repos import build as building
+from hub_unets.hub_repos.checks.figures import snippets
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
+from hub_unets.hub_repos.repository.code import code_files, copy_code, flatten
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.measure.models import load_model
+from hub_unets.training.records.results import check_results
 from tests.variants import VARIANTS
-from training.evaluate import load_model
-from training.phantoms import phantom
-from training.results import check_results
 
 
 def digest(folder):

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from hub_repos import keep
-from hub_repos.build import build
+from hub_unets.hub_repos import keep
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.training.measure.models import load_model
 from tests.hub_repos.test_figure_checks import change_results, write
 from tests.training.runs import run
-from training.evaluate import load_model
 
 
 def run_of_dice(folder, dice):

@@ -17,10 +17,10 @@ import torch
 import transformers
 from PIL import Image
 
-from hub_repos import isolated_check
-from hub_repos.build import build
-from hub_repos.verify import prepare
-from modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.hub_repos.checks import isolated as isolated_check
+from hub_unets.hub_repos.checks.verification import prepare
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from tests.variants import BACKBONES, VARIANTS, model_class
 
 SCRIPT = Path(__file__).with_name("isolated.py")

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from hub_repos import predict as command
-from hub_repos import predictions
-from hub_repos.predict import main
-from hub_repos.predictions import Predictions, read_records, uncertainty, write_documents
-from modeling.image_processing_unet import upsample
-from training.evaluate import load_model
-from training.flips import predict_with_flips
-from training.phantoms import phantom
+from hub_unets.hub_repos import predict as command
+from hub_unets.hub_repos.inference import predictions
+from hub_unets.hub_repos.inference.predictions import Predictions, read_records, uncertainty, write_documents
+from hub_unets.hub_repos.predict import main
+from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.models import load_model
 
 ROOT = Path(__file__).parents[2]
 SIZES = (64, 80, 96)
@@ -304,7 +304,7 @@ def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, fra
 
 
 def test_an_image_without_a_polyp_has_an_empty_mask_and_no_row(tmp_path):
-    from hub_repos.inputs import Item
+    from hub_unets.hub_repos.inference.inputs import Item
 
     image = Image.new("RGB", (5, 4))
     empty = predictions.Prediction(np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.int32), [], 0.0)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hub_repos.predict import main
+from hub_unets.hub_repos.predict import main
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.data.reading import read_labels
+from hub_unets.training.data.sources import load_source
+from hub_unets.training.evaluate import main as evaluate
 from tests.training.runs import run
-from training.evaluate import main as evaluate
-from training.phantoms import phantom
-from training.reading import read_labels
-from training.sources import load_source
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,16 @@ from huggingface_hub import RepoCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hub_repos.build import build
-from hub_repos.publication import BRANCH
-from hub_repos.push import push
-from hub_repos.space_publication import FILES
-from modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.hub_repos.publish.publication import BRANCH
+from hub_unets.hub_repos.publish.space import FILES
+from hub_unets.hub_repos.push import push
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.training.data.phantoms import phantom
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import Pusher
 from tests.training import runs
 from tests.variants import model_class
-from training.phantoms import phantom
 
 TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hub_repos import report
+from hub_unets.hub_repos import report
+from hub_unets.training.records.results import read_results
 from tests.hub_repos.test_figure_checks import write
-from training.results import read_results
 
 ROOT = Path(__file__).parents[2]
 MARKS = f"Before\n{report.START}\nold\n{report.END}\nafter\n"
@@ -104,7 +104,7 @@ def test_the_committed_page_and_table_are_those_of_the_records():
 
 
 def test_what_is_published_is_the_median_of_its_seeds():
-    from hub_repos.keep import median
+    from hub_unets.hub_repos.keep import median
 
     for recipe in report.load(ROOT / "hub_repos"):
         if recipe.published is not None:

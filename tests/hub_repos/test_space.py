@@ -17,12 +17,12 @@ import torch
 import yaml
 from PIL import Image
 
-from hub_repos.build import build
-from hub_repos.space_publication import FILES, stage_space
-from modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.hub_repos.publish.space import FILES, stage_space
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.training.data.phantoms import phantom, phantom_dataset
 from tests.hub_repos.chromium import chromium, console_errors, contacted_hosts, wait
 from tests.variants import model_class
-from training.phantoms import phantom, phantom_dataset
 
 PROCESS = Path(__file__).with_name("space_process.py")
 PIXELS = """const image = arguments[0];

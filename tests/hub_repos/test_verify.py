@@ -16,16 +16,17 @@ import pytest
 from httpx2 import ConnectError
 from safetensors.torch import load_file, save_file
 
-from hub_repos import verify
-from hub_repos.build import build
-from hub_repos.card import Standing, write_card
-from hub_repos.checks import Check
-from hub_repos.reproduce import REPORT, _compare_report
-from hub_repos.verify import STATIC_CHECKS, main, run_isolated, verify_folder
+from hub_unets.hub_repos import verify
+from hub_unets.hub_repos.checks.check import Check
+from hub_unets.hub_repos.checks.reproduce import REPORT, _compare_report
+from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, run_isolated, verify_folder
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.hub_repos.repository.card import Standing, write_card
+from hub_unets.hub_repos.verify import main
+from hub_unets.training.measure.score import Scores
+from hub_unets.training.records.results import write_results
 from tests.hub_repos.conftest import DATA
 from tests.variants import VARIANTS
-from training.evaluate import Scores
-from training.results import write_results
 
 PROJECT = Path(__file__).parents[2]
 

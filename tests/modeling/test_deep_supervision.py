@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.variants import config_fields
+from hub_unets.modeling.variants import config_fields
 from tests.variants import VARIANTS, config_class, small_model
 
 SUPERVISED = [name for name in VARIANTS if "deep_supervision" in config_fields(config_class(name))]

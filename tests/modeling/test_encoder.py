@@ -4,8 +4,8 @@ import pytest
 import timm
 import torch
 
-from modeling.encoder import probe_backbone
-from modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.modeling.encoder import probe_backbone
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from tests.variants import BACKBONES, ENCODERS, small_config, small_model
 
 

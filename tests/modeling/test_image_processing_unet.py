@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from modeling.image_processing_unet import UNetImageProcessor, connected_components
-from modeling.layers import center_crop
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor, connected_components
+from hub_unets.modeling.layers import center_crop
 from tests.variants import small_model
 
 COLOUR = (np.arange(2 * 5 * 3) * 8).reshape(2, 5, 3).astype(np.uint8)  # height 2, width 5

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.images import to_rgb
+from hub_unets.modeling.images import to_rgb
 
 COLOUR = (np.arange(2 * 5 * 3) * 8).reshape(2, 5, 3).astype(np.uint8)  # height 2, width 5
 GREY = COLOUR[..., 0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.modeling_attention_unet import AttentionGate
+from hub_unets.modeling.modeling_attention_unet import AttentionGate
 from tests.variants import small_model
 
 

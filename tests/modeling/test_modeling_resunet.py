@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.modeling_resunet import ResidualUnit
+from hub_unets.modeling.modeling_resunet import ResidualUnit
 from tests.variants import config_class, small_model
 
 

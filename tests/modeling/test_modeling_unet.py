@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from configuration.configuration_unet import UNetConfig
-from modeling.layers import center_crop, concat_skip
-from modeling.modeling_unet import UNetForSemanticSegmentation, segmentation_loss
+from hub_unets.configuration.configuration_unet import UNetConfig
+from hub_unets.modeling.layers import center_crop, concat_skip
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation, segmentation_loss
 from tests.variants import shared_model, small_model
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.modeling_unet3plus import UNet3PlusNode
+from hub_unets.modeling.modeling_unet3plus import UNet3PlusNode
 from tests.variants import config_class, model_class, small_config, small_model
 
 

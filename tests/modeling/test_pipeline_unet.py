@@ -6,7 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
-from modeling.image_processing_unet import UNetImageProcessor, UNetImageSegmentationPipeline
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor, UNetImageSegmentationPipeline
 from tests.variants import each_pair, shared_model, small_model
 
 

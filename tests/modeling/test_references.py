@@ -14,10 +14,10 @@ from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, attentionunet
 from torch import nn
 
-from modeling.modeling_attention_unet import AttentionGate
-from modeling.modeling_resunet import ResidualUnit
-from modeling.modeling_transunet import TransUNetLayer
-from modeling.modeling_unetplusplus import UNetPlusPlusDecoder
+from hub_unets.modeling.modeling_attention_unet import AttentionGate
+from hub_unets.modeling.modeling_resunet import ResidualUnit
+from hub_unets.modeling.modeling_transunet import TransUNetLayer
+from hub_unets.modeling.modeling_unetplusplus import UNetPlusPlusDecoder
 from tests.variants import BACKBONES, ENCODERS, small_config, small_model
 
 MONAI_CONVOLUTIONS = [(r"\.([01])\.0\.(weight|bias)$", r".conv_\1.conv.\2"), (r"\.([01])\.1\.", r".conv_\1.adn.N.")]

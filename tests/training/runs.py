@@ -138,10 +138,9 @@ def _free_port():
 
 
 def serve():
-    sys.path.insert(0, str(ROOT))
     import monai.metrics  # noqa: F401
 
-    import training.run  # noqa: F401
+    import hub_unets.training.run  # noqa: F401
 
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
@@ -167,16 +166,16 @@ def fork(request):
 
 
 def _child(request):
-    import training.run
+    from hub_unets.training import run
 
     sys.argv = ["training/run.py", *request["argv"]]
     if not request["draws"]:
-        training.run.draw = training.run.draw_first_batch = lambda *arguments, **options: None
+        run.draw = run.draw_first_batch = lambda *arguments, **options: None
     if request["moment"]:
         name, step, *stops = request["moment"]
         MOMENTS[name](step, signal.SIGSTOP if stops else signal.SIGKILL)
     try:
-        training.run.command()
+        run.command()
     except SystemExit as error:
         print(error.code or "", file=sys.stderr)
         return int(error.code is not None and error.code != 0)
@@ -207,21 +206,21 @@ def signal_before(owner, name, sent, applies):
 
 def after_step(step, sent):
     """After the optimizer's step, before its checkpoint, or its epoch's validation."""
-    from training.trainer import UNetTrainer
+    from hub_unets.training.fit.trainer import UNetTrainer
 
     signal_before(UNetTrainer, "_maybe_log_save_evaluate", sent, lambda self, *_: self.state.global_step == step)
 
 
 def before_validation(step, sent):
     """After the last step of an epoch, and whatever is saved for it as a step."""
-    from training.trainer import UNetTrainer
+    from hub_unets.training.fit.trainer import UNetTrainer
 
     signal_before(UNetTrainer, "evaluate", sent, lambda self, *_: self.state.global_step == step)
 
 
 def before_save(step, sent):
     """After an epoch's validation, before its checkpoint."""
-    from training.trainer import UNetTrainer
+    from hub_unets.training.fit.trainer import UNetTrainer
 
     signal_before(UNetTrainer, "_save_checkpoint", sent, lambda self, *_: self.state.global_step == step)
 
@@ -241,16 +240,18 @@ def inside_write(step, sent):
 
 def before_marker(step, sent):
     """With every file of the checkpoint written but the one that says so."""
-    import training.trainer
 
-    signal_before(training.trainer, "mark_complete", sent, lambda folder: folder.name == f"checkpoint-{step}")
+    from hub_unets.training.fit import trainer
+
+    signal_before(trainer, "mark_complete", sent, lambda folder: folder.name == f"checkpoint-{step}")
 
 
 def before_scoring(step, sent):
     """With the training done."""
-    import training.run
 
-    signal_before(training.run, "score_parts", sent, lambda *_: True)
+    from hub_unets.training import run as command
+
+    signal_before(command, "score_parts", sent, lambda *_: True)
 
 
 MOMENTS = {

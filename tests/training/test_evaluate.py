@@ -16,23 +16,15 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from configuration.configuration_unet import UNetConfig
-from modeling.image_processing_unet import UNetImageProcessor
-from modeling.modeling_unet import UNetForSemanticSegmentation
-from training.evaluate import (
-    BINS,
-    CURVE_THRESHOLDS,
-    CURVES,
-    LOGIT_BINS,
-    load_model,
-    logit_centres,
-    main,
-    polyp_labels_of,
-    score,
-)
-from training.metrics import metrics_from_counts
-from training.reliability import TABLE_BINS
-from training.results import read_results
+from hub_unets.configuration.configuration_unet import UNetConfig
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.evaluate import main
+from hub_unets.training.measure.metrics import metrics_from_counts
+from hub_unets.training.measure.models import load_model, polyp_labels_of
+from hub_unets.training.measure.reliability import TABLE_BINS
+from hub_unets.training.measure.score import BINS, CURVE_THRESHOLDS, CURVES, LOGIT_BINS, logit_centres, score
+from hub_unets.training.records.results import read_results
 
 PROCESSOR = UNetImageProcessor(size=16)
 FEATURES = datasets.Features(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hub_unets.training.records.results import read_results
+from hub_unets.training.settings.arguments import RECIPES, read_recipe
 from tests.training import runs
-from training.arguments import RECIPES, read_recipe
-from training.results import read_results
 
 SHARED = runs.ROOT.parent / "shared"
 DATA = {"unet_neopolyp": "bkai-neopolyp"}  # the others: kvasir-seg

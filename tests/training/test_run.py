@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hub_repos.build import build
-from modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.records.drawing import GREEN
+from hub_unets.training.records.results import read_results
 from tests.training import runs
 from tests.training.runs import run
-from training.figures import GREEN
-from training.phantoms import phantom
-from training.results import read_results
 
 PICTURES = {"first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png"}
 LEFT = {

@@ -12,9 +12,9 @@ import pytest
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from hub_unets.training.settings.trials import parse_sweep
+from hub_unets.training.sweep import Worker, become_worker
 from tests.training import runs
-from training.sweep import Worker, become_worker
-from training.trials import parse_sweep
 
 RECIPE = """
 model: {base_channels: 4, depth: 2}

@@ -1,0 +1,272 @@
+"""The text of the accuracy page and of README's table, from records."""
+
+import numpy as np
+
+from hub_unets.hub_repos.accuracy.pictures import share
+from hub_unets.hub_repos.accuracy.records import mean_dices
+from hub_unets.training.records.leaderboard import paired_difference
+from hub_unets.training.records.markdown import table
+
+PAGE, PICTURE = "accuracy.md", "accuracy.png"
+
+START, END = "<!-- made by hub_repos.report -->", "<!-- end -->"
+
+PARTS = {"validation": "validation", "test": "test", "test_without_twins": "test without twins"}
+
+WORST = 10
+
+PUBLISHED = {  # per-image Dice and IoU on the official split, as the papers' own tables give them
+    "U-Net with a ResNet-34 encoder": (0.8757, 0.81),
+    "PraNet": (0.894, 0.83),
+    "HarDNet-MSEG": (0.904, 0.848),
+    "ConDSeg, ResNet-50": (0.905, 0.846),
+}
+
+FIGURES = {
+    "Dice": ("per_image", "dice"), "IoU": ("per_image", "iou"), "precision": ("per_image", "precision"),
+    "recall": ("per_image", "recall"), "Dice, pooled": ("pooled", "dice"), "IoU, pooled": ("pooled", "iou"),
+    "recall of polyps": ("polyps", "recall"), "precision of polyps": ("polyps", "precision"),
+    "NSD": ("boundary", "nsd"), "HD95, share of the diagonal": ("boundary", "hd95_share"),
+    "ECE": ("calibration", "ece"), "polyp-free crops marked": ("false_alarms", "marked"),
+}  # fmt: skip
+
+
+def spread(values, digits=4):
+    """Mean of several figures and, of more than one, each."""
+    if not values:
+        return "–"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({', '.join(f'{value:.{digits}f}' for value in values)})"
+
+
+def interval(found, digits=4):
+    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+
+
+def results_table(recipes):
+    """README's table: a row for each recipe and part."""
+    header = ["recipe", "seeds", "part", "images", "Dice per image", "each seed", "IoU", "Dice pooled"]
+    rows = []
+    for recipe in recipes:
+        for part, title in PARTS.items():
+            if recipe.runs[0].metrics(part):
+                each = recipe.of_seeds(part, "per_image", "dice")
+                rows.append([
+                    f"`{recipe.name}`", len(recipe.runs), title, recipe.runs[0].metrics(part)["images"],
+                    interval(recipe.dice_with_interval(part)), ", ".join(f"{one:.4f}" for one in each),
+                    f"{np.mean(recipe.of_seeds(part, 'per_image', 'iou')):.4f}",
+                    f"{np.mean(recipe.of_seeds(part, 'pooled', 'dice')):.4f}",
+                ])  # fmt: skip
+    return table(header, rows)
+
+
+def introduction(recipes):
+    data, environment = recipes[0].runs[0].results["data"], recipes[0].runs[0].results["environment"]
+    runs = [f"- `{run.name}`: `{run.results['run']['command']}`" for recipe in recipes for run in recipe.runs]
+    others = ", ".join(f"{name} {dice} / {iou}" for name, (dice, iou) in PUBLISHED.items())
+    return "\n".join(
+        [
+            "# Accuracy",
+            "",
+            "Made by `python -m hub_repos.report` from the `results.json` and `per_image.csv` that stand beside it.",
+            f"Data: {data['source']}, split {data['split']}, split seed {data['split_seed']}, "
+            f"{', '.join(f'{count} {part}' for part, count in data['sizes'].items())}; sha256 {data['sha256'][:12]}. "
+            f"{len(data['twins'])} test images have a twin in training or validation. Hardware: "
+            f"{environment['device']}, {environment['cores']} cores, torch {environment['torch']}.",
+            "",
+            "Dice and IoU per image: the mean over images at their original size, of several seeds the mean of the "
+            "seeds' means; in brackets the 95 % bootstrap interval over images of the mean over seeds. Pooled: over "
+            "all pixels together. No choice among runs was made on the test part; each run scored it once.",
+            "",
+            f"![Accuracy]({PICTURE})",
+            "",
+            results_table(recipes),
+            "",
+            f"Of other papers, test, Dice / IoU as they give them: {others}.",
+            "",
+            "The runs:",
+            "",
+            *runs,
+        ]
+    )
+
+
+def differences(recipes):
+    """Each recipe against the first, on the test images."""
+    first, *others = recipes
+    own = mean_dices([run.dices("test") for run in first.runs])
+    rows = []
+    for other in others:
+        found = paired_difference(own, mean_dices([run.dices("test") for run in other.runs]), len(others))
+        rows.append([f"`{first.name}` − `{other.name}`", signed(found), "yes" if found["real"] else "no"])
+    return "Paired bootstrap over the test images, of the seeds' mean Dice:\n\n" + table(
+        ["difference", "Dice (95 % interval)", "real"], rows
+    )
+
+
+def signed(found):
+    return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+
+
+def of_recipe(recipe):
+    """The sections of a recipe that has more to tell than its Dice."""
+    published = recipe.published
+    sections = [f"## {recipe.name}\n\n{about_seeds(recipe)}"]
+    if published is not None:
+        sections[0] += (
+            f"\n\nPublished is `{published.name}`, the median of {len(recipe.runs)} runs by validation Dice, in half "
+            "precision: [its folder and card]({0}/README.md).".format(recipe.folder.name)
+        )
+        sections += [sizes(published), thresholds(published), worst(published)]
+    sections += [external(name, records) for name, records in recipe.external().items()]
+    if recipe.flipped():
+        sections.append(flips(recipe))
+    if recipe.ablations():
+        sections.append(ablations(recipe))
+    return sections
+
+
+def about_seeds(recipe):
+    """Everything that was measured of each part, mean and each seed."""
+    parts = [part for part in PARTS if recipe.runs[0].metrics(part)]
+    rows = [[name, *(spread(recipe.of_seeds(part, *place)) for part in parts)] for name, place in FIGURES.items()]
+    texts = recipe.runs[0].results.get("definitions", {})
+    minutes = spread([run.results["cost"]["training_seconds"] / 60 for run in recipe.runs], 0)
+    settings = recipe.settings
+    used = settings["image_size"]
+    return (
+        f"Trained at {settings.get('train_size') or used} px and used at {used}, {settings['num_train_epochs']} "
+        f"epochs; {minutes} minutes of training. Mean and each seed "
+        f"({', '.join(str(run.results['run']['seed']) for run in recipe.runs)}).\n\n"
+        + table(["", *(PARTS[part] for part in parts)], rows)
+        + "".join(f"\n\n{text}" for text in texts.values())
+    )
+
+
+def sizes(run):
+    rows = [
+        [PARTS[part], share(row), row["images"], interval(row["dice"]), interval(row["recall"])]
+        for part in ("validation", "test")
+        for row in run.metrics(part)["by_size"]
+    ]
+    return f"### By the polyp's share of the image, `{run.name}`\n\n" + table(
+        ["part", "share", "images", "Dice", "recall"], rows
+    )
+
+
+def thresholds(run):
+    """What the fitted temperature and thresholds bought on validation, and what they cost."""
+    fitted = run.results["calibration"]
+    rows = [
+        ["polyp-free crops marked", fitted["false_alarms_before"], fitted["false_alarms_after"]],
+        ["Dice", fitted["dice_before"], fitted["dice_after"]],
+        ["ECE", fitted["ece_before"], fitted["ece_after"]],
+        ["cross-entropy", fitted["loss_before"], fitted["loss_after"]],
+        *([f"recall, {share(row)}", row["recall_before"], row["recall_after"]] for row in fitted.get("by_size", ())),
+    ]
+    return (
+        f"### Temperature and thresholds, `{run.name}`\n\nFitted on the {fitted['images']} validation images: "
+        f"temperature {fitted['temperature']:.3f}, pixels above {fitted['threshold']:g}, regions of a mean "
+        f"probability of at least {fitted['score_threshold']:g}. Before: .5, and every region. Both columns are of "
+        "the images that they were fitted on.\n\n"
+        + table(["validation", "before", "after"], [[name, f"{a:.4f}", f"{b:.4f}"] for name, a, b in rows])
+        + f"\n\n![Reliability]({run.folder.parents[1].name}/reliability.png)"
+    )
+
+
+def worst(run):
+    rows = sorted((row for row in run.rows if row["part"] == "test"), key=lambda row: float(row["dice"]))[:WORST]
+    cells = [
+        [row["name"], f"{float(row['dice']):.4f}", *(f"{float(row[name]):.4f}" for name in ("precision", "recall")),
+         f"{(int(row['true_positives']) + int(row['false_negatives'])) / int(row['height']) / int(row['width']):.3f}"]
+        for row in rows
+    ]  # fmt: skip
+    return (
+        f"### The worst ten test images, `{run.name}`\n\n"
+        + table(["image", "Dice", "precision", "recall", "polyp's share"], cells)
+        + f"\n\n![Worst]({run.folder.parents[1].name}/worst.png)"
+    )
+
+
+def external(name, records):
+    """Another hospital's frames, every one of them scored as test."""
+    rows = [[title, spread([one.value("test", *place) for one in records])] for title, place in FIGURES.items()]
+    by_size = [
+        [
+            share(row),
+            row["images"],
+            spread([one.metrics("test")["by_size"][number]["dice"]["value"] for one in records]),
+        ]
+        for number, row in enumerate(records[0].metrics("test")["by_size"])
+    ]
+    source, settings = records[0].results["data"]["source"], records[0].results["run"]["settings"]
+    return (
+        f"### Another hospital: {source}, {records[0].metrics('test')['images']} frames\n\n"
+        f"`python -m training.evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
+        "polyp. Nothing was trained, fitted or chosen on these frames. Mean and each seed.\n\n"
+        + table(["", name], rows)
+        + "\n\n"
+        + table(["polyp's share of the image", "images", "Dice"], by_size)
+    )
+
+
+def flips(recipe):
+    """The mean of four mirror images against one pass, on validation."""
+    plain = {run.name: run for run in recipe.runs}
+    rows = []
+    for one in recipe.flipped():
+        run = plain[one.folder.parent.name]
+        found = paired_difference(one.dices("validation"), run.dices("validation"))
+        figures = [f"{record.value('validation', 'per_image', 'dice'):.4f}" for record in (run, one)]
+        rows.append([run.name, *figures, signed(found)])
+    return (
+        "### Flips, validation\n\n`--flips true`: the mean logits of an image and its three mirror images, at four "
+        "times the cost, with the same thresholds.\n\n" + table(["run", "Dice", "with flips", "difference"], rows)
+    )
+
+
+def ablations(recipe):
+    """Every choice of the recipe changed by itself."""
+    baseline, *others = trials = recipe.ablations()
+    settings = baseline.results["run"]["settings"]
+    rows = []
+    for trial in trials:
+        found = paired_difference(trial.dices("validation"), baseline.dices("validation"), max(1, len(others)))
+        run, cost = trial.results["run"], trial.results["cost"]
+        marked = trial.value("validation", "false_alarms", "marked")
+        rows.append([
+            trial.name.replace("_", " "), f"{trial.value('validation', 'per_image', 'dice'):.4f}",
+            "–" if trial is baseline else f"**{signed(found)}**" if found["real"] else signed(found),
+            "–" if marked is None else f"{marked:.3f}",
+            f"{cost['training_seconds'] / 60:.1f}", f"{run['gmacs']:.2f}",
+        ])  # fmt: skip
+    short = ", ".join(f"{name} {settings[name]}" for name in ("train_size", "image_size", "num_train_epochs"))
+    header = ["trial", "Dice", "difference (interval)", "crops marked", "minutes of training", "GMACs"]
+    return (
+        f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {short}, seed "
+        f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. `as chosen` is the recipe's "
+        "first draft, which took over what was better. The difference is the trial's Dice minus the draft's, by a "
+        "paired bootstrap over the validation images "
+        f"(Bonferroni: 95 % for the table; **bold**: leaves out 0). One seed: a difference within the interval, and "
+        "some beyond it, is noise.\n\n" + table(header, rows)
+    )
+
+
+def page(recipes):
+    """The text of accuracy.md."""
+    parts = [introduction(recipes)]
+    if len(recipes) > 1:
+        parts.append(differences(recipes))
+    parts += [
+        section for recipe in recipes if recipe.folder.joinpath("seeds").exists() for section in of_recipe(recipe)
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_table(text, rendered):
+    """README's text with the table between the two marks."""
+    before, marked, rest = text.partition(START)
+    _, ended, after = rest.partition(END)
+    if not (marked and ended):
+        raise ValueError(f"README.md must hold the lines {START} and {END}, between which the table stands.")
+    return f"{before}{START}\n\n{rendered}\n\n{END}{after}"

@@ -1,0 +1,120 @@
+"""Score a built repository again on its data, with this project's own classes, and compare with what it says."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.figures import read_rows
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.sources import load_source
+from hub_unets.training.measure.metrics import metrics_from_counts
+from hub_unets.training.measure.models import polyp_labels_of
+from hub_unets.training.measure.score import score
+from hub_unets.training.records.results import read_results
+
+IMAGE_TOLERANCE = 1e-3  # of an image's Dice, pixels and loss: another processor moves a pixel at a mask's edge
+FREE_PIXELS = 2  # may move in the smallest masks
+MEAN_TOLERANCE = 1e-4
+REPORT = {  # of a part's other figures, by their place in results.json; a moved pixel can join two regions
+    ("polyps", "recall"): 0.02,
+    ("polyps", "precision"): 0.02,
+    ("boundary", "nsd"): 1e-3,
+    ("boundary", "hd95_share"): 1e-3,
+    ("calibration", "ece"): 1e-3,
+    ("false_alarms", "marked"): 0.02,
+}
+
+
+def reproduce(folder, data):
+    """The checks of split and figures, for a folder that has passed the static checks.
+
+    Args:
+        folder: the repository.
+        data: the images and masks, as `training.evaluate` takes them.
+    """
+    folder = Path(folder)
+    results, rows = read_results(folder / "results.json"), read_rows(folder)
+    try:
+        config_class, model_class = find_variant(results["run"]["model_type"])
+        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label)
+    except (ValueError, OSError) as error:
+        return [Check("split", False, str(error))]
+    model, processor = model_class.from_pretrained(folder).eval(), UNetImageProcessor.from_pretrained(folder)
+    checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
+    for part in _parts(results):
+        of_part, said = [row for row in rows if row["part"] == part], results["metrics"][part]
+        width = results["data"].get("boundary_width")
+        checks.append(checked(f"figures of {part}", _compare, model, processor, images, of_part, width, said))
+    return checks
+
+
+def load_images(data, results, rows, id2label):
+    """The rows of the data.
+
+    Raises:
+        ValueError: they do not split as results.json says, or other images were scored than the parts have.
+    """
+    settings, said = results["run"]["settings"], results["data"]
+    source = load_source(data, settings.get("image_column"), settings.get("mask_column"), id2label)
+    images, partition = make_partition(source, said["split"], said["split_seed"])
+    for name, found in (
+        ("sha256", partition.sha256),
+        ("sizes", partition.sizes),
+        ("twins", list(partition.twins)),
+    ):
+        if said[name] != found:
+            raise ValueError(f"{said['split']} of {data} has {name} {found}, results.json {str(said[name])[:200]}")
+    for part in _parts(results):
+        names = {row["name"] for row in rows if row["part"] == part}
+        if names != set(partition.names_of(part)[: len(names)]):
+            raise ValueError(f"per_image.csv has other images as {part} than the split")
+    return images
+
+
+def _parts(results):
+    return [part for part in ("validation", "test") if part in results["metrics"]]
+
+
+def _compare(model, processor, images, rows, boundary_width, metrics):
+    """What was found, or ValueError where an image's pixels, Dice or loss, or a mean differs too much."""
+    index = {name: number for number, name in enumerate(images["name"])}
+    of_part = images.select([index[row["name"]] for row in rows])
+    labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
+    crops = "false_alarms" in metrics
+    scores = score(model, processor, of_part, labels, boundary_width=boundary_width, crops=crops)
+    counts, said = np.stack(scores.counts), np.stack([row["counts"] for row in rows])
+    moved = np.abs(counts - said).sum(axis=(1, 2)) / 2  # pixels; Dice alone would not tell recall from precision
+    most = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (said @ [2, 1, 1, 0]).sum(axis=1))
+    of_loss = np.abs(np.subtract(scores.losses, [row["loss"] for row in rows])).max()
+    dice = metrics_from_counts(counts)["dice"].mean(axis=1)
+    difference = np.abs(dice - [row["dice"] for row in rows])
+    of_mean = abs(dice.mean() - np.mean([row["dice"] for row in rows]))
+    worst = int(difference.argmax())
+    found = (
+        f"{len(rows)} images, mean Dice {dice.mean():.4f}; largest difference {difference[worst]:.6f} "
+        f"({rows[worst]['name']}), of the mean {of_mean:.6f}, "
+        f"of a loss {of_loss:.6f}; at most {moved.max():.0f} pixels moved"
+    )
+    wrong = max(difference[worst], of_loss) > IMAGE_TOLERANCE or of_mean > MEAN_TOLERANCE
+    if wrong or (moved > most).any():
+        raise ValueError(f"not reproduced: {found}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
+    _compare_report(scores.summary(), metrics)
+    return found
+
+
+def _compare_report(ours, said):
+    """Raise ValueError where a figure beside Dice and its relatives differs too much.
+
+    Outlines are compared where MONAI is installed.
+    """
+    for (group, name), tolerance in REPORT.items():
+        if group in said and group in ours:
+            values = [one[group][name] for one in (ours, said)]
+            found, wanted = (one["value"] if isinstance(one, dict) else one for one in values)
+            if (found is None) != (wanted is None) or (found is not None and abs(found - wanted) > tolerance):
+                raise ValueError(
+                    f"not reproduced: {group}.{name} is {found}, results.json says {wanted}; allowed is {tolerance}"
+                )

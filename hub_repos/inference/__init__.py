@@ -1,0 +1,1 @@
+"""Images to masks: inputs, tiles, outputs, the fast path."""

@@ -1,0 +1,327 @@
+"""Fast inference on a CPU: JPEG bytes to masks at the images' own size, in bfloat16 or int8.
+
+    segment = FastSegmenter("repository", "openvino")
+    masks = segment([Path("image.jpg").read_bytes()])
+
+What is fast: a JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice the network's;
+vector instructions resize it; pixels stay uint8 up to the network, which normalises them and computes in float32 only
+what rounding hurts, the rest in bfloat16 or int8; OpenVINO takes a batch as one image a core at a time. Logits become
+masks by the processor's own function.
+"""
+
+import importlib.util
+import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from hub_unets.hub_repos.repository.export import load_network
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.images import to_rgb
+from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
+
+MODES = ("bf16", "openvino", "int8")
+ORIENTATION, TRANSPOSED = 0x0112, 5  # the EXIF tag; from 5 on it swaps width and height
+GAP = 2  # a reduced JPEG's sides over the network's, at least: closer, masks change
+
+
+class FastSegmenter:
+    """Images to masks at their own size; those of the plain path but for rounding, which int8 does most.
+
+    Args:
+        folder: a run's or a built repository; its code is not run, ours is.
+        mode: `"bf16"` is PyTorch with the encoder in float32 and the decoder in bfloat16; `"openvino"` OpenVINO with
+            the encoder's first layers in float32 and the rest in bfloat16, where the CPU has it; `"int8"` the same
+            with the decoder in int8, quantised after training by nncf.
+        calibration: for `"int8"` training images, never test images, that its ranges are taken from; 200 are plenty.
+
+    Raises:
+        ValueError: an unknown mode, calibration missing or of no use, a package missing, or a processor that keeps
+            each image's size.
+    """
+
+    def __init__(self, folder, mode="openvino", calibration=None):
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+        if bool(calibration) != (mode == "int8"):
+            raise ValueError(f"calibration takes training images for mode='int8' and nothing else; mode is {mode!r}.")
+        self.processor = UNetImageProcessor.from_pretrained(folder)
+        if not self.processor.do_resize:
+            raise ValueError("do_resize=False in preprocessor_config.json: the fast path is for one size; set a size.")
+        keep_freed_memory()
+        self.threads = ThreadPoolExecutor(usable_cores())
+        network = load_network(folder)
+        if mode == "bf16":
+            self.network = TorchNetwork(network, self.processor)
+        else:
+            self.network = OpenVINONetwork(network, self.processor, self.threads, self._pixels(calibration or ())[0])
+
+    def __call__(self, images, threshold=None):
+        """Masks of images.
+
+        Args:
+            images: a list of encoded files (bytes), paths, PIL images or arrays.
+            threshold: as `post_process_semantic_segmentation`'s.
+
+        Returns:
+            list of int64 tensors H x W, class indices at each image's own size.
+
+        Raises:
+            ValueError: `images` is no list.
+        """
+        if not isinstance(images, (list, tuple)):
+            raise ValueError(f"images must be a list, got {type(images).__name__}: put one image in a list.")
+        if not images:
+            return []
+        pixels, sizes = self._pixels(images)
+        logits = self.network(pixels)
+        return self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=threshold)
+
+    def _pixels(self, images):
+        """Images to uint8 arrays 3 x H x W for the network, and pairs (height, width)."""
+        map_ = self.threads.map if len(images) > 1 else map
+        pairs = list(map_(self._decode, images))
+        return [pixels for pixels, _ in pairs], [size for _, size in pairs]
+
+    def _decode(self, image):
+        image, size = decode(image, self.processor.size)
+        return self.processor.mirror(resize(image, self.processor)), size
+
+
+def decode(image, wanted):
+    """An image as upright RGB PIL image, a large JPEG reduced, and its own (height, width).
+
+    Args:
+        image: encoded file (bytes), path, PIL image or array.
+        wanted: {"height", "width"} that it will be resized to; a reduced JPEG stays GAP times as large or larger.
+    """
+    if not isinstance(image, (bytes, str, Path)):
+        image = to_rgb(image)
+        return image, (image.height, image.width)
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(ORIENTATION, 1) >= TRANSPOSED
+        least = GAP * wanted["width"], GAP * wanted["height"]
+        opened.draft(None, least[::-1] if turned else least)  # the decoder's own halving; other formats ignore it
+        return to_rgb(opened), (width, height) if turned else (height, width)
+
+
+def resize(image, processor):
+    """An RGB PIL image to uint8 3 x H x W, each pixel within 1 of what `processor.resize` gives.
+
+    torch computes Pillow's antialiased bilinear filter with vector instructions.
+    """
+    if processor.resample != Image.Resampling.BILINEAR:
+        return np.ascontiguousarray(np.asarray(processor.resize(image)).transpose(2, 0, 1))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    size = processor.size["height"], processor.size["width"]
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0].contiguous().numpy()
+
+
+class Encoder(nn.Module):
+    """The encoder alone: normalised B x 3 x H x W to its maps, without those that are None."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values):
+        return tuple(one for one in self.network.encoder(self.network._pad(pixel_values)) if one is not None)
+
+
+class Decoder(nn.Module):
+    """The rest: the encoder's maps to logits of the processor's size, padding cut off."""
+
+    def __init__(self, network, height, width):
+        super().__init__()
+        self.decoder, self.head, self.size = network.decoder, network.head, (height, width)
+        self.there = [channels > 0 for channels in network.encoder.channels]
+
+    def forward(self, *maps):
+        maps = iter(maps)
+        logits = self.head(self.decoder([next(maps) if there else None for there in self.there]).features)
+        return logits[..., : self.size[0], : self.size[1]]
+
+
+class LogitsAndMaps(nn.Module):
+    """Normalised B x 3 x H x W to logits and the encoder's maps, without those that are None, largest first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values):
+        output = self.network(pixel_values, output_hidden_states=True)
+        return output.logits, *output.hidden_states
+
+
+class TorchNetwork:
+    """uint8 B x 3 x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
+
+    def __init__(self, network, processor):
+        self.encoder = Encoder(network).to(memory_format=torch.channels_last)
+        self.decoder = Decoder(network, *input_size(processor))
+        self.decoder.to(torch.bfloat16, memory_format=torch.channels_last)
+        self.mean, self.scale = (torch.tensor(values)[:, None, None] for values in mean_and_scale(processor))
+
+    @torch.inference_mode()
+    def __call__(self, pixels):
+        values = torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last)
+        return self.decoder(*(one.bfloat16() for one in self.encoder((values - self.mean) / self.scale)))
+
+
+class OpenVINONetwork:
+    """uint8 images 3 x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
+
+    The first layers in float32 and the rest in bfloat16, or with `calibration`, a list of such images, the decoder in
+    int8. One image takes all cores; of several, each core takes one at a time.
+    """
+
+    def __init__(self, network, processor, threads, calibration):
+        require_openvino()
+        self.threads = threads
+        graphs = graphs_of(network, processor, calibration)
+        self.alone = requests_of(graphs, "LATENCY", 1)
+        self.several = requests_of(graphs, "THROUGHPUT", usable_cores())
+
+    def __call__(self, pixels):
+        free, map_ = (self.alone, map) if len(pixels) == 1 else (self.several, self.threads.map)
+        return torch.from_numpy(np.concatenate(list(map_(lambda one: infer(free, one), pixels))))
+
+
+def infer(free, pixels):
+    """Logits 1 x C x h x w of one image by the first requests that are free."""
+    requests = free.get()
+    values = [pixels[None]]
+    for request in requests:
+        values = list(request.infer(values, share_inputs=True, share_outputs=True).values())
+    logits = values[0].copy()
+    free.put(requests)
+    return logits
+
+
+def requests_of(graphs, hint, count):
+    """A queue of `count` lists with an inference request for each of the graphs, pairs (OpenVINO graph, precision)."""
+    import openvino
+
+    core, free = openvino.Core(), SimpleQueue()
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = []
+    for graph, precision in graphs:
+        options = {"INFERENCE_PRECISION_HINT": precision if has_bf16 else "f32", "PERFORMANCE_HINT": hint}
+        compiled.append(core.compile_model(graph, "CPU", options))
+    for _ in range(count):
+        free.put([one.create_infer_request() for one in compiled])
+    return free
+
+
+def graphs_of(network, processor, calibration=()):
+    """Two OpenVINO graphs with their precisions, from uint8 pixels to logits: up to the encoder's first map, the rest.
+
+    A channel of little variance has a large weight once batch norm is folded into it: in the first layers rounding
+    moves masks, so they are float32; the rest is bfloat16, or with `calibration` the decoder int8.
+    """
+    pixels = torch.zeros(1, network.config.num_channels, *input_size(processor))
+    graph = normalised(converted(LogitsAndMaps(network), pixels), processor)
+    _, *results = graph.get_results()
+    maps = [result.input_value(0).get_node() for result in results]
+    for result in results:
+        graph.remove_result(result)
+    of_deepest = names_above(maps[-1:])
+    first = next(one for one in maps if one.get_friendly_name() in of_deepest)  # a detail branch's are not
+    if calibration:
+        graph = quantised(graph, names_above(maps), calibration)
+    before, after = cut(graph, names_above([first]))
+    return [(before, "f32"), (after, "bf16")]
+
+
+def names_above(nodes):
+    """The names of graph nodes and of all that they are computed from."""
+    names, waiting = set(), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() not in names:
+            names.add(node.get_friendly_name())
+            waiting += [one.get_source_output().get_node() for one in node.inputs()]
+    return names
+
+
+def cut(graph, names):
+    """A graph as two: the nodes of these names, and the others, which take what those pass on.
+
+    It is passed on as B x H x W x C, which is how the CPU computes: NCHW would cost a copy at each end.
+    """
+    from openvino import Model, opset13
+
+    passed, taken = [], []
+    for node in graph.get_ordered_ops():
+        if node.get_friendly_name() not in names or node.get_type_name() == "Constant":
+            continue
+        for output in node.outputs():
+            users = [one for one in output.get_target_inputs() if one.get_node().get_friendly_name() not in names]
+            if users:
+                rank = len(output.get_shape())
+                passed.append(opset13.transpose(output, [0, *range(2, rank), 1]))
+                taken.append(opset13.parameter(passed[-1].get_output_shape(0), output.get_element_type()))
+                restored = opset13.transpose(taken[-1], [0, rank - 1, *range(1, rank - 1)])
+                for one in users:
+                    one.replace_source_output(restored.output(0))
+    return Model(passed, graph.get_parameters()), Model(graph.get_results(), taken)
+
+
+def quantised(graph, kept, calibration):
+    """A graph in int8 but for the nodes of the names `kept`; ranges from uint8 images 3 x H x W."""
+    import nncf
+
+    dataset = nncf.Dataset([one[None] for one in calibration])
+    ignored = nncf.IgnoredScope(names=sorted(kept), validate=False)
+    return nncf.quantize(graph, dataset, subset_size=len(calibration), ignored_scope=ignored)
+
+
+def require_openvino():
+    """Raise ValueError unless the packages of the extra are installed."""
+    for name in ("openvino", "nncf"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"modes openvino and int8 need the package {name}: pip install 'hub-unets[bench]'")
+
+
+def input_size(processor):
+    """(height, width) of `pixel_values`, mirrored margin included."""
+    return tuple(processor.size[side] + 2 * processor.mirror_margin for side in ("height", "width"))
+
+
+@torch.no_grad()
+def converted(module, *inputs):
+    """A module as OpenVINO graph for inputs of these shapes alone."""
+    import openvino
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer says that it takes the inputs' size for a constant
+        return openvino.convert_model(module.eval(), example_input=inputs, input=[list(one.shape) for one in inputs])
+
+
+def mean_and_scale(processor):
+    """Two lists of three: uint8 pixels minus the first, divided by the second, are the processor's values."""
+    rescale = processor.rescale_factor if processor.do_rescale else 1.0
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    return [value / rescale for value in mean], [value / rescale for value in std]
+
+
+def normalised(graph, processor):
+    """An OpenVINO graph that takes uint8 B x 3 x H x W and normalises them itself."""
+    from openvino import Layout, Type
+    from openvino.preprocess import PrePostProcessor
+
+    mean, scale = mean_and_scale(processor)
+    steps = PrePostProcessor(graph)
+    steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NCHW"))
+    steps.input().model().set_layout(Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(Type.f32).mean(mean).scale(scale)
+    return steps.build()

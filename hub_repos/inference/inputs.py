@@ -1,0 +1,207 @@
+"""What a person names as INPUT to items: files, folders, globs, videos, and whatever training/sources.py can load.
+
+An item's name is that of its outputs: the path below the folder that all inputs lie in, without its suffix; a row's
+name; a video's name and the frame's index.
+"""
+
+import glob
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hub_unets.training.data.rows import IMAGE_SUFFIXES
+from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
+FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
+
+
+class Item(NamedTuple):
+    """An image to come: its name, where a person finds it, what changes with the file, and how to read it.
+
+    `read` gives the encoded file, {"bytes", "path"}, and raises ValueError where it can't.
+    """
+
+    name: str
+    file: str
+    stamp: str
+    read: Callable[[], dict]
+
+    def items(self) -> Iterator["Item"]:
+        yield self
+
+
+class Video(NamedTuple):
+    """A video, of which every `every`-th frame is an item called name/index."""
+
+    name: str
+    file: str
+    stamp: str
+    every: int
+
+    def items(self) -> Iterator[Item]:
+        """One item a frame, and one that can't be read where the video ends before its time."""
+        import av
+
+        index = -1
+        try:
+            with av.open(self.file) as container:
+                for stream in container.streams.video[:1]:
+                    stream.thread_type = "AUTO"
+                    for index, frame in enumerate(container.decode(stream)):
+                        if index % self.every == 0:
+                            yield self._item(index, lambda frame=frame: _encoded(frame.to_image()))
+            problem = "" if index >= 0 else "it holds no frame"
+        except (av.error.FFmpegError, OSError) as error:
+            problem = str(getattr(error, "strerror", None) or error)
+        if problem:
+            yield self._item(index + 1, lambda: _refuse(f"{self.file}: frame {index + 1} can't be read ({problem})"))
+
+    def _item(self, index: int, read: Callable[[], dict]) -> Item:
+        return Item(f"{self.name}/{index:06d}", f"{self.file}, frame {index}", self.stamp, read)
+
+    def count(self) -> int:
+        """About how many items there are, from the video's header."""
+        import av
+
+        try:
+            with av.open(self.file) as container:
+                stream = container.streams.video[0]
+                seconds = (container.duration or 0) / av.time_base
+                frames = stream.frames or round(seconds * (stream.average_rate or 0))
+        except (av.error.FFmpegError, OSError, IndexError):
+            return 1
+        return -(-frames // self.every)
+
+
+class _Input(NamedTuple):
+    """What one INPUT holds, with names from `base`; a table has no base, but a label."""
+
+    base: Path | None
+    label: str
+    found: list[Item | Video]
+
+
+def collect(inputs: list[str], output: Path, every: int = 1) -> tuple[str, list[Item | Video]]:
+    """Where the inputs lie, in words, and all their items; what lies in `output` is left out.
+
+    Raises:
+        ValueError: nothing is there, two files would share a name, or a video needs PyAV.
+    """
+    opened = [_open(text, output.absolute(), every) for text in inputs]
+    bases = [one.base for one in opened if one.base is not None]
+    root = Path(os.path.commonpath(bases)) if bases else None
+    by_name = {}
+    for one in opened:
+        prefix = one.base.relative_to(root) if one.base else Path(one.label if len(opened) > 1 else "")
+        for item in one.found:
+            item = item._replace(name=(prefix / item.name).as_posix())
+            if by_name.setdefault(item.name, item).file != item.file:
+                raise ValueError(
+                    f"{by_name[item.name].file} and {item.file} would both be called {item.name}: rename one, or "
+                    "predict them into two folders"
+                )
+    items = list(by_name.values())
+    _check_videos(items)
+    where = [str(root)] if root else []
+    return "; ".join(where + sorted(one.label for one in opened if not one.base)), items
+
+
+def _check_videos(items: list[Item | Video]) -> None:
+    videos = {item.name: item for item in items if isinstance(item, Video)}
+    if videos:
+        _require_av()
+    for item in items:
+        if inside := videos.keys() & set(map(str, Path(item.name).parents)):
+            raise ValueError(
+                f"{item.file} may be called as a frame of {videos[inside.pop()].file}: rename one of them"
+            )
+
+
+def _open(text: str, output: Path, every: int) -> _Input:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _of_folder(path.absolute(), output, every)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return _of_folder(unzipped(path).absolute(), output, every)
+    if path.is_file() and path.suffix.lower() == ".json":
+        return _Input(path.absolute().parent, text, _of_rows(load_source(text), path))
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        return _Input(path.absolute().parent, text, [_of_file(path.absolute(), path.stem, every)])
+    if not path.exists() and glob.has_magic(text) and text.partition("?")[0] != "phantoms":
+        return _of_glob(path.absolute(), output, every)
+    if path.exists() or text.partition("?")[0] == "phantoms" or HUB_ID.fullmatch(text):
+        return _Input(None, text, _of_rows(load_images(text), path))
+    raise ValueError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
+
+
+def _of_folder(folder: Path, output: Path, every: int) -> _Input:
+    if holds_masks(folder):
+        return _Input(folder, str(folder), _of_rows(load_source(str(folder)), folder))
+    files = [file for file in _below(folder, "**/*", output) if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    if files:
+        return _of_files(folder, files, every)
+    if any(folder.rglob("*.parquet")):
+        return _Input(None, str(folder), _of_rows(load_images(str(folder)), folder))
+    raise ValueError(f"{folder}: holds no image, video or parquet file: give another folder")
+
+
+def _of_glob(pattern: Path, output: Path, every: int) -> _Input:
+    magic = next(number for number, part in enumerate(pattern.parts) if glob.has_magic(part))
+    base = Path(*pattern.parts[:magic])
+    files = _below(base, str(Path(*pattern.parts[magic:])), output)
+    if not files:
+        raise ValueError(f"{pattern}: no file matches: give another pattern, in quotes")
+    return _of_files(base, files, every)
+
+
+def _below(folder: Path, pattern: str, output: Path) -> list[Path]:
+    """The files that match, sorted; none that is hidden, or of our own making."""
+    files = [file for file in sorted(folder.glob(pattern)) if file.is_file() and not file.is_relative_to(output)]
+    return [file for file in files if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)]
+
+
+def _of_files(base: Path, files: list[Path], every: int) -> _Input:
+    names = [file.relative_to(base).with_suffix("").as_posix() for file in files]
+    return _Input(base, str(base), [_of_file(file, name, every) for file, name in zip(files, names, strict=True)])
+
+
+def _of_file(file: Path, name: str, every: int) -> Item | Video:
+    state = file.stat()
+    stamp = f"{state.st_size}-{state.st_mtime_ns}"
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        return Video(name, str(file), stamp, every)
+    return Item(name, str(file), stamp, lambda: {"bytes": None, "path": str(file)})
+
+
+def _of_rows(parts: dict, path: Path) -> list[Item]:
+    """The rows of all parts; names carry the part where there are several."""
+    items = []
+    for part, rows in parts.items():
+        for index, name in enumerate(rows["name"]):
+            stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
+            if stored and stored["bytes"] is None:
+                item = _of_file(Path(stored["path"]), name, 1)
+            else:
+                item = Item(name, f"{path}: {name}", "", lambda rows=rows, index=index: rows[index]["image"])
+            items.append(item if len(parts) == 1 else item._replace(name=f"{part}/{name}"))
+    return items
+
+
+def _encoded(image) -> dict:
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=FRAME_QUALITY, subsampling=0)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def _refuse(reason: str) -> dict:
+    raise ValueError(f"{reason}: replace the file")
+
+
+def _require_av() -> None:
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise ValueError("a video needs PyAV: pip install 'hub-unets[video]'") from error

@@ -1,0 +1,227 @@
+"""The folder of predictions: masks, overlays, one record an image, and from the records what other tools read.
+
+An image is done when its record is written, after its files; each file is moved into place whole. So a process that is
+killed leaves no half file, and the next one knows where to go on.
+"""
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hub_unets.training.data.coco import mask_api
+from hub_unets.training.records.drawing import CLASS_COLOURS
+from hub_unets.training.records.pictures import outlined
+
+WORK = ".work"
+POSSIBLE = 0.05  # probability from which a pixel counts in the uncertainty
+OVERLAY_QUALITY = 90  # of the JPEG
+IMAGE_COLUMNS = "image", "width", "height", "polyps", "area_percent", "uncertainty"
+POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score"
+
+
+class Prediction(NamedTuple):
+    """Of one image: mask uint8 H x W (class indices), segments int32 H x W with their info, and uncertainty.
+
+    `disagreement` is float32 H x W, 0 to .5, of an image that was predicted with flips (`training.measure.flips`).
+    """
+
+    mask: np.ndarray
+    segmentation: np.ndarray
+    segments: list[dict]
+    uncertainty: float
+    disagreement: np.ndarray | None = None
+
+
+def uncertainty(logits):
+    """How unsure the logits, C x H x W at the image's size, are: 0 to 1.
+
+    The mean entropy, over its largest value, of the pixels whose probability of any class but the background is above
+    POSSIBLE; 0 where there is none. A mean over the whole image would follow the polyps' size.
+    """
+    if logits.shape[0] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits])
+    probabilities = logits.softmax(dim=0)
+    entropy = torch.special.entr(probabilities).sum(dim=0) / np.log(len(logits))
+    possible = probabilities[0] < 1 - POSSIBLE
+    return float(entropy[possible].mean()) if possible.any() else 0.0
+
+
+class Predictions:
+    """The output folder, as one of the processes writes it.
+
+    Args:
+        folder: the output folder.
+        id2label: the model's labels; of two, masks are 0 and 255, of more, class indices with a palette.
+        process: the number of the process.
+    """
+
+    def __init__(self, folder, id2label, process=0):
+        self.folder, self.id2label, self.process = Path(folder), id2label, process
+        (self.folder / WORK).mkdir(parents=True, exist_ok=True)
+        self.records = _whole_lines(self.folder / WORK / f"records-{process}.jsonl")
+
+    def done(self):
+        """The stamp of every image that is done, by its name."""
+        return {record["name"]: record["stamp"] for record in read_records(self.folder)}
+
+    def write(self, item, stored, image, prediction):
+        """An image's mask, overlay, map of uncertainty and record; what is no file of its own gets one in frames/.
+
+        Args:
+            item: the Item.
+            stored: {"bytes", "path"}, what it was read from.
+            image: RGB, as it was shown to the model.
+            prediction: the Prediction.
+        """
+        self._save(f"masks/{item.name}.png", lambda file: self._coloured(prediction.mask).save(file, format="PNG"))
+        overlay = Image.fromarray(outlined(np.asarray(image), prediction.mask))
+        options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
+        self._save(f"overlays/{item.name}.jpg", lambda file: overlay.save(file, **options))
+        if prediction.disagreement is not None:
+            grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
+            self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
+        place = self._place(item, stored)
+        record = _record(item, place, image, prediction, self.id2label)
+        self.records.write(json.dumps(record) + "\n")
+        self.records.flush()
+
+    def _coloured(self, mask):
+        if len(self.id2label) == 2:
+            return Image.fromarray(mask * np.uint8(255))
+        picture = Image.fromarray(mask)
+        colours = CLASS_COLOURS[np.arange(len(self.id2label) - 1) % len(CLASS_COLOURS)]
+        picture.putpalette(bytes(3) + colours.tobytes())
+        return picture
+
+    def _place(self, item, stored):
+        """Where the image lies: COCO's file_name and coco_url."""
+        if stored["bytes"] is None:
+            path = Path(stored["path"])
+            return {"file_name": item.name + path.suffix, "coco_url": path.absolute().as_uri()}
+        suffix = Path(stored["path"] or "").suffix or ".jpg"
+        self._save(f"frames/{item.name}{suffix}", lambda file: file.write(stored["bytes"]))
+        return {"file_name": f"frames/{item.name}{suffix}"}
+
+    def _save(self, name, write):
+        partial = self.folder / WORK / f"partial-{self.process}"
+        with partial.open("wb") as file:
+            write(file)
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(target)
+
+
+def _whole_lines(path):
+    """The file, open to append; a last line that was only half written is cut off."""
+    file = path.open("a+b")
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.close()
+    return path.open("a", encoding="utf-8")
+
+
+def _record(item, place, image, prediction, id2label):
+    polyps = [_polyp(prediction.segmentation == one["id"], one, id2label) for one in prediction.segments]
+    return {
+        "name": item.name,
+        "stamp": item.stamp,
+        "written": time.time(),
+        "image": {**place, "width": image.width, "height": image.height},
+        "area": int(np.count_nonzero(prediction.mask)),
+        "uncertainty": round(prediction.uncertainty, 6),
+        "polyps": polyps,
+    }
+
+
+def _polyp(inside, segment, id2label):
+    """One entry as a COCO annotation, without its ids."""
+    api = mask_api()
+    run_lengths = api.encode(np.asfortranarray(inside.astype(np.uint8)))
+    return {
+        "category_id": segment["label_id"],
+        "segmentation": {"size": list(inside.shape), "counts": run_lengths["counts"].decode()},
+        "bbox": api.toBbox(run_lengths).tolist(),
+        "area": int(api.area(run_lengths)),
+        "iscrowd": 0,
+        "score": round(segment["score"], 6),
+    }
+
+
+def read_records(folder):
+    """The newest record of each image, sorted by name; a file's last line may be half written."""
+    newest = {}
+    for file in (Path(folder) / WORK).glob("records-*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            record = json.loads(line) if line.endswith("\n") else None
+            if record and record["written"] > newest.get(record["name"], {"written": 0})["written"]:
+                newest[record["name"]] = record
+    return [newest[name] for name in sorted(newest)]
+
+
+def write_documents(folder, id2label, failures, uncertain_first=False):
+    """annotations.json, images.csv, polyps.csv and failed.csv from all records of the folder; returns the records.
+
+    Args:
+        folder: the output folder.
+        id2label: the model's labels.
+        failures: pairs of file and reason; without any there is no failed.csv.
+        uncertain_first: lists the images by falling uncertainty, not by name.
+    """
+    folder, records = Path(folder), read_records(folder)
+    if uncertain_first:
+        records.sort(key=lambda record: -record["uncertainty"])
+    _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
+    _write_table(folder / "images.csv", IMAGE_COLUMNS, map(_image_row, records))
+    polyps = [_polyp_row(*polyp, id2label) for record in records for polyp in _numbered(record)]
+    _write_table(folder / "polyps.csv", POLYP_COLUMNS, polyps)
+    (folder / "failed.csv").unlink(missing_ok=True)
+    if failures:
+        _write_table(folder / "failed.csv", ("file", "reason"), failures)
+    return records
+
+
+def coco(records, id2label):
+    """COCO instances; ids count from 1, and a category's id is its label."""
+    categories = [{"id": label, "name": id2label[label]} for label in sorted(id2label) if label > 0]
+    images, annotations = [], []
+    for number, record in enumerate(records, start=1):
+        images.append({"id": number, **record["image"]})
+        annotations += [{"id": 0, "image_id": number, **polyp} for polyp in record["polyps"]]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _image_row(record):
+    width, height = record["image"]["width"], record["image"]["height"]
+    percent = round(100 * record["area"] / (width * height), 4)
+    return record["name"], width, height, len(record["polyps"]), percent, record["uncertainty"]
+
+
+def _numbered(record):
+    return [(record, number, polyp) for number, polyp in enumerate(record["polyps"], start=1)]
+
+
+def _polyp_row(record, number, polyp, id2label):
+    percent = round(100 * polyp["area"] / (record["image"]["width"] * record["image"]["height"]), 4)
+    box = [int(value) for value in polyp["bbox"]]
+    return record["name"], number, id2label[polyp["category_id"]], polyp["area"], percent, *box, polyp["score"]
+
+
+def _write_table(path, columns, rows):
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    _write_whole(path, text.getvalue())
+
+
+def _write_whole(path, text):
+    partial = path.parent / WORK / path.name
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)

@@ -1,0 +1,70 @@
+"""Large images in overlapping tiles, each at the processor's size, blended into the whole image's logits."""
+
+import itertools
+import math
+
+import torch
+
+from hub_unets.modeling.image_processing_unet import upsample
+
+
+def logits_of(forward, images, tile=None, overlap=0.25, batch_size=8):
+    """Each image's logits, 1 x C x h x w, one after the other.
+
+    Args:
+        forward: a function from a list of PIL images to logits, B x C x h x w.
+        images: PIL images, RGB.
+        tile: side of the tiles in the image's pixels; None, or a side that holds the image, takes the image whole.
+        overlap: the share of a tile, at least, that its neighbour shares.
+        batch_size: tiles a forward pass.
+
+    Yields:
+        the logits that `forward` gives of a whole image; of a tiled one those at its own size, h = H and w = W: the
+        tiles' mean, weighted by a window that falls off towards the tile's border (Hann).
+    """
+    boxes = [tile_boxes(image.width, image.height, tile, overlap) for image in images]
+    crops = (image if len(of) == 1 else image.crop(box) for image, of in zip(images, boxes, strict=True) for box in of)
+    logits = (one[None] for batch in in_batches(crops, batch_size) for one in forward(batch))
+    for image, of in zip(images, boxes, strict=True):
+        if len(of) == 1:
+            yield next(logits)
+        else:
+            yield blend(zip(of, logits, strict=False), image.height, image.width)
+
+
+def tile_boxes(width, height, tile, overlap):
+    """Boxes (left, top, right, bottom) in pixels that cover an image; one that would stand out is shifted inside."""
+    spans = [_spans(side, tile or side, overlap) for side in (height, width)]
+    return [(left, top, right, bottom) for (top, bottom), (left, right) in itertools.product(*spans)]
+
+
+def _spans(length, tile, overlap):
+    step = max(1, math.floor(tile * (1 - overlap)))
+    starts = [*range(0, max(0, length - tile), step), max(0, length - tile)]
+    return [(start, min(start + tile, length)) for start in starts]
+
+
+def blend(tiles, height, width):
+    """Pairs of box and logits 1 x C x h x w to the weighted mean of the logits, float32 1 x C x H x W."""
+    total = weights = None
+    for (left, top, right, bottom), logits in tiles:
+        weight = hann(bottom - top, right - left).to(logits.device)
+        if total is None:
+            total = logits.new_zeros((1, logits.shape[1], height, width), dtype=torch.float32)
+            weights = total.new_zeros((height, width))
+        total[..., top:bottom, left:right] += upsample(logits, [(bottom - top, right - left)])[0] * weight
+        weights[top:bottom, left:right] += weight
+    return total / weights
+
+
+def hann(height, width):
+    """Weights above 0, float32 H x W, that fall off like sin² towards the four borders."""
+    rows, columns = (torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square() for side in (height, width))
+    return rows[:, None] * columns
+
+
+def in_batches(items, size):
+    """Lists of `size` items, the last one shorter."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch

@@ -1,0 +1,1 @@
+"""The Hub: what it holds, one commit, a Space."""

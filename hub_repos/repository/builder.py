@@ -1,0 +1,108 @@
+"""Checkpoint to repository: weights, config, processor, flat code, records, card and manifest in one folder."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from hub_unets.hub_repos.repository.card import EXAMPLE, write_card
+from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, copy_code, release, remote_code
+from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.records.results import read_results
+
+MANIFEST = "manifest.json"
+
+PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
+
+
+def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=False):
+    """Write the repository of a run's folder.
+
+    Args:
+        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
+        out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
+        repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
+        standing: the trial's Standing in a sweep, for results.json and card.
+        onnx: also write the network as model.onnx, which needs the extra `export`.
+
+    Raises:
+        ValueError: a file is missing or does not fit, or `out` holds something else.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    if onnx:
+        require_export()
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
+    refuse_foreign_folder(out)
+    results = read_results(checkpoint / "results.json")
+    if "test" not in results["metrics"]:
+        raise ValueError(
+            f"{checkpoint} was not scored on the test part, whose figures a card needs: leave score_test out."
+        )
+    model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    config_class, model_class = find_variant(model_type)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staged:
+        staged = Path(staged) / "repository"
+        staged.mkdir()
+        save_model(checkpoint, staged, config_class, model_class)
+        if onnx:
+            export_onnx(staged, staged / ONNX)
+        copy_code(model_type, staged)
+        for name in ("results.json", "per_image.csv", *PICTURES):
+            if (checkpoint / name).exists():
+                shutil.copyfile(checkpoint / name, staged / name)
+        if standing is not None:
+            results["sweep"] = standing._asdict()
+            (staged / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
+        write_card(staged, results, repo_id, revision)
+        write_manifest(staged)
+        if out.exists():
+            shutil.rmtree(out)
+        staged.rename(out)
+
+
+def save_model(checkpoint, folder, config_class, model_class):
+    """Weights, config with every Auto class and the pipeline, and the processor."""
+    model = model_class.from_pretrained(checkpoint)
+    for field, value in remote_code(config_class, model_class).items():
+        setattr(model.config, field, value)
+    model.save_pretrained(folder)
+    processor = UNetImageProcessor.from_pretrained(checkpoint)
+    processor.auto_map = dict(PROCESSOR_CODE)
+    processor.save_pretrained(folder)
+
+
+def write_manifest(folder):
+    """manifest.json: the release that built the folder, and the sha256 and size of every other file in it."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"schema_version": 1, "release": release(), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def sha256(path):
+    """The digest of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_foreign_folder(out):
+    """Raise ValueError unless `out` is absent, empty, or an earlier build."""
+    if not out.exists():
+        return
+    config = out / "config.json"
+    is_build = config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    if not out.is_dir() or (any(out.iterdir()) and not is_build):
+        raise ValueError(f"{out} is not empty and not an earlier build: choose another folder.")

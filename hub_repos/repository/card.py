@@ -1,0 +1,156 @@
+"""The model card, rendered from results.json alone."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hub_unets.modeling.variants import find_variant
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems: no other source fits them
+KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
+EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
+EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
+SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+
+
+class Standing(NamedTuple):
+    """A trial's place in its sweep.
+
+    Attributes:
+        name: the sweep's.
+        group: what the trial was ranked within.
+        place: from 1, by validation Dice.
+        of: how many the group has.
+        collection: the slug of the Hub's collection of the sweep's trials; None where there is none.
+    """
+
+    name: str
+    group: str
+    place: int
+    of: int
+    collection: str | None
+
+    @property
+    def note(self):
+        return f"Place {self.place} of {self.of} by validation Dice ({self.group})"
+
+
+def write_card(folder, results, repo_id=None, revision=None):
+    """Write README.md of a staged repository; arguments as `render_card`."""
+    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision), encoding="utf-8")
+
+
+def render_card(folder, results, repo_id=None, revision=None):
+    """The text of README.md.
+
+    Args:
+        folder: the repository, with its config.json and pictures in place.
+        results: a checked results.json.
+        repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
+    """
+    config, processor = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
+    )
+    card = ModelCard.from_template(
+        card_data(results, config, repo_id, revision),
+        template_path=str(TEMPLATE),
+        results=results,
+        config=config,
+        repo_id=repo_id,
+        arguments=", ".join([f'"{repo_id}"' if repo_id else "MODEL", *_revision(revision)]),
+        processor=processor,
+        size=processor["size"],
+        paper=find_variant(config["model_type"])[1].paper,
+        history=shown_history(results),
+        base_model=base_model(results, config),
+        shown=SHOWN,
+        parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
+        onnx=(folder / "model.onnx").is_file(),
+        pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
+        megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+        kvasir=is_kvasir(results),
+        built=any(folder.glob("modeling_*.py")),
+        class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
+    )
+    return str(card)
+
+
+def _revision(revision):
+    return [f'revision="{revision}"'] if revision else []
+
+
+def shown_history(results, rows=8):
+    """Some of the history's validations, evenly, the last among them: dictionaries of epoch, loss, Dice and IoU."""
+    validations = [entry for entry in results["run"].get("history", ()) if "eval_dice" in entry]
+    step = max(1, -(-len(validations) // rows))
+    return validations[::-1][::step][::-1]
+
+
+def base_model(results, config):
+    """The Hub's repository whose weights the run started from: a checkpoint's, or the encoder's ImageNet weights.
+
+    None where they came from a folder or a file, or from nowhere.
+    """
+    backbone = config.get("backbone")
+    if "start_from" in results["run"]["settings"]:
+        return (results["run"].get("started_from") or {}).get("repo_id")
+    if backbone is None or results["run"]["settings"].get("backbone_weights", "timm") != "timm":
+        return None
+    return timm.get_pretrained_cfg(backbone).hf_hub_id
+
+
+def card_data(results, config, repo_id=None, revision=None):
+    """The card's metadata, with the test figures as `model-index`."""
+    data, test = results["data"], results["metrics"]["test"]
+    dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
+    of = "mean of classes, " if "per_class" in test else ""
+    figures = [
+        EvalResult(
+            task_type="image-segmentation",
+            metric_type=metric,
+            metric_name=f"{metric} ({of}{how.replace('_', ' ')}, original size)",
+            metric_value=round(test[how][metric]["value"], 4),
+            dataset_split=f"{data['split']}, test, {test['images']} images",
+            **dataset,
+        )
+        for how in ("per_image", "pooled")
+        for metric in ("dice", "iou")
+    ]
+    backbone = config.get("backbone")
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        license="other" if is_kvasir(results) else "apache-2.0" if is_phantoms(results) else None,
+        license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
+        license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
+        tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
+        datasets=[KVASIR_COPY] if is_kvasir(results) else None,
+        base_model=base_model(results, config),
+        metrics=["dice", "mean_iou"],
+        widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
+        if repo_id
+        else None,
+        model_name=results["run"]["name"],
+        eval_results=figures,
+    )
+
+
+def is_kvasir(results):
+    """Whether the data were Kvasir-SEG: by a published split's name, or the source's."""
+    source = results["data"]["source"].lower()
+    return results["data"]["split"] in KVASIR_SPLITS or "kvasir" in source
+
+
+def is_phantoms(results):
+    """Whether the data were generated: of other data the terms are not known, and no licence is claimed."""
+    return results["data"]["source"].startswith("phantoms")
+
+
+def dataset_name(results):
+    if is_kvasir(results):
+        return "Kvasir-SEG"
+    return "generated phantoms" if is_phantoms(results) else results["data"]["source"]

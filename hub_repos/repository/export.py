@@ -1,0 +1,126 @@
+"""A built repository's network as ONNX: model.onnx, for any batch, height and width."""
+
+import importlib.util
+import io
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant
+
+ONNX = "model.onnx"
+OPSET = 17
+TOLERANCE = 1e-4  # between a logit of ONNX and of PyTorch, both float32
+AXES = {
+    "pixel_values": {0: "batch", 2: "height", 3: "width"},
+    "logits": {0: "batch", 2: "logits_height", 3: "logits_width"},  # `valid` padding returns fewer
+}
+
+
+class Logits(nn.Module):
+    """A model whose output is its logits alone, B x 3 x H x W to B x C x H x W."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values):
+        return self.model(pixel_values).logits
+
+
+def require_export():
+    """Raise ValueError unless the packages of the extra are installed."""
+    for name in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"ONNX needs the package {name}: pip install 'hub-unets[export]'")
+
+
+def export_onnx(folder, path):
+    """Write the network of a repository as one ONNX file, byte for byte the same each time.
+
+    Args:
+        folder: the repository, with config, weights and processor; its code is not run, ours is.
+        path: the file to write.
+
+    Raises:
+        ValueError: the extra is missing, or the file's logits are not PyTorch's at two sizes.
+    """
+    require_export()
+    model = load_network(folder)
+    content = to_onnx(model)
+    check_logits(content, model, UNetImageProcessor.from_pretrained(folder))
+    Path(path).write_bytes(content)
+
+
+def load_network(folder):
+    """The model of a repository, by our own class, in evaluation mode."""
+    fields = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    _, model_class = find_variant(fields.get("model_type"))
+    return model_class.from_pretrained(folder).eval()
+
+
+def to_onnx(model):
+    """The bytes of the ONNX file of a model in evaluation mode.
+
+    torch's exporter by tracing keeps height and width free with the padding inside; its newer one does not.
+    """
+    import onnx
+
+    traced = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer says that it takes what holds at any size for a constant
+        torch.onnx.export(
+            Logits(model).eval(),
+            (torch.zeros(1, model.config.num_channels, *traced_size(model.config)),),
+            traced,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_axes=AXES,
+        )
+    proto = onnx.load_model_from_string(traced.getvalue())
+    proto.producer_name, proto.producer_version = "hub-unets", ""
+    return proto.SerializeToString(deterministic=True)
+
+
+def traced_size(config):
+    """(height, width) to trace a network at: two small sizes that it takes."""
+    if config.padding == "same":
+        return 64, 96
+    smallest = 2 * config.valid_margin + 4
+    return smallest, smallest + 2**config.depth
+
+
+def check_logits(content, model, processor):
+    """Raise ValueError unless the file's logits are the model's, at the processor's size and at another, on noise."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    margin, config = 2 * processor.mirror_margin, model.config
+    usual = [processor.size[side] + margin for side in ("height", "width")]
+    other = (75, 101) if config.padding == "same" else traced_size(config)[::-1]
+    for batch, size in ((1, usual), (2, other)):
+        pixels = torch.randn(batch, config.num_channels, *size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = model(pixels).logits.numpy()
+        (found,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
+        difference = largest_difference(found, expected)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{ONNX}: at {size[0]} x {size[1]} pixels its logits differ from PyTorch's by {difference:.2g}, more "
+                f"than {TOLERANCE}: this network is not exported."
+            )
+
+
+def largest_difference(found, expected):
+    """Between two arrays of logits; where the largest is beyond 10, in tenths of it, for float32 rounds it more."""
+    if found.shape != expected.shape:
+        return math.inf
+    return float(np.abs(found - expected).max() / max(1, np.abs(expected).max() / 10))

@@ -1,0 +1,1 @@
+"""Speed, measured beside other libraries; installed as hub_unets.benchmarks for `hub-unets bench`."""

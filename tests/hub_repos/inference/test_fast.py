@@ -1,0 +1,131 @@
+"""The fast path against the plain one, on phantom frames as JPEG."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hub_unets.hub_repos.inference.fast import FastSegmenter, decode, graphs_of, infer, requests_of, resize
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.measure.models import load_model
+from tests.variants import small_model
+
+
+def jpeg(image, **options):
+    stored = io.BytesIO()
+    image.save(stored, "JPEG", quality=92, **options)
+    return stored.getvalue()
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return [jpeg(Image.fromarray(phantom(1, index, 96)[0])) for index in range(3)]
+
+
+@torch.inference_mode()
+def plain_masks(folder, frames):
+    model, processor = load_model(folder)
+    images = [Image.open(io.BytesIO(frame)) for frame in frames]
+    outputs = model(**processor(images))
+    return processor.post_process_semantic_segmentation(outputs, [(image.height, image.width) for image in images])
+
+
+def agreement(masks, others):
+    """The share of pixels on which two lists of masks agree; raises where their sizes differ."""
+    return np.mean([(one == other).float().mean().item() for one, other in zip(masks, others, strict=True)])
+
+
+@pytest.mark.parametrize(("mode", "least"), [("bf16", 0.99), ("openvino", 0.99), ("int8", 0.8)])
+def test_masks_are_the_plain_paths(checkpoint, frames, mode, least):
+    segment = FastSegmenter(checkpoint, mode, frames if mode == "int8" else None)
+    masks, plain = segment(frames), plain_masks(checkpoint, frames)
+    assert 0.1 < torch.cat([mask.flatten() for mask in plain]).float().mean() < 0.9
+    assert agreement(masks, plain) > least
+    assert agreement([segment([frame])[0] for frame in frames], masks) > 0.99
+
+
+@pytest.mark.parametrize("mode", ["bf16", "openvino"])
+def test_several_classes_and_any_variant(make_checkpoint, frames, mode):
+    folder = make_checkpoint("unetplusplus", "resnet18", id2label={0: "background", 1: "polyp", 2: "boundary"},
+                             detail_channels=0)  # fmt: skip
+    assert agreement(FastSegmenter(folder, mode)(frames), plain_masks(folder, frames)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("variant", "encoder", "first"),
+    [
+        ("unet", "plain", (1, 64, 64, 4)),
+        ("transunet", "mobilenetv2_100", (1, 32, 32, 16)),
+        ("attention_unet", "resnet18", (1, 32, 32, 64)),
+        ("unet", "swin_tiny", (1, 2, 2, 768)),  # no map of it is what the next is made from: the whole encoder
+    ],
+)
+def test_both_graphs_together_are_the_network(variant, encoder, first):
+    torch.manual_seed(0)
+    network = small_model(variant, encoder).eval()
+    processor, pixels = UNetImageProcessor(size=64), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    graphs = graphs_of(network, processor)
+    assert [precision for _, precision in graphs] == ["f32", "bf16"]
+    assert first in [tuple(output.shape) for output in graphs[0][0].outputs]
+    found = infer(requests_of([(graph, "f32") for graph, _ in graphs], "LATENCY", 1), pixels.transpose(2, 0, 1))
+    with torch.inference_mode():
+        expected = network(**processor(pixels)).logits.numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_int8_leaves_the_first_layers_alone(checkpoint):
+    network, processor = load_model(checkpoint)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    before, after = (
+        sum(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
+        for graph, _ in graphs_of(network, processor, list(pixels))
+    )
+    assert before == 0 < after
+
+
+def test_threshold_reaches_the_processor(checkpoint, frames):
+    segment = FastSegmenter(checkpoint, "bf16")
+    low, high = (sum(int(mask.sum()) for mask in segment(frames, threshold)) for threshold in (0.01, 0.99))
+    assert low > high and segment([]) == []
+
+
+def test_only_a_large_jpeg_is_reduced():
+    wanted = {"height": 50, "width": 80}
+    for width, height, reduced in ((300, 210, 1), (340, 210, 2), (340, 190, 1), (640, 400, 4)):
+        image, size = decode(jpeg(Image.new("RGB", (width, height))), wanted)
+        assert size == (height, width) and image.size == (width // reduced, height // reduced)
+
+
+def test_exif_orientation_turns_image_and_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = jpeg(Image.new("RGB", (400, 330)), exif=exif)
+    image, size = decode(stored, {"height": 200, "width": 100})
+    assert size == (400, 330) and image.size == (165 * 2, 200 * 2)
+    image, _ = decode(stored, {"height": 100, "width": 80})
+    assert image.size == (165, 200)
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_resize_is_the_processors(resample):
+    processor = UNetImageProcessor(size=(48, 64), resample=resample)
+    image = Image.fromarray(phantom(2, 0, 128)[0])
+    expected = np.asarray(processor.resize(image)).transpose(2, 0, 1).astype(int)
+    assert np.abs(resize(image, processor) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "calibration", "message"),
+    [("fp8", None, "one of bf16, openvino, int8"), ("int8", None, "training images"), ("bf16", [b""], "nothing else")],
+)
+def test_wrong_options_are_refused(checkpoint, mode, calibration, message):
+    with pytest.raises(ValueError, match=message):
+        FastSegmenter(checkpoint, mode, calibration)
+
+
+def test_one_image_must_stand_in_a_list(checkpoint, frames):
+    with pytest.raises(ValueError, match="put one image in a list"):
+        FastSegmenter(checkpoint, "bf16")(frames[0])

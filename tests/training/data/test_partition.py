@@ -1,0 +1,226 @@
+"""Splits: published lists to the digit, our own exact, seeded, and with twins on one side."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+import datasets
+import pytest
+
+from hub_unets.training.data import partition as module
+from hub_unets.training.data.partition import leaks, make_partition, near_duplicates, published_names
+from hub_unets.training.data.sources import load_source
+
+TWIN_A, TWIN_B = near_duplicates()[0]
+
+
+@pytest.fixture(scope="module")
+def real_source() -> datasets.DatasetDict:
+    default = Path(__file__).parents[2].parent / "shared" / "kvasir-seg"
+    folder = Path(os.environ.get("KVASIR_SEG", default))
+    if not (folder / "images").is_dir():
+        pytest.skip(f"{folder} not found; set KVASIR_SEG")
+    return load_source(str(folder))
+
+
+def part(names, contents=None) -> datasets.Dataset:
+    images = [{"bytes": content.encode(), "path": None} for content in contents or names]
+    encoded = datasets.Image(decode=False)
+    features = datasets.Features(name=datasets.Value("string"), image=encoded, annotation=encoded)
+    return datasets.Dataset.from_dict({"name": names, "image": images, "annotation": images}, features=features)
+
+
+def source(**parts) -> datasets.DatasetDict:
+    return datasets.DatasetDict({key: part(names) for key, names in parts.items()})
+
+
+def numbered(count, prefix="s") -> list[str]:
+    return [f"{prefix}{i:03d}" for i in range(count)]
+
+
+def kvasir_names() -> list[str]:
+    return published_names("official_train") + published_names("official_val")
+
+
+def assert_whole(partition, count):
+    indices = partition.train + partition.validation + partition.test
+    assert sorted(indices) == list(range(count))
+    for key in module.PARTS:
+        assert partition.names_of(key) == sorted(partition.names_of(key))
+
+
+class TestLists:
+    def test_lengths(self):
+        lists = "official_train", "official_val", "pranet_train", "pranet_test"
+        assert [len(set(published_names(name))) for name in lists] == [880, 120, 900, 100]
+        assert len(near_duplicates()) == 21
+
+    def test_a_missing_final_newline_loses_no_line(self, tmp_path, monkeypatch):
+        (tmp_path / "list.txt").write_bytes(b"a\r\nb\nc")
+        monkeypatch.setattr(module, "SPLITS", tmp_path)
+        assert published_names("list") == ["a", "b", "c"]
+
+    def test_pranet_tests_on_what_official_trains_on(self):
+        assert len(set(published_names("pranet_test")) & set(published_names("official_train"))) == 91
+
+
+class TestPublished:
+    @pytest.mark.parametrize(
+        ("split", "sizes", "twins"),
+        [("official", (792, 88, 120), 12), ("official-halved", (880, 60, 60), None), ("pranet", (810, 90, 100), None)],
+    )
+    def test_sizes_and_twins(self, split, sizes, twins):
+        _, partition = make_partition(source(all=kvasir_names()), split)
+        assert tuple(partition.sizes.values()) == sizes
+        assert_whole(partition, 1000)
+        assert twins is None or len(partition.twins) == twins
+        held_out = set(partition.names_of("train")) | set(partition.names_of("validation"))
+        expected = {a for x, y in near_duplicates() for a, b in ((x, y), (y, x)) if b in held_out}
+        assert set(partition.twins) == expected & set(partition.names_of("test"))
+
+    def test_official_test_is_the_list_and_validation_moves_with_the_seed(self):
+        partitions = [make_partition(source(all=kvasir_names()), "official", seed)[1] for seed in (42, 42, 7)]
+        assert partitions[0] == partitions[1]
+        assert partitions[0].names_of("test") == sorted(published_names("official_val"))
+        assert partitions[0].validation != partitions[2].validation and partitions[0].sha256 != partitions[2].sha256
+
+    def test_twins_in_the_training_list_are_not_cut_apart(self):
+        _, partition = make_partition(source(all=kvasir_names()), "official")
+        side = {name: key for key in ("train", "validation") for name in partition.names_of(key)}
+        assert all(side[a] == side[b] for a, b in near_duplicates() if a in side and b in side)
+
+    def test_any_parts_and_order_of_the_source(self):
+        names = kvasir_names()
+        _, one = make_partition(source(all=names), "official")
+        _, two = make_partition(source(train=names[:300], test=names[:299:-1]), "official")
+        assert one.sha256 == two.sha256 and one.twins == two.twins
+        assert [one.names[i] for i in one.train] == [two.names[i] for i in two.train]
+
+    def test_without_stems(self):
+        rows = source(all=[f"row-{i:06d}" for i in range(5)])
+        with pytest.raises(ValueError, match='"official" is a list of file stems and the source has none .*80/10/10'):
+            make_partition(rows, "official")
+
+    def test_with_other_stems(self):
+        names = [*kvasir_names()[:-2], "extra"]
+        with pytest.raises(ValueError, match=r"2 of its 1000 stems are missing .*1 images are in no list \(extra\)"):
+            make_partition(source(all=names), "pranet")
+
+
+class TestDrawn:
+    @pytest.mark.parametrize(("count", "sizes"), [(240, (192, 24, 24)), (23, (19, 2, 2)), (3, (1, 1, 1))])
+    def test_exact_sizes_of_any_count(self, count, sizes):
+        _, partition = make_partition(source(all=numbered(count)), "80/10/10")
+        assert tuple(partition.sizes.values()) == sizes
+        assert_whole(partition, count)
+
+    def test_half_validation(self):
+        _, partition = make_partition(source(all=kvasir_names()), "half-validation")
+        assert partition.sizes == {"train": 894, "validation": 53, "test": 53} and not partition.twins
+        assert make_partition(source(all=numbered(100)), "half-validation")[1].sizes["test"] == 5
+
+    def test_depends_on_the_names_only(self):
+        names = numbered(50)
+        partitions = [make_partition(rows, "80/10/10")[1] for rows in (source(all=names), source(all=names[::-1]))]
+        assert partitions[0].sha256 == partitions[1].sha256
+        assert make_partition(source(all=names), "80/10/10", 1)[1].sha256 != partitions[0].sha256
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_twins_and_identical_files_stay_together(self, seed):
+        names = [*numbered(18), TWIN_A, TWIN_B]
+        contents = [*numbered(12), *["same"] * 6, "p", "same"]  # the twin ties one more image to six identical ones
+        rows = datasets.DatasetDict(all=part(names, contents))
+        _, partition = make_partition(rows, "80/10/10", seed)
+        side = {name: key for key in module.PARTS for name in partition.names_of(key)}
+        assert len({side[name] for name in (*names[12:18], TWIN_A, TWIN_B)}) == 1
+        assert partition.sizes == {"train": 16, "validation": 2, "test": 2} and not partition.twins
+
+    @pytest.mark.parametrize("contents", [["a", "b"], ["same"] * 9])
+    def test_too_few(self, contents):
+        rows = datasets.DatasetDict(all=part(numbered(len(contents)), contents))
+        with pytest.raises(ValueError, match=f"^{len(contents)} images .* are too few .*: add images"):
+            make_partition(rows, "80/10/10")
+
+
+class TestOwn:
+    def test_parts_as_they_are(self):
+        rows, partition = make_partition(source(test=["c"], train=["b", "a"], validation=["d"]), "own")
+        assert [partition.names_of(key) for key in module.PARTS] == [["a", "b"], ["d"], ["c"]]
+        assert [rows[index]["name"] for index in partition.train] == ["a", "b"]
+
+    def test_missing_validation_is_cut_from_train(self):
+        _, partition = make_partition(source(train=numbered(30), test=numbered(4, "t")), "own")
+        assert partition.sizes == {"train": 27, "validation": 3, "test": 4}
+
+    def test_twins_of_an_own_split_are_listed(self):
+        _, partition = make_partition(source(train=[*numbered(5), TWIN_A], test=[TWIN_B, "t"]), "own")
+        assert partition.twins == (TWIN_B,)
+
+    @pytest.mark.parametrize("parts", [{"all": ["a", "b"]}, {"train": ["a"], "validation": ["b"]}, {"test": ["a"]}])
+    def test_missing_test(self, parts):
+        with pytest.raises(ValueError, match=f"needs a train and a test.* has {', '.join(parts)}: use one of 80/10"):
+            make_partition(source(**parts), "own")
+
+    def test_unknown_part(self):
+        with pytest.raises(ValueError, match="the source has extra, test, train: use"):
+            make_partition(source(train=["a"], test=["b"], extra=["c"]), "own")
+
+    def test_one_stem_in_two_parts(self):
+        with pytest.raises(ValueError, match=r"1 stems are twice in the source: a \(train and test\): keep each"):
+            make_partition(source(train=["a", "b"], test=["a"]), "own")
+
+    def test_one_file_in_two_parts(self):
+        rows = datasets.DatasetDict(train=part(["a", "b", "c"], ["x", "y", "y"]), test=part(["d", "e"], ["y", "z"]))
+        with pytest.raises(ValueError, match='"own": 1 byte-identical images are in two parts: b = d: take them out'):
+            make_partition(rows, "own")
+
+
+def test_all_is_one_test_part():
+    rows, partition = make_partition(source(all=["b", "a"], train=["c"]), "all")
+    assert partition.sizes == {"train": 0, "validation": 0, "test": 3}
+    assert partition.names_of("test") == ["a", "b", "c"] and len(rows) == 3
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="split must be one of official, .*, own, all, got 'offical'"):
+        make_partition(source(all=["a"]), "offical")
+
+
+def test_digest_of_a_split_by_hand():
+    _, partition = make_partition(source(test=["c"], train=["b", "a"], validation=["d"]), "own")
+    assert partition.sha256 == hashlib.sha256(b"test\tc\ntrain\ta\ntrain\tb\nvalidation\td\n").hexdigest()
+    assert partition.digests[0] == hashlib.sha256(b"c").hexdigest()
+
+
+def test_leaks_are_reported():
+    rows, partition = make_partition(source(test=[TWIN_B, "c"], train=["a", TWIN_A], validation=["d"]), "own")
+    found = leaks(rows, partition)
+    assert found == module.Leaks((), (), ((TWIN_B, TWIN_A),))
+    assert leaks(rows, partition, ["1", "2", "2", "4", "5"]).identical == (("a", "c"),)
+    overlapping = dataclasses.replace(partition, validation=partition.test)
+    assert leaks(rows, overlapping).stems == tuple(sorted([TWIN_B, "c"]))
+    repeated = rows.remove_columns("name").add_column("name", ["c", "c2", "c", "a", "d"])
+    assert leaks(repeated, partition).stems == ("c",)
+
+
+class TestRealSet:
+    @pytest.mark.parametrize(
+        ("split", "sizes"),
+        [
+            ("official", (792, 88, 120)),
+            ("official-halved", (880, 60, 60)),
+            ("pranet", (810, 90, 100)),
+            ("80/10/10", (800, 100, 100)),
+            ("half-validation", (894, 53, 53)),
+        ],
+    )
+    def test_sizes(self, real_source, split, sizes):
+        rows, partition = make_partition(real_source, split)
+        assert tuple(partition.sizes.values()) == sizes and len(rows) == 1000
+        assert not leaks(rows, partition).identical
+
+    def test_official_without_twins(self, real_source):
+        _, partition = make_partition(real_source, "official")
+        assert len(partition.twins) == 12
+        assert len(set(partition.names_of("test")) - set(partition.twins)) == 108

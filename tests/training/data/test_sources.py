@@ -1,0 +1,354 @@
+"""Every kind of source gives the same three columns, and every way to get it wrong says what is wrong."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from hub_unets.training.data import sources
+from hub_unets.training.data.rows import first_few, has_stems
+from hub_unets.training.data.sources import load_source
+
+
+def real_set() -> Path:
+    """Kvasir-SEG's folder, or the test is skipped."""
+    default = Path(__file__).parents[2].parent / "shared" / "kvasir-seg"
+    folder = Path(os.environ.get("KVASIR_SEG", default))
+    if not (folder / "images").is_dir():
+        pytest.skip(f"{folder} not found; set KVASIR_SEG")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def write_image(path, colour=90, size=(32, 24), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour if mode == "L" else (colour, 40, 40)).save(path)
+
+
+def write_pairs(folder, stems=("a", "b", "c"), images="images", masks="masks"):
+    for number, stem in enumerate(stems):
+        write_image(folder / images / f"{stem}.jpg", 10 * number)
+        write_image(folder / masks / f"{stem}.png", 255, mode="L")
+    return folder
+
+
+def write_zip(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return str(path)
+
+
+def encoded(column="image", count=3, path="{}.jpg"):
+    image = Image.new("RGB", (32, 24))
+    return {column: [{"bytes": image.tobytes(), "path": path.format(f"frame{i}")} for i in range(count)]}
+
+
+def table(columns: dict, images=("image", "annotation")) -> datasets.Dataset:
+    rows = datasets.Dataset.from_dict(columns)
+    for column in images:
+        rows = rows.cast_column(column, datasets.Image())
+    return rows
+
+
+def assert_rows(rows, names):
+    assert rows.column_names == ["name", "image", "annotation"]
+    assert rows.features["image"] == rows.features["annotation"] == datasets.Image(decode=False)
+    assert list(rows["name"]) == names
+
+
+class TestFolders:
+    def test_authors_layout_is_paired_by_stem_and_not_loaded(self, tmp_path):
+        parts = load_source(str(write_pairs(tmp_path / "set", ("b", "a.1", "c"))))
+        assert list(parts) == ["all"]
+        assert_rows(parts["all"], ["a.1", "b", "c"])
+        row = parts["all"][0]
+        assert row["image"] == {"bytes": None, "path": str(tmp_path / "set/images/a.1.jpg")}
+        assert row["annotation"] == {"bytes": None, "path": str(tmp_path / "set/masks/a.1.png")}
+
+    @pytest.mark.parametrize(("images", "masks"), [("image", "mask"), ("imgs", "Labels"), ("Images", "annotations")])
+    def test_other_names_of_the_two_folders(self, tmp_path, images, masks):
+        assert len(load_source(str(write_pairs(tmp_path / "set", images=images, masks=masks)))["all"]) == 3
+
+    def test_parts_are_folders(self, tmp_path):
+        for part in ("train", "val", "test"):
+            write_pairs(tmp_path / "set" / part, (part + "1", part + "2"))
+        parts = load_source(str(tmp_path / "set"))
+        assert {part: list(rows["name"]) for part, rows in parts.items()} == {
+            "test": ["test1", "test2"],
+            "train": ["train1", "train2"],
+            "validation": ["val1", "val2"],
+        }
+
+    def test_columns_name_the_folders(self, tmp_path):
+        folder = write_pairs(tmp_path / "set", images="frames", masks="ground")
+        assert len(load_source(str(folder), image_column="frames", mask_column="ground")["all"]) == 3
+
+    def test_hidden_and_other_files_are_passed_over(self, tmp_path):
+        folder = write_pairs(tmp_path / "set")
+        (folder / "images/._a.jpg").write_bytes(b"x")
+        (folder / "images/Thumbs.db").write_bytes(b"x")
+        assert len(load_source(str(folder))["all"]) == 3
+
+    def test_missing_mask(self, tmp_path):
+        folder = write_pairs(tmp_path / "set", [f"s{i}" for i in range(6)])
+        for number in range(5):
+            (folder / f"masks/s{number}.png").unlink()
+        with pytest.raises(ValueError, match=r"masks: no file has the stem of s0.jpg, s1.jpg, s2.jpg and 2 more \(5"):
+            load_source(str(folder))
+
+    def test_mask_without_image(self, tmp_path):
+        folder = write_pairs(tmp_path / "set")
+        (folder / "images/b.jpg").unlink()
+        with pytest.raises(ValueError, match=r"images: no file has the stem of b.png \(1 in all\): add what is"):
+            load_source(str(folder))
+
+    def test_two_files_of_one_stem(self, tmp_path):
+        folder = write_pairs(tmp_path / "set")
+        write_image(folder / "images/b.png")
+        with pytest.raises(ValueError, match="b.jpg and b.png have the same stem: keep one"):
+            load_source(str(folder))
+
+    def test_empty_folder(self, tmp_path):
+        folder = write_pairs(tmp_path / "set")
+        for file in (folder / "images").iterdir():
+            file.unlink()
+        with pytest.raises(ValueError, match="images: holds no image files"):
+            load_source(str(folder))
+
+    def test_no_known_folders(self, tmp_path):
+        write_pairs(tmp_path / "set", images="frames", masks="ground")
+        with pytest.raises(ValueError, match=r"needs a folder of images .* found frames, ground: rename them"):
+            load_source(str(tmp_path / "set"))
+
+    def test_masks_missing_beside_images(self, tmp_path):
+        write_pairs(tmp_path / "set", masks="ground")
+        with pytest.raises(ValueError, match=r"no masks beside images/: call them masks\|mask\|.*or name mask_column"):
+            load_source(str(tmp_path / "set"))
+
+    def test_two_folders_of_masks(self, tmp_path):
+        write_pairs(write_pairs(tmp_path / "set"), masks="labels")
+        with pytest.raises(ValueError, match=r"two folders may hold the masks \(labels, masks\): name one as mask"):
+            load_source(str(tmp_path / "set"))
+        assert len(load_source(str(tmp_path / "set"), mask_column="labels")["all"]) == 3
+
+    def test_two_folders_of_one_part(self, tmp_path):
+        write_pairs(tmp_path / "set/val")
+        write_pairs(tmp_path / "set/valid")
+        with pytest.raises(ValueError, match="two folders for the part validation: merge valid"):
+            load_source(str(tmp_path / "set"))
+
+    @pytest.mark.parametrize("table_file", ["metadata.csv", "metadata.jsonl"])
+    def test_metadata_pairs_by_file_name(self, tmp_path, table_file):
+        for part in ("train", "test"):
+            folder = tmp_path / "set" / part
+            write_image(folder / "x.jpg")
+            write_image(folder / "x_outline.png", 255, mode="L")
+            row = {"file_name": "x.jpg", "mask_file_name": "x_outline.png"}
+            lines = [",".join(row), ",".join(row.values())] if table_file.endswith("csv") else [json.dumps(row)]
+            (folder / table_file).write_text("\n".join(lines))
+        parts = load_source(str(tmp_path / "set"))
+        assert set(parts) == {"train", "test"}
+        assert_rows(parts["test"], ["x"])
+        assert parts["test"][0]["annotation"]["path"].endswith("test/x_outline.png")
+
+    def test_metadata_of_something_else_is_passed_over(self, tmp_path):
+        (write_pairs(tmp_path / "set") / "metadata.csv").write_text("stem,age\na,61\n")
+        assert len(load_source(str(tmp_path / "set"))["all"]) == 3
+
+
+class TestZip:
+    def zipped(self, tmp_path, prefix=""):
+        folder = write_pairs(tmp_path / "set")
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        entries = [(prefix + str(file.relative_to(folder)), file.read_bytes()) for file in files]
+        return write_zip(tmp_path / "set.zip", entries)
+
+    @pytest.mark.parametrize("prefix", ["", "Kvasir-SEG/"])
+    def test_unpacked_once_under_its_digest(self, tmp_path, cache, prefix):
+        data = self.zipped(tmp_path, prefix)
+        parts = load_source(data)
+        assert_rows(parts["all"], ["a", "b", "c"])
+        first = Path(parts["all"][0]["image"]["path"])
+        assert first.is_relative_to(cache / "hub_unets") and len(first.relative_to(cache).parts[1]) == 64
+        written = first.stat().st_mtime_ns
+        assert Path(load_source(data)["all"][0]["image"]["path"]).stat().st_mtime_ns == written
+        assert len(list((cache / "hub_unets").iterdir())) == 1
+
+    @pytest.mark.parametrize("name", ["../out.jpg", "a/../../out.jpg", "/out.jpg", "..\\out.jpg", "C:\\out.jpg"])
+    def test_names_that_lead_outside(self, tmp_path, cache, name):
+        data = write_zip(tmp_path / "set.zip", [("images/a.jpg", b"x"), (name, b"x")])
+        with pytest.raises(ValueError, match="set.zip: .*out.jpg' is a link or leads outside the folder: pack plain"):
+            load_source(data)
+        assert not list((cache / "hub_unets").iterdir())
+        assert not list(tmp_path.rglob("out.jpg"))
+
+    def test_symbolic_link(self, tmp_path):
+        link = zipfile.ZipInfo("images/a.jpg")
+        link.external_attr = 0o120777 << 16
+        with pytest.raises(ValueError, match="'images/a.jpg' is a link"):
+            load_source(write_zip(tmp_path / "set.zip", [(link, "/etc/passwd")]))
+
+    def test_bomb_by_ratio(self, tmp_path, cache):
+        data = write_zip(tmp_path / "set.zip", [("images/a.bmp", bytes(2_000_000))])
+        with pytest.raises(ValueError, match="unpacks to 2,000,000 bytes, the limit is"):
+            load_source(data)
+        assert not list((cache / "hub_unets").iterdir())
+
+    def test_bomb_by_size(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sources, "MAX_UNZIPPED_BYTES", 100)
+        with pytest.raises(ValueError, match="bytes, the limit is 100: unpack it yourself"):
+            load_source(self.zipped(tmp_path))
+
+    def test_broken(self, tmp_path, cache):
+        path = Path(self.zipped(tmp_path))
+        path.write_bytes(path.read_bytes()[:-60])
+        with pytest.raises(ValueError, match="set.zip: not a readable zip .*: download or pack it again"):
+            load_source(str(path))
+        assert not list((cache / "hub_unets").iterdir())
+
+    def test_corrupt_content_leaves_nothing(self, tmp_path, cache):
+        path = Path(write_zip(tmp_path / "set.zip", [("images/a.jpg", bytes(range(256)))]))
+        content = bytearray(path.read_bytes())
+        content[60:70] = b"0123456789"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a readable zip"):
+            load_source(str(path))
+        assert not list((cache / "hub_unets").iterdir())
+
+
+class TestTables:
+    def test_parquet_file(self, tmp_path):
+        columns = {"name": ["x.jpg", "y.jpg", "z.jpg"], **encoded(), **encoded("annotation")}
+        table(columns).to_parquet(tmp_path / "set.parquet")
+        parts = load_source(str(tmp_path / "set.parquet"))
+        assert list(parts) == ["all"]
+        assert_rows(parts["all"], ["x", "y", "z"])
+        assert parts["all"][0]["image"]["bytes"]
+
+    def test_folder_of_parquet_files_has_parts(self, tmp_path):
+        (tmp_path / "set/data").mkdir(parents=True)
+        for file in ("train-00000-of-00002", "train-00001-of-00002", "valid-00000-of-00001", "test-00000-of-00001"):
+            columns = {"id": [f"{file}-{i}" for i in range(3)], **encoded("picture"), **encoded("gt")}
+            table(columns, ("picture", "gt")).to_parquet(tmp_path / f"set/data/{file}.parquet")
+        parts = load_source(str(tmp_path / "set"))
+        assert {part: len(rows) for part, rows in parts.items()} == {"train": 6, "validation": 3, "test": 3}
+        assert_rows(parts["validation"], [f"valid-00000-of-00001-{i}" for i in range(3)])
+
+    def test_stems_from_the_paths(self, tmp_path):
+        table({**encoded(), **encoded("annotation")}).to_parquet(tmp_path / "set.parquet")
+        assert_rows(load_source(str(tmp_path / "set.parquet"))["all"], ["frame0", "frame1", "frame2"])
+
+    @pytest.mark.parametrize("names", [["x", "x", "x"], ["x", None, "y"]])
+    def test_row_numbers_where_names_do_not_tell_rows_apart(self, tmp_path, names):
+        columns = {"name": names, **encoded(path="image.jpg"), **encoded("annotation")}
+        (tmp_path / "set").mkdir()
+        for part in ("train", "test"):
+            table(columns).to_parquet(tmp_path / f"set/{part}.parquet")
+        parts = load_source(str(tmp_path / "set"))
+        names = [name for rows in parts.values() for name in rows["name"]]
+        assert sorted(names) == [f"row-{i:06d}" for i in range(6)]
+        assert not has_stems(names)
+
+    def test_columns_of_another_writer_and_overrides(self, tmp_path):
+        columns = {**encoded("label"), **encoded("mask"), **encoded("overlay"), **encoded("photo")}
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "set.parquet")
+        data = str(tmp_path / "set.parquet")
+        with pytest.raises(ValueError, match="2 columns may hold the images; image columns: label, mask, overlay"):
+            load_source(data)
+        with pytest.raises(ValueError, match="2 columns may hold the masks; .*: name one as mask_column"):
+            load_source(data, image_column="photo")
+        assert_rows(load_source(data, image_column="photo", mask_column="mask")["all"], ["frame0", "frame1", "frame2"])
+
+    def test_no_mask_column(self, tmp_path):
+        table({**encoded(), "label": [0, 1, 0]}, ("image",)).to_parquet(tmp_path / "set.parquet")
+        with pytest.raises(ValueError, match="no image column looks like the masks; image columns: image; all"):
+            load_source(str(tmp_path / "set.parquet"))
+        with pytest.raises(ValueError, match="mask_column='label' is not an image column"):
+            load_source(str(tmp_path / "set.parquet"), mask_column="label")
+
+    def test_two_parts_of_one_name(self, monkeypatch):
+        rows = table({**encoded(), **encoded("mask")}, ("image", "mask"))
+        parts = datasets.DatasetDict(val=rows, validation=rows)
+        monkeypatch.setattr(datasets, "load_dataset", lambda data: parts)
+        with pytest.raises(ValueError, match="owner/set: two parts are called validation"):
+            load_source("owner/set")
+
+    def test_unreadable_parquet(self, tmp_path):
+        (tmp_path / "set.parquet").write_text("no parquet")
+        with pytest.raises(ValueError, match="set.parquet: neither here nor loadable as a data set"):
+            load_source(str(tmp_path / "set.parquet"))
+
+
+class TestHub:
+    def test_loads_by_id(self, monkeypatch):
+        rows = table({"name": ["a", "b", "c"], **encoded(), **encoded("annotation")})
+        monkeypatch.setattr(datasets, "load_dataset", lambda data: datasets.DatasetDict({data: rows, "dev": rows}))
+        parts = load_source("owner/kvasir.seg")
+        assert set(parts) == {"owner/kvasir.seg", "validation"}
+        assert_rows(parts["validation"], ["a", "b", "c"])
+
+    def test_failed_download_names_the_id_the_reason_and_the_cure(self, monkeypatch):
+        def fail(data):
+            raise ConnectionError("no route to the Hub\nand a long story")
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        with pytest.raises(ValueError, match=r"owner/set: .*\(no route to the Hub\); give a folder") as caught:
+            load_source("owner/set")
+        assert "long story" not in str(caught.value)
+
+
+class TestElsewhere:
+    @pytest.mark.parametrize("data", ["nothing", "./no/folder", "set.zip", "folder/set.zip", "a/b/c", ""])
+    def test_nothing_there(self, tmp_path, monkeypatch, data):
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        if data:
+            with pytest.raises(FileNotFoundError, match="no such file .*give a folder or a .zip .*Hub id .*phantoms"):
+                load_source(data)
+        else:
+            with pytest.raises(ValueError, match="needs a folder of images .* found no folders"):
+                load_source(data)
+
+    def test_other_kind_of_file(self, tmp_path):
+        (tmp_path / "set.txt").write_text("x")
+        with pytest.raises(ValueError, match="set.txt: not a kind of file that holds a data set"):
+            load_source(str(tmp_path / "set.txt"))
+
+    def test_phantoms(self):
+        parts = load_source("phantoms?count=4&size=64&seed=1")
+        assert set(parts) == {"train", "validation", "test"}
+        assert_rows(parts["train"], list(parts["train"]["name"]))
+        assert len(parts["train"]) == 4
+
+    def test_phantoms_errors(self):
+        with pytest.raises(ValueError, match="unknown key 'sise'; did you mean 'size'"):
+            load_source("phantoms?sise=64")
+        with pytest.raises(ValueError, match="count must be a whole number, got 'many'"):
+            load_source("phantoms?count=many")
+
+
+def test_has_stems():
+    assert has_stems(["row-000000", "a"])
+    assert not has_stems(["row-000000", "row-000001"])
+
+
+def test_first_few():
+    assert first_few("ab") == "a, b"
+    assert first_few("abcde", 2) == "a, b and 3 more"
+
+
+def test_real_set():
+    parts = load_source(str(real_set()))
+    assert len(parts["all"]) == 1000
+    assert all(Path(row["image"]["path"]).stem == row["name"] for row in parts["all"])

@@ -1,0 +1,155 @@
+"""Pretrained weights arrive whole in the encoder, or an error says what else can be given."""
+
+import os
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from hub_unets.configuration.configuration_unet import UNetConfig
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.fit.backbone_weights import load_backbone_weights
+
+BACKBONE = "test_resnet"  # 0.4 million weights
+WIDTHS = [8, 8, 4, 4, 4]
+
+
+def a_model(backbone=BACKBONE):
+    return UNetForSemanticSegmentation(UNetConfig(backbone=backbone, decoder_channels=WIDTHS))
+
+
+def write_weights(path, backbone=BACKBONE, without=(), **options):
+    """A file with timm's key names, whose batch-norm statistics are not those of a fresh model."""
+    torch.manual_seed(7)
+    tensors = timm.create_model(backbone, **options).state_dict()
+    for key, tensor in tensors.items():
+        if key.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items() if not key.endswith(tuple(without))}
+    if Path(path).suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return tensors
+
+
+def encoder_tensors(model):
+    return {key: tensor.clone() for key, tensor in model.encoder.backbone.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "suffix"),
+    [(BACKBONE, ".safetensors"), (BACKBONE, ".pth"), ("test_efficientnet", ".safetensors")],
+)
+def test_a_local_file_arrives_whole(tmp_path, backbone, suffix):
+    path = tmp_path / f"weights{suffix}"
+    written = write_weights(path, backbone)
+    model = a_model(backbone)
+    before = encoder_tensors(model)
+    load_backbone_weights(model, str(path))
+    loaded = encoder_tensors(model)
+    assert len(loaded) > 30
+    for key, tensor in loaded.items():
+        assert torch.equal(tensor, written[key]), key
+        assert key.endswith("num_batches_tracked") or not torch.equal(tensor, before[key]) or tensor.dim() == 1
+    first = next(iter(loaded))
+    assert loaded[first].shape[1] == 3 and torch.equal(loaded[first], written[first])
+
+
+def test_only_the_backbone_changes(tmp_path):
+    write_weights(tmp_path / "w.safetensors")
+    model = a_model()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    load_backbone_weights(model, str(tmp_path / "w.safetensors"))
+    assert torch.equal(torch.get_rng_state(), state)
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed and all(key.startswith("encoder.backbone.") for key in changed)
+
+
+def test_a_folder_holds_the_file_under_the_backbones_name(tmp_path):
+    written = write_weights(tmp_path / "test_resnet.safetensors")
+    write_weights(tmp_path / "test_efficientnet.safetensors", "test_efficientnet")
+    model = a_model()
+    load_backbone_weights(model, str(tmp_path))
+    assert all(torch.equal(tensor, written[key]) for key, tensor in encoder_tensors(model).items())
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*/test_byobnet.safetensors; give a local file"):
+        load_backbone_weights(a_model("test_byobnet"), str(tmp_path))
+
+
+def test_another_number_of_classes_does_not_matter(tmp_path):
+    written = write_weights(tmp_path / "w.safetensors", num_classes=1001)
+    model = a_model()
+    load_backbone_weights(model, str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(tensor, written[key]) for key, tensor in encoder_tensors(model).items())
+
+
+def test_none_leaves_the_random_weights():
+    model = a_model()
+    before = encoder_tensors(model)
+    load_backbone_weights(model, "none")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in encoder_tensors(model).items())
+
+
+def test_a_missing_file(tmp_path):
+    cures = r"--backbone_weights FILE.safetensors\), or train from scratch \(--backbone_weights none\)"
+    with pytest.raises(FileNotFoundError, match=rf"there is no file .*gone.safetensors; give a local file.*{cures}"):
+        load_backbone_weights(a_model(), str(tmp_path / "gone.safetensors"))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_text_file(tmp_path, suffix):
+    path = tmp_path / f"notes{suffix}"
+    path.write_text("no weights in here")
+    with pytest.raises(ValueError, match=rf"backbone_weights: .*notes{suffix} does not fit test_resnet: \w+"):
+        load_backbone_weights(a_model(), str(path))
+
+
+@pytest.mark.parametrize("other", ["test_efficientnet", "test_byobnet"])
+def test_the_file_of_another_model(tmp_path, other):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, other)
+    model = a_model()
+    before = encoder_tensors(model)
+    with pytest.raises(ValueError, match="backbone_weights: .*w.safetensors .*test_resnet"):
+        load_backbone_weights(model, str(path))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in encoder_tensors(model).items())
+
+
+@pytest.mark.parametrize("without", ["layer2.0.conv1.weight", "running_mean"])
+def test_a_file_that_lacks_weights(tmp_path, without):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, without=[without])
+    with pytest.raises(ValueError, match=rf"lacks \d+ weights of test_resnet, .*{without}.* among them"):
+        load_backbone_weights(a_model(), str(path))
+
+
+def test_no_network_is_an_error_and_never_random_weights(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    model = a_model("test_resnet.r160_in1k")
+    before = encoder_tensors(model)
+    with pytest.raises(OSError, match=r"test_resnet.r160_in1k could not be downloaded \(.*give a local file.*none\)"):
+        load_backbone_weights(model, "timm")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in encoder_tensors(model).items())
+
+
+def test_a_backbone_that_timm_never_trained_is_an_error():
+    with pytest.raises(
+        OSError, match="weights of mobilenetv2_035 could not be .*No pretrained weights exist.*; give a local file"
+    ):
+        load_backbone_weights(a_model("mobilenetv2_035"), "timm")
+
+
+def test_the_real_file():
+    """The ImageNet weights of mobilenetv2_100, where they are at hand."""
+    default = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+    path = Path(os.environ.get("WEIGHTS", default))
+    if not path.is_file():
+        pytest.skip(f"{path.name} not found; set WEIGHTS to it")
+    model = a_model("mobilenetv2_100")
+    load_backbone_weights(model, str(path))
+    written, loaded = load_file(path), encoder_tensors(model)
+    assert len(loaded) > 250
+    assert all(torch.equal(tensor, written[key]) for key, tensor in loaded.items())

@@ -1,0 +1,202 @@
+"""Counts and metrics against values worked out by hand, their intervals, and the `evaluate` metric made of them."""
+
+import evaluate
+import numpy as np
+import pytest
+
+from hub_unets.training.measure.metrics import (
+    NAMES,
+    SegmentationOverlap,
+    by_size,
+    count_pixels,
+    mean_with_interval,
+    metrics_from_counts,
+    summarize,
+)
+
+PREDICTION = [[1, 1, 0], [0, 1, 0]]
+REFERENCE = [[1, 0, 0], [1, 255, 0]]  # 255 where a polyp is predicted
+LARGE, SMALL = [8, 2, 0, 90], [1, 0, 9, 90]  # Dice 16/18 and 2/11
+
+
+def random_masks(count, labels=2, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(4, 20, (count, 2))
+    return [[rng.integers(0, labels, size) for size in sizes] for _ in range(2)]
+
+
+class TestCountPixels:
+    @pytest.mark.parametrize(
+        ("prediction", "reference", "classes", "expected"),
+        [
+            (PREDICTION, REFERENCE, ((1,),), [[1, 1, 1, 2]]),
+            ([[1, 2], [2, 0]], [[1, 1], [2, 255]], ((1,), (2,)), [[1, 0, 1, 1], [1, 1, 0, 1]]),
+            ([[1, 2, 0, 3, 2]], [[1, 1, 1, 0, 255]], ((1, 2),), [[2, 0, 1, 1]]),
+            ([[0, 0]], [[0, 0]], ((1,),), [[0, 0, 0, 2]]),
+            ([[1, 0]], [[255, 255]], ((1,),), [[0, 0, 0, 0]]),
+        ],
+        ids=["binary", "two classes", "grouped", "both empty", "all ignored"],
+    )
+    def test_by_hand(self, prediction, reference, classes, expected):
+        counts = count_pixels(prediction, reference, classes)
+        assert counts.dtype == np.int64
+        assert counts.tolist() == expected
+
+    def test_sizes_must_agree(self):
+        with pytest.raises(ValueError, match=r"prediction is \(2, 3\) and reference \(3, 2\): give the same H x W"):
+            count_pixels(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+class TestMetricsFromCounts:
+    @pytest.mark.parametrize(
+        ("counts", "dice", "iou", "precision", "recall", "accuracy"),
+        [
+            ([6, 2, 4, 8], 2 / 3, 0.5, 0.75, 0.6, 0.7),
+            ([0, 0, 0, 9], 1, 1, 1, 1, 1),
+            ([0, 0, 5, 4], 0, 0, 0, 0, 4 / 9),
+            ([0, 3, 0, 6], 0, 0, 0, 0, 2 / 3),
+            ([7, 0, 0, 0], 1, 1, 1, 1, 1),
+        ],
+        ids=["overlap", "both empty", "prediction empty", "reference empty", "all polyp"],
+    )
+    def test_by_hand(self, counts, dice, iou, precision, recall, accuracy):
+        metrics = metrics_from_counts(counts)
+        expected = dict(zip(NAMES, (dice, iou, precision, recall, dice, accuracy), strict=True))
+        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected)
+
+    def test_shape_is_kept(self):
+        counts = np.random.default_rng(0).integers(0, 9, (5, 3, 4))
+        assert {values.shape for values in metrics_from_counts(counts).values()} == {(5, 3)}
+
+
+class TestSummarize:
+    def test_per_image_and_pooled_differ(self):
+        summary = summarize(np.array([[LARGE], [SMALL]]))
+        assert summary["per_image"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11) / 2)
+        assert summary["pooled"]["dice"]["value"] == pytest.approx(2 * 9 / (2 * 9 + 2 + 9))
+        assert summary["per_image"]["recall"]["value"] == pytest.approx((1 + 0.1) / 2)
+        assert summary["pooled"]["recall"]["value"] == pytest.approx(0.5)
+        assert "per_class" not in summary
+
+    def test_f1_is_dice(self):
+        summary = summarize(np.random.default_rng(0).integers(0, 50, (9, 1, 4)))
+        for kind in ("per_image", "pooled"):
+            assert summary[kind]["f1"] == summary[kind]["dice"]
+            assert set(summary[kind]) == set(NAMES)
+
+    def test_classes_are_averaged_and_listed(self):
+        summary = summarize(np.array([[LARGE, SMALL], [LARGE, [0, 0, 0, 100]]]))
+        assert summary["per_image"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11 + 16 / 18 + 1) / 4)
+        assert summary["pooled"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11) / 2)
+        values = [of_class["per_image"]["dice"]["value"] for of_class in summary["per_class"]]
+        assert values == pytest.approx([16 / 18, (2 / 11 + 1) / 2])
+
+    def test_a_class_by_the_images_that_hold_it(self):
+        absent, imagined = [0, 0, 0, 100], [0, 5, 0, 95]
+        counts = [[LARGE, absent, absent], [SMALL, imagined, absent], [absent, LARGE, absent]]
+        first, second, third = (one["present"] for one in summarize(np.array(counts))["per_class"])
+        assert (first["images"], first["dice"]["value"]) == (2, pytest.approx((16 / 18 + 2 / 11) / 2))
+        assert first["dice"]["low"] == pytest.approx(2 / 11) and first["dice"]["high"] == pytest.approx(16 / 18)
+        assert (second["images"], second["dice"]["value"]) == (1, pytest.approx(16 / 18))
+        assert third == {"images": 0, "dice": None}
+
+    def test_ten_thousand_images(self):
+        counts = np.random.default_rng(0).integers(1, 5000, (10_000, 1, 4))
+        dice = summarize(counts)["per_image"]["dice"]
+        assert dice["value"] == pytest.approx(metrics_from_counts(counts)["dice"].mean())
+        error = metrics_from_counts(counts)["dice"].std() / 100  # the central limit theorem's interval
+        assert (dice["high"] - dice["low"]) == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+class TestIntervals:
+    def test_deterministic_and_around_the_value(self):
+        counts = np.random.default_rng(1).integers(0, 50, (40, 1, 4))
+        summary = summarize(counts)
+        assert summary == summarize(counts)
+        for kind in ("per_image", "pooled"):
+            for one in summary[kind].values():
+                assert 0 <= one["low"] < one["value"] < one["high"] <= 1
+
+    @pytest.mark.parametrize("value", [1.0, 0.25])
+    @pytest.mark.parametrize("count", [1, 10, 49, 120])
+    def test_constants_have_no_width(self, value, count):
+        assert mean_with_interval([value] * count) == {"value": value, "low": value, "high": value}
+
+    @pytest.mark.parametrize("count", [10, 15, 26, 120])  # counts whose shares do not sum to 1 in floating point
+    def test_perfect_scores_stay_within_one(self, count):
+        summary = summarize(np.tile([[5, 0, 0, 4]], (count, 1, 1)))
+        assert {one[key] for kind in summary.values() for one in kind.values() for key in one} == {1.0}
+
+    def test_narrows_with_the_number_of_images(self):
+        few, many = (mean_with_interval([0.0, 1.0] * half) for half in (10, 1000))
+        assert few["high"] - few["low"] == pytest.approx(2 * 1.96 * 0.5 / 20**0.5, rel=0.15)
+        assert many["high"] - many["low"] == pytest.approx(2 * 1.96 * 0.5 / 2000**0.5, rel=0.15)
+
+
+class TestSegmentationOverlap:
+    def test_is_a_metric_of_evaluate(self):
+        metric = SegmentationOverlap()
+        assert isinstance(metric, evaluate.Metric)
+        assert "per_image" in metric.description and "255" in metric.inputs_description
+
+    def test_by_hand(self):
+        result = SegmentationOverlap().compute(predictions=[PREDICTION], references=[REFERENCE])
+        assert result["per_image"]["dice"]["value"] == pytest.approx(0.5)
+        assert result["per_image"]["iou"]["value"] == pytest.approx(1 / 3)
+        assert result["per_image"]["accuracy"]["value"] == pytest.approx(3 / 5)
+
+    def test_every_way_to_add_gives_the_same(self):
+        predictions, references = random_masks(5)
+        at_once = SegmentationOverlap().compute(predictions=predictions, references=references)
+        one_by_one, batches, counts, mixed = (SegmentationOverlap() for _ in range(4))
+        for prediction, reference in zip(predictions, references, strict=True):
+            one_by_one.add(prediction=prediction, reference=reference)
+        for part in (slice(0, 3), slice(3, 5)):
+            batches.add_batch(predictions=predictions[part], references=references[part])
+        counts.add_batch(counts=[count_pixels(*pair) for pair in zip(predictions, references, strict=True)])
+        mixed.add_batch(predictions=predictions[:3], references=references[:3])
+        assert one_by_one.compute() == at_once
+        assert batches.compute() == at_once
+        assert counts.compute() == at_once
+        assert mixed.compute(predictions=predictions[3:], references=references[3:]) == at_once
+
+    def test_an_instance_starts_afresh_after_compute(self):
+        metric = SegmentationOverlap()
+        metric.compute(predictions=[[[1, 0]]], references=[[[0, 1]]])
+        assert metric.compute(predictions=[[[1, 0]]], references=[[[1, 0]]])["pooled"]["dice"]["value"] == 1
+
+    @pytest.mark.parametrize(("classes", "dice"), [(((1,), (2,)), [2 / 3, 2 / 3]), (((1, 2),), 1.0)])
+    def test_classes(self, classes, dice):
+        grouped = len(classes) == 1
+        reference = [[1, 1, 1, 0]] if grouped else [[1, 1, 2, 0]]
+        result = SegmentationOverlap(classes).compute(predictions=[[[1, 2, 2, 0]]], references=[reference])
+        if grouped:
+            assert result["per_image"]["dice"]["value"] == dice
+        else:
+            assert [one["pooled"]["dice"]["value"] for one in result["per_class"]] == pytest.approx(dice)
+
+    def test_keeps_four_numbers_an_image_and_class(self, monkeypatch):
+        kept = []
+        add_batch = evaluate.Metric.add_batch
+        monkeypatch.setattr(
+            evaluate.Metric, "add_batch", lambda self, **given: (kept.append(given), add_batch(self, **given))[1]
+        )
+        metric = SegmentationOverlap(((1,), (2,)))
+        for side in (4, 400):
+            metric.add(prediction=np.ones((side, side), np.uint8), reference=np.ones((side, side), np.uint8))
+        assert kept == [{"counts": [[side**2, 0, 0, 0, 0, 0, 0, side**2]]} for side in (4, 400)]
+
+    def test_sizes_must_agree(self):
+        with pytest.raises(ValueError, match="give the same H x W"):
+            SegmentationOverlap().add(prediction=[[1, 0]], reference=[[1], [0]])
+
+
+def test_rows_by_size_by_hand():
+    """Polyps of 1, 2.5, 2.6 and 50 % of a thousand pixels, and none."""
+    counts = [[5, 0, 5, 990], [25, 25, 0, 950], [26, 0, 0, 974], [250, 0, 250, 500], [0, 0, 0, 1000]]
+    small, middle, large = by_size(np.array(counts))
+    assert [(row["above"], row["up_to"], row["images"]) for row in (small, middle, large)] == [
+        (0, 0.025, 2), (0.025, 0.05, 1), (0.2, 1, 1)
+    ]  # fmt: skip
+    assert small["dice"]["value"] == pytest.approx(2 / 3) and small["recall"]["value"] == pytest.approx(0.75)
+    assert (middle["dice"]["value"], large["recall"]["value"]) == (1, 0.5)

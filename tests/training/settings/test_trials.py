@@ -1,0 +1,124 @@
+"""From a recipe with a grid or a space to trials and command lines."""
+
+import optuna
+import pytest
+
+from hub_unets.training.settings.arguments import parse
+from hub_unets.training.settings.trials import parse_sweep, settings_of
+
+GRID = """
+variant: unet
+model: {depth: 2}
+grid:
+  learning_rate: [0.01, 0.001]
+  model.base_channels: [4, 8]
+"""
+SPACE = """
+trials: 3
+model: {depth: 2}
+space:
+  learning_rate: {low: 1e-4, high: 1.0e-2, log: true}
+  model.base_channels: {low: 2, high: 8, step: 2}
+  weight_decay: [0.0, 0.1]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def ask(sweep, fixed=None, seed=0):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    study.enqueue_trial(fixed or {})
+    return settings_of(sweep, study.ask())
+
+
+def test_a_grid_has_every_combination_as_one_command_line(recipe, tmp_path):
+    path = recipe(GRID)
+    sweep = parse_sweep([path, "--seed", "3", "--output_dir", str(tmp_path / "out")])
+    assert list(sweep.cells) == ["0.01-4", "0.01-8", "0.001-4", "0.001-8"]
+    settings = ask(sweep, sweep.cells["0.001-8"])
+    assert settings == {"learning_rate": ["0.001"], "model.base_channels": ["8"]}
+    arguments, model, _, given = parse(sweep.arguments(settings, sweep.folder("0.001-8")))
+    assert (arguments.learning_rate, arguments.seed, model) == (0.001, 3, {"depth": 2, "base_channels": 8})
+    assert given["output_dir"] == str(tmp_path / "out" / "trials" / "0.001-8")
+
+
+def test_the_command_line_changes_a_dimension(recipe):
+    sweep = parse_sweep([recipe(GRID), "--grid.learning_rate", "0.5", "--grid.model.base_channels", "[2, 4]"])
+    assert list(sweep.cells) == ["0.5-2", "0.5-4"]
+
+
+def test_choices_may_have_labels_and_take_a_field_of_the_recipe_back(recipe):
+    choice = '{as it is: {}, wide: {model.base_channels: 8}, "no depth": {model.depth: null}}'
+    sweep = parse_sweep([recipe(f"model: {{depth: 2}}\ngrid:\n  choice: {choice}")])
+    assert list(sweep.cells) == ["as_it_is", "wide", "no_depth"]
+    models = [parse(sweep.arguments(ask(sweep, cell), "out"))[1] for cell in sweep.cells.values()]
+    assert models == [{"depth": 2}, {"depth": 2, "base_channels": 8}, {}]
+
+
+def test_a_value_may_set_several_settings(recipe):
+    text = GRID + "  encoder: [{model.backbone: resnet18, backbone_weights: none}, {model.backbone: null}]"
+    sweep = parse_sweep([recipe(text), "--grid.learning_rate", "0.5", "--grid.model.base_channels", "2"])
+    assert list(sweep.cells) == ["0.5-2-resnet18", "0.5-2-null"]
+    chosen = [ask(sweep, cell) for cell in sweep.cells.values()]
+    assert chosen[0]["backbone_weights"] == ["none"]
+    assert "backbone_weights" not in chosen[1]
+    models = [parse(sweep.arguments(settings, "out"))[1]["backbone"] for settings in chosen]
+    assert models == ["resnet18", None]
+
+
+def test_a_space_is_asked_of_the_sampler(recipe):
+    sweep = parse_sweep([recipe(SPACE)])
+    assert list(sweep.cells) == ["trial-000", "trial-001", "trial-002"]
+    found = [ask(sweep, seed=seed) for seed in range(30)]
+    rates, widths, decays = ([one[name][0] for one in found] for name in sweep.space)
+    assert all(1e-4 <= float(rate) <= 1e-2 for rate in rates) and len(set(rates)) == 30
+    assert sum(float(rate) < 1e-3 for rate in rates) > 8  # logarithmic: half of them, else a tenth
+    assert set(widths) == {"2", "4", "6", "8"} and set(decays) == {"0.0", "0.1"}
+    assert len(parse_sweep([recipe(SPACE), "--trials", "5"]).cells) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "said"),
+    [
+        ("variant: unet", (), "needs a grid or a space"),
+        (GRID + "space: {seed: [1, 2]}", (), "and not both"),
+        ("grid: {seed: 1}", (), "grid.seed must list its values, got 1"),
+        ("grid: {seed: []}", (), "grid.seed must list its values"),
+        ("grid: {seed: [1, 1]}", (), "grid.seed: the values"),
+        ("grid: {model.depth: [2, 0]}", (), "0: depth must be at least 1, got 0"),
+        ("space: {seed: {low: 1}}", (), "trial-000: space.seed must be a list, or low and high"),
+        ("space: {seed: 3}", (), "space.seed must be"),
+        ("space: {seed: {low: 1, high: 3, lg: true}}", (), "space.seed must be"),
+        ("space: {seed: [1, 2]}", ("--trials", "many"), "trials must be a whole number"),
+        ("space: {seed: [1, 2]}", ("--trials", "0"), "trials must be a whole number"),
+    ],
+)
+def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
+    with pytest.raises(ValueError, match=said):
+        parse_sweep([recipe(text), *argv])
+
+
+def test_no_recipe():
+    with pytest.raises(ValueError, match="a recipe with grid: or space: comes first"):
+        parse_sweep(["--seed", "1"])
+
+
+@pytest.mark.parametrize("text", ["grid: {learning_rat: [1, 2]}", "grid: {model.wdth: [1]}", GRID + "sed: 1"])
+def test_unknown_fields_name_the_nearest(recipe, text, capsys):
+    with pytest.raises(SystemExit):
+        parse_sweep([recipe(text)])
+    assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["family", "unet_resnet50", "unet3plus_efficientnet"])
+def test_sweeps_that_come_with_the_project(name):
+    sweep = parse_sweep([name])
+    assert len(sweep.cells) == {"family": 24, "unet_resnet50": 4, "unet3plus_efficientnet": 20}[name]

@@ -1,0 +1,1 @@
+"""From wherever images and masks lie to samples."""

@@ -1,0 +1,74 @@
+"""Augmentation as a recipe writes it: a list of albumentations transforms and those of `training.data.polyp_free`.
+
+Every draw is a pure function of (seed, epoch, index), never of a global generator or a worker: a resumed run, two
+workers or two processes see the same pixels.
+"""
+
+import difflib
+import inspect
+import os
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
+import albumentations
+
+from hub_unets.training.data import polyp_free
+
+
+class Augmentation:
+    """uint8 image H x W x 3 and mask H x W to the same, changed by the transforms that `spec` lists.
+
+    Args:
+        spec: one-key dictionaries, `[{"HorizontalFlip": {"p": 0.5}}, {"Rotate": {"limit": 30}}]`; an empty list
+            changes nothing.
+        seed: the run's.
+
+    Raises:
+        ValueError: a transform or an argument that albumentations does not have, with the nearest that it has.
+    """
+
+    def __init__(self, spec, seed):
+        if not isinstance(spec, list):
+            raise ValueError(f"augmentation must be a list like [{{HorizontalFlip: {{p: 0.5}}}}], got {spec!r}.")
+        self.seed = seed
+        self.compose = albumentations.Compose([_transform(entry) for entry in spec])
+
+    def __call__(self, image, mask, epoch, index):
+        self.compose.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]))
+        changed = self.compose(image=image, mask=mask)
+        return changed["image"], changed["mask"]
+
+
+def _transform(entry):
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ValueError(f"augmentation must list entries like {{HorizontalFlip: {{p: 0.5}}}}, got {entry!r}.")
+    ((name, arguments),) = entry.items()
+    arguments = arguments or {}
+    if name not in TRANSFORMS:
+        _refuse(f"augmentation {name!r} is not an albumentations transform", str(name), TRANSFORMS)
+    if not isinstance(arguments, dict):
+        raise ValueError(f"augmentation {name} takes its arguments by name, like {{p: 0.5}}, got {arguments!r}.")
+    kind = TRANSFORMS[name]
+    known = [*inspect.signature(kind.__init__).parameters][1:]
+    for argument in arguments:
+        if argument not in known:
+            _refuse(f"augmentation {name} has no argument {argument!r}", argument, known)
+    try:
+        return kind(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"augmentation {name}: {error}") from error
+
+
+def _is_transform(kind):
+    return inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform)
+
+
+TRANSFORMS = {
+    name: kind for module in (albumentations, polyp_free) for name, kind in vars(module).items() if _is_transform(kind)
+}
+
+
+def _refuse(message, name, known):
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise ValueError(f"{message}; did you mean {near[0]}?")

@@ -1,0 +1,237 @@
+"""Who trains, who validates, who tests: a named split of a source, reproducible to the digit.
+
+A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
+drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation"). What is drawn here keeps twins and
+byte-identical images on one side; a published list keeps its twins, and they are listed.
+"""
+
+import csv
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from hub_unets.training.data.reading import file_digest
+from hub_unets.training.data.rows import first_few, has_stems
+
+SPLITS = Path(__file__).with_name("splits")
+PARTS = "train", "validation", "test"
+PUBLISHED = {  # the lists of training and of test stems
+    "official": ("official_train", "official_val"),
+    "official-halved": ("official_train", "official_val"),
+    "pranet": ("pranet_train", "pranet_test"),
+}
+DRAWN = {"80/10/10": 0.1, "half-validation": 0.053}  # the share of validation, and of test
+HELD_OUT = 0.1  # of a published training part, for validation
+OTHERS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A split: the indices of each part's rows, sorted by name. Row i is called `names[i]`.
+
+    `digests[i]` is the sha256 of its image file.
+    `twins` are the test names that show the same frame or lesion as a name in train or validation.
+    """
+
+    name: str
+    seed: int
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    names: tuple[str, ...] = dataclasses.field(repr=False)
+    digests: tuple[str, ...] = dataclasses.field(repr=False)
+    twins: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of rows in train, validation and test."""
+        return {part: len(getattr(self, part)) for part in PARTS}
+
+    @property
+    def sha256(self) -> str:
+        """The digest of who is where: the sorted lines "part<tab>name"."""
+        lines = sorted(f"{part}\t{name}\n" for part in PARTS for name in self.names_of(part))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def names_of(self, part: str) -> list[str]:
+        """The sorted names of train, validation or test."""
+        return [self.names[index] for index in getattr(self, part)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaks:
+    """What one part knows of another: the same stem, a byte-identical image, or a twin (test name, other name)."""
+
+    stems: tuple[str, ...]
+    identical: tuple[tuple[str, ...], ...]
+    twins: tuple[tuple[str, str], ...]
+
+
+def make_partition(
+    source: datasets.DatasetDict, split: str, split_seed: int = 42
+) -> tuple[datasets.Dataset, Partition]:
+    """All rows of the source, one part after the other, and the split of them that `split` names; "all" is all test.
+
+    Raises ValueError for an unknown split, for one that the source can't serve (a published one without its stems, an
+    own one without a test part), and where a stem or a file is in two parts.
+    """
+    if split not in (*PUBLISHED, *DRAWN, "own", "all"):
+        raise ValueError(f"split must be one of {', '.join((*PUBLISHED, *DRAWN, 'own', 'all'))}, got {split!r}")
+    rows = datasets.concatenate_datasets(list(source.values()))
+    names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
+    origin = [part for part, own in source.items() for _ in range(len(own))]
+    _refuse_repeated_names(names, origin)
+    groups, rng = _groups(names, digests), np.random.default_rng(split_seed)
+    if split in PUBLISHED:
+        parts = _published(split, names, groups, rng)
+    elif split == "all":
+        parts = [[], [], range(len(names))]
+    elif split == "own":
+        parts = _own(origin, groups, rng)
+    else:
+        parts = _drawn(split, groups, rng)
+    parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
+    partition = Partition(split, split_seed, *parts, names=names, digests=digests)
+    found = leaks(rows, partition)
+    _refuse_leaks(found, split)
+    return rows, dataclasses.replace(partition, twins=tuple(sorted({test for test, _ in found.twins})))
+
+
+def leaks(rows: datasets.Dataset, partition: Partition, digests: Iterable[str] | None = None) -> Leaks:
+    """What leaks between the parts; `digests` are the images' sha256 in row order, else the partition's are taken."""
+    digests = list(digests or partition.digests)
+    names, by_name, by_digest = list(rows["name"]), {}, {}
+    for part in PARTS:
+        for index in getattr(partition, part):
+            by_name.setdefault(names[index], {}).setdefault(part, index)
+            by_digest.setdefault(digests[index], {}).setdefault(part, names[index])
+    twins = [pair for a, b in near_duplicates() for pair in ((a, b), (b, a))]
+    test = set(partition.names_of("test"))
+    learned = set(partition.names_of("train")) | set(partition.names_of("validation"))
+    return Leaks(
+        stems=tuple(sorted(name for name, parts in by_name.items() if len(parts) > 1)),
+        identical=tuple(sorted(tuple(parts.values()) for parts in by_digest.values() if len(parts) > 1)),
+        twins=tuple(sorted((a, b) for a, b in twins if a in test and b in learned)),
+    )
+
+
+def near_duplicates() -> list[tuple[str, str]]:
+    """The known pairs of stems that show the same frame or lesion, Kvasir-SEG's."""
+    with (SPLITS / "near_duplicates.csv").open(newline="") as file:
+        return [(row["a"], row["b"]) for row in csv.DictReader(file)]
+
+
+def published_names(name: str) -> list[str]:
+    """The stems of the list splits/`name`.txt."""
+    return (SPLITS / f"{name}.txt").read_text().split()
+
+
+def _published(split: str, names: tuple[str, ...], groups: list[list[int]], rng: np.random.Generator) -> list[list]:
+    train, test = map(published_names, PUBLISHED[split])
+    _refuse_other_names(split, names, train + test)
+    index_of = {name: index for index, name in enumerate(names)}
+    train, test = [index_of[name] for name in train], [index_of[name] for name in test]
+    if split == "official-halved":
+        test, validation = _cut(_within(groups, test), [len(test) // 2], rng)
+    else:
+        train, validation = _cut(_within(groups, train), [round(HELD_OUT * len(train))], rng)
+    return [train, validation, test]
+
+
+def _own(origin: list[str], groups: list[list[int]], rng: np.random.Generator) -> list[list]:
+    found = sorted(set(origin))
+    if not {"train", "test"} <= set(found) <= set(PARTS):
+        raise ValueError(
+            f'split "own" needs a train and a test part, and besides only validation; the source has '
+            f"{', '.join(found) or 'no rows'}: use one of {', '.join((*DRAWN, *PUBLISHED))}"
+        )
+    train, validation, test = ([index for index, part in enumerate(origin) if part == wanted] for wanted in PARTS)
+    if not validation:
+        train, validation = _cut(_within(groups, train), [max(1, round(HELD_OUT * len(train)))], rng)
+    return [train, validation, test]
+
+
+def _drawn(split: str, groups: list[list[int]], rng: np.random.Generator) -> list[list]:
+    size = max(1, round(DRAWN[split] * sum(map(len, groups))))
+    train, test, validation = _cut(groups, [size, size], rng)
+    return [train, validation, test]
+
+
+def _cut(groups: list[list[int]], sizes: list[int], rng: np.random.Generator) -> list[list[int]]:
+    """The rest and one list per size: whole groups in random order, each going where it still fits."""
+    parts = [[] for _ in sizes]
+    rest = []
+    for number in rng.permutation(len(groups)):
+        fits = (part for part, size in zip(parts, sizes, strict=True) if len(part) + len(groups[number]) <= size)
+        next(fits, rest).extend(groups[number])
+    if not all([rest, *parts]):
+        count = sum(map(len, groups))
+        raise ValueError(
+            f"{count} images ({len(groups)} when twins and identical files count once) are too few for parts of "
+            f"{', '.join(map(str, sizes))} and a rest to train on: add images, or give a source with its own parts"
+        )
+    return [rest, *parts]
+
+
+def _groups(names: tuple[str, ...], digests: tuple[str, ...]) -> list[list[int]]:
+    """The indices by what must stay together, in the order of the first name: most groups hold one image."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    index_of = {name: index for index, name in enumerate(names)}
+    same_file = {digests[index]: index for index in reversed(order)}
+    ties = [(same_file[digests[index]], index) for index in order]
+    ties += [(index_of[a], index_of[b]) for a, b in near_duplicates() if a in index_of and b in index_of]
+    group_of = {index: [index] for index in order}
+    for a, b in ties:
+        if group_of[a] is not group_of[b]:
+            group_of[a].extend(group_of[b])
+            group_of.update(dict.fromkeys(group_of[b], group_of[a]))
+    unique = {id(group_of[index]): group_of[index] for index in order}
+    return list(unique.values())
+
+
+def _within(groups: list[list[int]], indices: list[int]) -> list[list[int]]:
+    kept = set(indices)
+    inside = ([index for index in group if index in kept] for group in groups)
+    return [group for group in inside if group]
+
+
+def _refuse_repeated_names(names: tuple[str, ...], origin: list[str]) -> None:
+    where = {}
+    for name, part in zip(names, origin, strict=True):
+        where.setdefault(name, []).append(part)
+    twice = [f"{name} ({' and '.join(parts)})" for name, parts in sorted(where.items()) if len(parts) > 1]
+    if twice:
+        raise ValueError(
+            f"{len(twice)} stems are twice in the source: {first_few(twice)}: keep each image in one part, "
+            "or rename files that only share their name"
+        )
+
+
+def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -> None:
+    if not has_stems(names):
+        raise ValueError(
+            f'split "{split}" is a list of file stems and the source has none (only row numbers): {OTHERS}'
+        )
+    missing, extra = sorted(set(listed) - set(names)), sorted(set(names) - set(listed))
+    if missing or extra:
+        details = f"{len(missing)} of its {len(listed)} stems are missing"
+        details += f" ({first_few(missing)})" if missing else ""
+        details += f", {len(extra)} images are in no list ({first_few(extra)})" if extra else ""
+        raise ValueError(
+            f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHERS}'
+        )
+
+
+def _refuse_leaks(found: Leaks, split: str) -> None:
+    if found.stems:
+        raise ValueError(f'split "{split}": stems in two parts: {first_few(found.stems)}: keep each in one part')
+    if found.identical:
+        pairs = first_few(" = ".join(names) for names in found.identical)
+        raise ValueError(
+            f'split "{split}": {len(found.identical)} byte-identical images are in two parts: {pairs}: '
+            f"take them out of one part, or draw the split anew with {', '.join(DRAWN)}"
+        )

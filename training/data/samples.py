@@ -1,0 +1,178 @@
+"""From rows to tensors: decoded and resized once into an Arrow cache, so that an epoch costs augmentation only."""
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from hub_unets.training.data.reading import read_pair
+
+_FEATURES = datasets.Features(
+    {
+        "name": datasets.Value("string"),
+        "pixels": datasets.Value("binary"),  # uint8, H x W x 3 at the processor's size
+        "labels": datasets.Value("binary"),  # uint8, H x W at the processor's size
+        "native_labels": datasets.Value("binary"),  # PNG at the original size
+    }
+)
+
+
+def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boundary_width=None):
+    """The rows decoded and resized, as a `datasets.Dataset` that lies on disk and is mapped, never held, in memory.
+
+    Args:
+        rows: Dataset with name, image, annotation (encoded).
+        digests: the images' sha256, in row order; part of the cache's key.
+        processor: a UNetImageProcessor; its size and resampling are used, its normalisation is not.
+        num_labels: how masks are read; see `training.data.reading.read_labels`.
+        cache_folder: default: a folder in the cache of `datasets`.
+        boundary_width: as `num_labels`.
+
+    Raises:
+        ValueError: a bad file, by its name.
+        OSError: the cache can't be written.
+    """
+    folder = Path(cache_folder or Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets")
+    path = folder / f"{_cache_key(rows, digests, processor, num_labels, boundary_width)}.arrow"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _quiet_bars(path.exists()):
+            return rows.map(
+                _sample,
+                fn_kwargs={"processor": processor, "num_labels": num_labels, "boundary_width": boundary_width},
+                features=_FEATURES,
+                remove_columns=rows.column_names,
+                cache_file_name=str(path),
+                new_fingerprint=path.stem[:64],
+                writer_batch_size=50,
+                desc="Decode and resize",
+            )
+    except OSError as error:
+        raise OSError(
+            f"the cache {path} can't be written ({error}): make room, or set HF_DATASETS_CACHE to another folder."
+        ) from error
+
+
+def _sample(row, processor, num_labels, boundary_width):
+    image, labels = read_pair(row, num_labels, boundary_width)
+    native = io.BytesIO()
+    Image.fromarray(labels).save(native, format="PNG", compress_level=1)
+    return {
+        "name": row["name"],
+        "pixels": np.asarray(processor.resize(image)).tobytes(),
+        "labels": processor.resize_labels(labels).tobytes(),
+        "native_labels": native.getvalue(),
+    }
+
+
+def _cache_key(rows, digests, processor, num_labels, boundary_width):
+    fields = ("version 1", processor.size, processor.resample, num_labels, boundary_width)
+    hashed = hashlib.sha256(repr(fields).encode())
+    for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
+        hashed.update(f"{row['name']}\t{digest}\t".encode())
+        hashed.update(_mask_stamp(row["annotation"]))
+    return hashed.hexdigest()
+
+
+def _mask_stamp(value):
+    if value.get("bytes") is not None:
+        return hashlib.sha256(value["bytes"]).digest()
+    return hashlib.sha256(Path(value["path"]).read_bytes()).digest()
+
+
+@contextlib.contextmanager
+def _quiet_bars(quiet):
+    were_on = datasets.are_progress_bars_enabled() if hasattr(datasets, "are_progress_bars_enabled") else True
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet and were_on:
+            datasets.enable_progress_bars()
+
+
+class TrainingSamples(Dataset):
+    """Augmented samples: `(epoch, index)` to `pixel_values` float32 3 x H x W and `labels` int64 H x W.
+
+    Args:
+        samples: from `cached_samples`.
+        processor: mirrors and normalises after the augmentation.
+        augmentation: an `Augmentation`.
+    """
+
+    def __init__(self, samples, processor, augmentation):
+        self.samples, self.processor, self.augmentation = samples, processor, augmentation
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        pixels, labels = _arrays(self.samples[index], self.processor)
+        return _tensors(*self.augmentation(pixels, labels, epoch, index), self.processor)
+
+
+class EvaluationSamples(Dataset):
+    """Samples as they are: `pixel_values`, `labels`, the mask at the original size and the row's number."""
+
+    def __init__(self, samples, processor):
+        self.samples, self.processor = samples, processor
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        sample = self.samples[index]
+        native = np.array(Image.open(io.BytesIO(sample["native_labels"])))
+        return {**_tensors(*_arrays(sample, self.processor), self.processor), "native": native, "row": index}
+
+
+def collate(items):
+    """A batch: tensors stacked; masks at the original size, which differ, stay a list of arrays."""
+    batch = {name: torch.stack([item[name] for item in items]) for name in ("pixel_values", "labels")}
+    if "native" in items[0]:
+        batch["native"] = [item["native"] for item in items]
+        batch["row"] = torch.tensor([item["row"] for item in items])
+    return batch
+
+
+class EpochSampler(Sampler):
+    """Keys (draw, index) in an order that depends on seed and epoch alone.
+
+    An epoch shows each of `count` images `copies` times; no draw, epoch x copies + copy, comes twice, so each copy is
+    augmented anew.
+    """
+
+    def __init__(self, count, seed, copies=1):
+        self.count, self.seed, self.copies, self.epoch = count, seed, copies, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.count * self.copies
+
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
+        first = self.epoch * self.copies
+        return iter([(first + int(number) // self.count, int(number) % self.count) for number in order])
+
+
+def _arrays(sample, processor):
+    shape = processor.size["height"], processor.size["width"]
+    pixels = np.frombuffer(sample["pixels"], np.uint8).reshape(*shape, 3)
+    return pixels, np.frombuffer(sample["labels"], np.uint8).reshape(shape)
+
+
+def _tensors(pixels, labels, processor):
+    return {
+        "pixel_values": torch.from_numpy(processor.normalize(pixels[None])[0]),
+        "labels": torch.from_numpy(processor.mirror(labels).astype(np.int64)),
+    }

@@ -1,0 +1,414 @@
+"""From wherever the data lies to rows: a DatasetDict whose rows hold name, image and annotation.
+
+`load_source` is the entry; below it come the kinds of source in the order in which it asks: phantoms, a folder, a zip,
+a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes", "path"}.
+`load_images` gives a table's images where there need not be masks.
+"""
+
+import difflib
+import io
+import itertools
+import re
+import shutil
+import stat
+import tempfile
+import urllib.parse
+import zipfile
+import zlib
+from hashlib import file_digest
+from pathlib import Path, PureWindowsPath
+
+import datasets
+import pyarrow.compute
+from PIL import Image
+
+from hub_unets.training.data.partition import PARTS
+from hub_unets.training.data.rows import ENCODED, IMAGE_SUFFIXES, first_few
+
+IMAGE_FOLDERS = "images", "image", "imgs"
+
+MASK_FOLDERS = "masks", "mask", "labels", "annotations"
+
+MASK_WORDS = {*MASK_FOLDERS, "label", "annotation", "segmentation", "seg", "gt", "truth", "groundtruth"}
+
+NAME_COLUMNS = "name", "stem", "id", "image_id", "file_name"
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+MAX_UNZIPPED_BYTES = 20 * 2**30
+
+MAX_UNZIPPED_RATIO = 100
+
+FORMS = (
+    "give a folder or a .zip with images/ and masks/ (or with metadata.csv, or COCO), a COCO .json file, a .parquet "
+    'file or a folder of them, a Hub id "owner/name", or "phantoms?count=240&size=256&seed=0"'
+)
+
+
+def load_source(
+    data: str,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    id2label: dict[int, str] | None = None,
+) -> datasets.DatasetDict:
+    """The rows of `data` by part: train, validation, test, or the single key "all" where the source has no parts.
+
+    Each part has the columns name (string), image and annotation (encoded). `image_column` and `mask_column` name the
+    columns of a table, or the sub-folders of a folder, where they can't be told by type and name. `id2label` are the
+    model's, for the categories of a COCO file; see `training.data.coco.coco_rows`.
+    Raises FileNotFoundError where nothing lies at `data`, ValueError where what lies there can't be paired.
+    """
+    path = Path(data).expanduser()
+    if data.partition("?")[0] == "phantoms":
+        return _phantoms(data)
+    if path.is_dir():
+        parts = _folder(path, image_column, mask_column, id2label)
+    elif path.is_file() and path.suffix.lower() == ".zip":
+        parts = _folder(unzipped(path), image_column, mask_column, id2label)
+    elif path.is_file() and path.suffix.lower() == ".json":
+        parts = _coco({"train": path}, image_column, id2label)
+    elif path.is_file() and path.suffix.lower() == ".parquet":
+        parts = _table(_parquet([path], path.parent), data, image_column, mask_column)
+    elif path.exists():
+        raise ValueError(f"{data}: not a kind of file that holds a data set; {FORMS}")
+    elif HUB_ID.fullmatch(data) and path.suffix.lower() not in {".zip", ".parquet"}:
+        parts = _table(_load(data, data), data, image_column, mask_column)
+    else:
+        raise FileNotFoundError(f"{data}: no such file or folder, and not a Hub id; {FORMS}")
+    return datasets.DatasetDict({"all": parts["train"]} if set(parts) == {"train"} else parts)
+
+
+def load_frames(folder: str) -> datasets.Dataset:
+    """Every image below `folder`, which shows no polyp: rows as `load_source` gives them, with masks all background.
+
+    Names are paths from the folder. Raises FileNotFoundError, ValueError where no image lies there or one is broken.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; frames without a polyp are images in one folder")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not files:
+        raise ValueError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
+    columns = {
+        "name": [path.relative_to(root).as_posix() for path in files],
+        "image": [{"bytes": None, "path": str(path.absolute())} for path in files],
+        "annotation": [{"bytes": _blank_mask(path), "path": None} for path in files],
+    }
+    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _blank_mask(path: Path) -> bytes:
+    """A PNG of zeros as large as the upright image at `path`."""
+    try:
+        with Image.open(path) as image:
+            size = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable image ({error}): mend it or take it away") from error
+    file = io.BytesIO()
+    Image.new("L", size).save(file, format="PNG")
+    return file.getvalue()
+
+
+def load_images(data: str) -> dict[str, datasets.Dataset]:
+    """As `load_source` for phantoms and tables (a parquet file, a folder of them, a Hub id): name and image alone.
+
+    Raises ValueError where nothing can be loaded, or which column holds the images can't be told.
+    """
+    path = Path(data).expanduser()
+    if data.partition("?")[0] == "phantoms":
+        return _phantoms(data).select_columns(["name", "image"])
+    if path.is_dir():
+        loaded = _parquet(sorted(path.rglob("*.parquet")), path)
+    elif path.is_file():
+        loaded = _parquet([path], path.parent)
+    else:
+        loaded = _load(data, data)
+    found = {part: (rows, _image_alone(rows.features, f"{data} ({part})")) for part, rows in loaded.items()}
+    names = _names(found)
+    return {
+        part: rows.select_columns([image]).rename_columns({image: "image"}).cast_column("image", ENCODED)
+        .add_column("name", names[part])
+        for part, (rows, image) in found.items()
+    }  # fmt: skip
+
+
+def holds_masks(folder: Path) -> bool:
+    """Whether a folder, or its folders of parts, hold images with masks beside them."""
+    return _metadata_names_masks(folder) or _holds_pairs(folder)
+
+
+def _phantoms(data: str) -> datasets.DatasetDict:
+    from hub_unets.training.data.phantoms import phantom_parts
+
+    known, given = ("count", "size", "seed"), {}
+    for key, value in urllib.parse.parse_qsl(data.partition("?")[2], keep_blank_values=True):
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            raise ValueError(f"{data}: unknown key {key!r}; did you mean {nearest!r}? Keys are {', '.join(known)}")
+        if not re.fullmatch(r"\d+", value):
+            raise ValueError(f"{data}: {key} must be a whole number, got {value!r}; write for example {key}=128")
+        given[key] = int(value)
+    return phantom_parts(**given)
+
+
+def _folder(
+    folder: Path, image_column: str | None, mask_column: str | None, id2label: dict[int, str] | None
+) -> dict[str, datasets.Dataset]:
+    if _metadata_names_masks(folder):
+        loaded = _load("imagefolder", str(folder), data_dir=str(folder))
+        return _table(loaded, str(folder), image_column, mask_column)
+    if not (mask_column or _holds_pairs(folder)) and (files := _coco_files(folder)):
+        return _coco(files, image_column, id2label)
+    if pairs := _paired_folders(folder, image_column, mask_column):
+        return {part: _pairs(*two) for part, two in pairs.items()}
+    if tables := sorted(folder.rglob("*.parquet")):
+        return _table(_parquet(tables, folder), str(folder), image_column, mask_column)
+    inside = _subfolders(folder)
+    if len(inside) == 1:  # a zip often wraps everything in one folder
+        return _folder(inside[0], image_column, mask_column, id2label)
+    found = first_few([sub.name for sub in inside], 8) or "no folders"
+    raise ValueError(
+        f"{folder}: needs a folder of images ({'|'.join(IMAGE_FOLDERS)}) and one of masks ({'|'.join(MASK_FOLDERS)}), "
+        f"also in train/, validation/ and test/, or metadata.csv with file_name and mask_file_name, or a COCO "
+        f".json; found {found}: "
+        "rename them, or name them as image_column and mask_column"
+    )
+
+
+def _metadata_names_masks(folder: Path) -> bool:
+    files = [
+        file for end in ("csv", "jsonl") for where in ("", "*/") for file in folder.glob(f"{where}metadata.{end}")
+    ]
+    heads = [file.read_text(errors="replace").partition("\n")[0] for file in files]
+    return any("_file_name" in head for head in heads)
+
+
+def _holds_pairs(folder: Path) -> bool:
+    """Whether image files lie in a folder of images and in one of masks beside it, here or one folder down."""
+    return any(
+        all(
+            any(sub.name.lower() in known and _holds_files(sub) for sub in beside)
+            for known in (IMAGE_FOLDERS, MASK_FOLDERS)
+        )
+        for beside in map(_subfolders, (folder, *_subfolders(folder)))
+    )
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+
+
+def _coco_files(folder: Path) -> dict[str, Path]:
+    """The COCO files of a folder, of its annotations/ and of its parts' folders, by part."""
+    from hub_unets.training.data.coco import is_coco
+
+    places = [sub for sub in _subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
+    found = {}
+    for file in [file for place in (folder, *places) for file in sorted(place.glob("*.json")) if is_coco(file)]:
+        words = [file.parent.name.lower(), *re.split(r"[^a-z]+", file.stem.lower())]
+        part = next((PARTS[word] for word in words if word in PARTS), "train")
+        if part in found:
+            raise ValueError(f"{folder}: two COCO files, {found[part].name} and {file.name}: give one of them as data")
+        found[part] = file
+    return found
+
+
+def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
+    from hub_unets.training.data.coco import coco_rows
+
+    return {part: coco_rows(file, images, id2label) for part, file in files.items()}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__")))
+
+
+def _paired_folders(folder: Path, images: str | None, masks: str | None) -> dict[str, tuple[Path, Path]]:
+    if whole := _images_and_masks(folder, images, masks):
+        return {"train": whole}
+    found = {}
+    for sub in _subfolders(folder):
+        part = PARTS.get(sub.name.lower())
+        two = part and _images_and_masks(sub, images, masks)
+        if two and part in found:
+            raise ValueError(f"{folder}: two folders for the part {part}: merge {sub.name} into the other one")
+        if two:
+            found[part] = two
+    return found
+
+
+def _images_and_masks(folder: Path, images: str | None, masks: str | None) -> tuple[Path, Path] | None:
+    two = _subfolder(folder, images, IMAGE_FOLDERS, "image"), _subfolder(folder, masks, MASK_FOLDERS, "mask")
+    if None not in two:
+        return two
+    if two == (None, None):
+        return None
+    kind, known = ("image", IMAGE_FOLDERS) if two[0] is None else ("mask", MASK_FOLDERS)
+    beside = (two[0] or two[1]).name
+    raise ValueError(f"{folder}: no {kind}s beside {beside}/: call them {'|'.join(known)}, or name {kind}_column")
+
+
+def _subfolder(folder: Path, given: str | None, known: tuple[str, ...], kind: str) -> Path | None:
+    if given:
+        return folder / given if (folder / given).is_dir() else None
+    found = [sub for sub in _subfolders(folder) if sub.name.lower() in known]
+    if len(found) > 1:
+        names = first_few(sub.name for sub in found)
+        raise ValueError(f"{folder}: two folders may hold the {kind}s ({names}): name one as {kind}_column")
+    return found[0] if found else None
+
+
+def _pairs(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
+    images, masks = _by_stem(images_folder), _by_stem(masks_folder)
+    for files, others, folder in (images, masks, masks_folder), (masks, images, images_folder):
+        if alone := [file.name for stem, file in files.items() if stem not in others]:
+            cure = "add what is missing or take these away"
+            raise ValueError(f"{folder}: no file has the stem of {first_few(alone)} ({len(alone)} in all): {cure}")
+    stems = sorted(images)
+    columns = {"name": stems}
+    for column, files in ("image", images), ("annotation", masks):
+        columns[column] = [{"bytes": None, "path": str(files[stem])} for stem in stems]
+    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
+            continue
+        if file.stem in files:
+            raise ValueError(f"{folder}: {files[file.stem].name} and {file.name} have the same stem: keep one")
+        files[file.stem] = file.absolute()
+    if not files:
+        raise ValueError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
+    return files
+
+
+def unzipped(path: Path) -> Path:
+    """The folder of a zip's files: unpacked once, beside the cache of datasets, under the zip's sha256."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets"
+    with path.open("rb") as file:
+        target = cache / file_digest(file, "sha256").hexdigest()
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_unsafe(path, archive.infolist())
+            archive.extractall(unfinished)
+        unfinished.rename(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"{path}: not a readable zip ({error}): download or pack it again") from error
+    except OSError:
+        if not target.is_dir():  # another process may have finished first
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    for entry in entries:
+        name = entry.filename
+        outside = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[/\\]", name)
+        if outside or stat.S_ISLNK(entry.external_attr >> 16):
+            raise ValueError(f"{path}: {name!r} is a link or leads outside the folder: pack plain files only")
+    total = sum(entry.file_size for entry in entries)
+    limit = min(MAX_UNZIPPED_BYTES, MAX_UNZIPPED_RATIO * path.stat().st_size)
+    if total > limit:
+        raise ValueError(f"{path}: unpacks to {total:,} bytes, the limit is {limit:,}: unpack it yourself if sound")
+
+
+def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
+    data_files = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower()) if len(files) > 1 else []
+        part = next((PARTS[word] for word in words if word in PARTS), "train")
+        data_files.setdefault(part, []).append(str(file))
+    return _load("parquet", str(files[0] if len(files) == 1 else root), data_files=data_files)
+
+
+def _load(builder: str, where: str, **options) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(builder, **options)
+    except Exception as error:  # the Hub, the network, pyarrow and datasets each raise their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"{where}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
+
+
+def _table(parts: dict, where: str, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:
+    found = {}
+    for key, rows in parts.items():
+        image, mask = _image_and_mask(rows.features, f"{where} ({key})", image_column, mask_column)
+        part = PARTS.get(key, key)
+        if part in found:
+            raise ValueError(f"{where}: two parts are called {part}: merge {key} into the other one")
+        found[part] = rows, image, mask
+    names = _names({part: (rows, image) for part, (rows, image, _) in found.items()})
+    return {part: _standard(*row, names[part]) for part, row in found.items()}
+
+
+def _image_and_mask(features: dict, where: str, image: str | None, mask: str | None) -> tuple[str, str]:
+    columns = [name for name, feature in features.items() if _holds_images(feature)]
+    listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
+    for option, given in ("image_column", image), ("mask_column", mask):
+        if given and given not in columns:
+            raise ValueError(f"{where}: {option}={given!r} is not an image column; {listing}")
+    free = [column for column in columns if column not in (image, mask)]
+    masks = [mask] if mask else [column for column in free if _is_mask(column)]
+    images = [image] if image else [column for column in free if column not in masks]
+    for option, kind, chosen in ("image_column", "images", images), ("mask_column", "masks", masks):
+        if len(chosen) != 1:
+            count = f"{len(chosen)} columns may hold" if chosen else "no image column looks like"
+            raise ValueError(f"{where}: {count} the {kind}; {listing}: name one as {option}")
+    return images[0], masks[0]
+
+
+def _image_alone(features: dict, where: str) -> str:
+    columns = [name for name, feature in features.items() if _holds_images(feature)]
+    images = [name for name in columns if not _is_mask(name)]
+    if len(images) != 1:
+        listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
+        raise ValueError(f"{where}: {len(images)} columns may hold the images; {listing}: give their files instead")
+    return images[0]
+
+
+def _is_mask(column: str) -> bool:
+    return bool(MASK_WORDS & set(re.split(r"[\W_]+", column.lower())))
+
+
+def _holds_images(feature) -> bool:
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _names(parts: dict[str, tuple[datasets.Dataset, str]]) -> dict[str, list[str]]:
+    """Stems by part: from the first name column, else the image's path, that is unique within each part."""
+    for column in (*NAME_COLUMNS, None):
+        names = {part: _stems(rows, column, image) for part, (rows, image) in parts.items()}
+        if all(all(stems) and len(set(stems)) == len(parts[part][0]) for part, stems in names.items()):
+            return names
+    numbers = itertools.count()
+    return {part: [f"row-{next(numbers):06d}" for _ in range(len(rows))] for part, (rows, _) in parts.items()}
+
+
+def _stems(rows: datasets.Dataset, column: str | None, image: str) -> list[str]:
+    if column is None:
+        values = pyarrow.compute.struct_field(rows.data.column(image), "path").to_pylist()
+    else:
+        text = getattr(rows.features.get(column), "dtype", None) in ("string", "large_string")
+        values = rows[column] if text else []
+    return [_stem(value or "") for value in values]
+
+
+def _stem(value: str) -> str:
+    path = Path(value.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name  # a dot may be part of a name
+
+
+def _standard(rows: datasets.Dataset, image: str, mask: str, names: list[str]) -> datasets.Dataset:
+    rows = rows.select_columns([image, mask]).rename_columns({image: "image", mask: "annotation"})
+    rows = rows.cast_column("image", ENCODED).cast_column("annotation", ENCODED).add_column("name", names)
+    return rows.select_columns(["name", "image", "annotation"])

@@ -1,0 +1,175 @@
+"""A checkpoint of this project to go on from: in a folder or on the Hub, with other classes, size or variant.
+
+Of it only config.json and model.safetensors are read: no code and no pickle.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hub_unets.modeling.variants import config_fields, find_variant, variant_names
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OF_ENCODER = ("num_channels", "backbone", "base_channels", "depth", "padding", "batch_norm", "detail_channels")
+OF_LABELS = ("num_labels", "id2label", "binary_head")
+
+
+class Start(NamedTuple):
+    """What a run started from.
+
+    Attributes:
+        repo_id, commit: on the Hub; None of a folder.
+        summary: one line on what was loaded and what was drawn anew.
+    """
+
+    repo_id: str | None
+    commit: str | None
+    summary: str
+
+    @property
+    def record(self):
+        """As results.json holds it; None of a folder, which means nothing elsewhere."""
+        return {"repo_id": self.repo_id, "commit": self.commit} if self.commit else None
+
+
+def read_start_config(source):
+    """The config of a checkpoint: a folder, or a Hub id with or without @REVISION.
+
+    Raises:
+        OSError: neither a folder nor on the Hub.
+        ValueError: config.json is missing, or is none of this project's.
+    """
+    return _config_of(_find(source, CONFIG)[0], source)
+
+
+def _config_of(path, source):
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or UTF-8
+        raise ValueError(f"start_from: {CONFIG} of {source} is not JSON: {error}") from error
+    model_type = fields.get("model_type") if isinstance(fields, dict) else None
+    if model_type not in variant_names():
+        raise ValueError(
+            f"start_from: {source} holds a network of type {str(model_type)[:80]!r}; it must be a checkpoint of one "
+            f"of {', '.join(variant_names())}."
+        )
+    config_class, _ = find_variant(model_type)
+    try:
+        return config_class(**{name: fields[name] for name in config_fields(config_class) if name in fields})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"start_from: {CONFIG} of {source}: {error}") from error
+
+
+def with_start_fields(given, variant, config):
+    """The fields of a network that starts from a checkpoint: those given, and for the others the checkpoint's.
+
+    Args:
+        given: the `model:` fields of recipe and command line.
+        variant: the network's; where it is not the checkpoint's, only fields of encoder and labels are taken over.
+        config: the checkpoint's.
+    """
+    same_variant = variant == config.model_type
+    names = [name for name in config_fields(type(config)) if name not in OF_LABELS] if same_variant else OF_ENCODER
+    fields = {name: getattr(config, name) for name in names} | given
+    count = len(fields["id2label"]) if "id2label" in fields else fields.get("num_labels", config.num_labels)
+    if count == config.num_labels:
+        fields = {"id2label": config.id2label, "binary_head": config.binary_head} | fields
+    return fields
+
+
+def load_start(model, source):
+    """Copy a checkpoint's weights into a model where names and shapes fit; of another variant, the encoder's alone.
+
+    Args:
+        model: one of our models; what does not fit stays as it was drawn.
+        source: a folder, or a Hub id with or without @REVISION.
+
+    Returns:
+        Start.
+
+    Raises:
+        OSError: neither a folder nor on the Hub.
+        ValueError: files that are missing or broken, another backbone, or an encoder of which nothing fits.
+    """
+    path, repo_id, commit = _find(source, CONFIG)
+    there, here = _config_of(path, source), model.config
+    path, *_ = _find(f"{repo_id}@{commit}" if commit else source, WEIGHTS)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"start_from: {WEIGHTS} of {source} is not a safetensors file: {error}") from error
+    own = model.state_dict()
+    parts = ("encoder.", "decoder.", "head.") if there.model_type == here.model_type else ("encoder.",)
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own and tensor.shape == own[name].shape and name.startswith(parts)
+    }
+    differences = _differences(here, there)
+    if _backbone(here) != _backbone(there) or not any(
+        name.startswith("encoder.") and tensor.dim() > 1 for name, tensor in fitting.items()
+    ):
+        raise ValueError(
+            f"start_from: the encoder of {source} ({_described(there)}) is not that of this run "
+            f"({_described(here)}): {differences}. Leave these fields out, and the checkpoint's are taken."
+        )
+    model.load_state_dict(fitting, strict=False)
+    return Start(repo_id, commit, _summary(source, commit, own, fitting, differences))
+
+
+def _find(source, name):
+    """A checkpoint's file: (path, repo id, commit), the last two None in a folder."""
+    if Path(source).is_dir():
+        if not Path(source, name).is_file():
+            raise ValueError(_missing(source, name))
+        return Path(source, name), None, None
+    repo_id, _, revision = source.partition("@")
+    try:
+        path = Path(hf_hub_download(repo_id, name, revision=revision or None))
+    except RemoteEntryNotFoundError as error:
+        raise ValueError(_missing(source, name)) from error
+    except (OSError, ValueError) as error:  # the client's own are of both
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise OSError(f"start_from: {source} is no folder, and the Hub does not give it ({reason})") from error
+    return path, repo_id, path.parent.name  # the client's cache: snapshots/COMMIT/NAME
+
+
+def _missing(source, name):
+    return (
+        f"start_from: {source} has no {name}: it must be a run's folder, one of its checkpoints, or a repository. "
+        "Pickles (.bin, .pth) can run code and are not read."
+    )
+
+
+def _backbone(config):
+    """timm's name without the tag of its weights."""
+    return config.backbone and config.backbone.partition(".")[0]
+
+
+def _described(config):
+    return f"{config.model_type}, {config.backbone or f'plain, {config.base_channels} channels'}"
+
+
+def _differences(here, there):
+    """Where the configs of two networks differ, as text."""
+    names = [name for name in config_fields(type(here)) if name not in ("id2label", "binary_head")]
+    pairs = [("variant", here.model_type, there.model_type)] + [
+        (f"model.{name}", getattr(here, name), getattr(there, name)) for name in names if hasattr(there, name)
+    ]
+    if here.num_labels == there.num_labels:
+        pairs.append(("model.binary_head", here.binary_head, there.binary_head))
+    return ", ".join(f"{name} is {one} here and {other} there" for name, one, other in pairs if one != other)
+
+
+def _summary(source, commit, own, fitting, differences):
+    counts = []
+    for part in ("encoder", "decoder", "head"):
+        loaded, of = (sum(name.startswith(f"{part}.") for name in names) for names in (fitting, own))
+        counts.append(f"{part} {loaded} of {of} tensors")
+    reason = f"; the others are drawn anew: {differences or 'the file lacks them'}" if len(fitting) < len(own) else ""
+    return f"Started from {source}{f', commit {commit}' if commit else ''}: {', '.join(counts)}{reason}."

@@ -1,0 +1,285 @@
+"""The HF Trainer with a loss of ours: weighted sums per image, validation at the original size, EMA, exact resume."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SchedulerType
+
+from hub_unets.modeling.modeling_unet import align_labels
+from hub_unets.training.data.samples import EpochSampler, collate
+from hub_unets.training.fit.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
+from hub_unets.training.fit.precision import depthwise_in_float32
+from hub_unets.training.measure.metrics import count_pixels, summarize
+
+EMA_FILE = "ema.safetensors"
+FIXED = {"save_total_limit": None, "save_only_model": False, "ignore_data_skip": False, "auto_find_batch_size": False}
+
+
+class UNetTrainer(Trainer):
+    """Trains one of our models.
+
+    Args:
+        model, args, train_dataset, eval_dataset, callbacks: as in Trainer; `args` is a RunArguments, the datasets are
+            TrainingSamples and EvaluationSamples.
+        loss: logits and labels to one number an image.
+        processor: turns logits into masks at the original size.
+
+    Raises:
+        ValueError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
+    """
+
+    def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
+        require_resumable(args)
+        model = model.to(memory_format=torch.channels_last)
+        if args.bf16 and args.device.type == "cpu":
+            depthwise_in_float32(model)
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False
+        self.sampler = EpochSampler(len(train_dataset), args.seed, args.copies)
+        self.loss, self.processor, self.ema = loss, processor, None
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            compute_metrics=self._validation_metrics,
+        )
+        # compute_loss divides by the images of the whole step: the Trainer must neither count tokens nor divide again
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.label_names = ["labels"]
+        if args.ema_decay is not None:
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
+            self.ema.to(args.device)
+        self.add_callback(EpochFollower(self.sampler, self.ema, model))
+        self.add_callback(CheckpointKeeper())
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStopping(args.early_stopping_patience))
+        for callback in callbacks:
+            self.add_callback(callback)
+        self.saved_step = None
+        self.started = time.perf_counter()
+
+    def train_from(self, checkpoint):
+        """Train to the end, from a complete checkpoint or, where that is None, from the start."""
+        if checkpoint is None:
+            self.train()
+            return
+        if self.ema is not None:
+            _load_ema(self.ema, checkpoint / EMA_FILE)
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.started -= max((entry.get("seconds", 0) for entry in state.log_history), default=0)
+        patience = self.args.early_stopping_patience
+        if state.global_step >= state.max_steps or out_of_patience(state.log_history, patience):
+            self.state = state
+            self._load_from_checkpoint(str(checkpoint))
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint))
+
+    def log(self, logs, *args, **kwargs):
+        """As Trainer's, with the seconds spent so far, those before a resume included."""
+        super().log({**logs, "seconds": round(time.perf_counter() - self.started, 1)}, *args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimizer step with each image's weight, and how many images all processes hold."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        accumulated = self.args.gradient_accumulation_steps
+        steps_per_epoch = math.ceil(len(self.callback_handler.train_dataloader) / accumulated)
+        first = self.state.global_step % steps_per_epoch * accumulated
+        for number, batch in enumerate(batches, start=first):
+            batch["weight"] = self._weights(number, len(batch["labels"])).to(device)
+        images = sum((batch["weight"].sum() for batch in batches), torch.zeros((), device=device))
+        return batches, self.accelerator.reduce(images)
+
+    def _weights(self, number, size):
+        """0 where accelerate repeats images, so that every process has a full last batch; else 1."""
+        start = (number * self.args.world_size + self.args.process_index) * self._train_batch_size
+        return (torch.arange(start, start + size) < len(self.sampler)).float()
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        return None  # super() would count label tokens
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The mean of the images' losses; in training over all images of the optimizer step on all processes."""
+        pixel_values = inputs["pixel_values"].to(memory_format=torch.channels_last)
+        outputs = model(pixel_values=pixel_values)
+        labels = align_labels(inputs["labels"], outputs["logits"], self.model.config)
+        supervised = [outputs["logits"], *(outputs.get("auxiliary_logits") or ())]
+        losses = sum(self.loss(logits, labels) for logits in supervised) / len(supervised)
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:  # the processes' gradients are averaged
+            loss = (losses * inputs["weight"]).sum() * self.args.world_size / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        """As Trainer's; the loss it returns, for the log, is the mean over the processes."""
+        return self.accelerator.reduce(super().training_step(*args, **kwargs), "mean")
+
+    def evaluate(self, *args, **kwargs):
+        """As Trainer's, with the first process's batch-norm statistics on all: they are the ones that are saved."""
+        if self.args.world_size > 1:
+            for module in (self.model, self.ema):
+                for buffer in [] if module is None else module.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+        return super().evaluate(*args, **kwargs)
+
+    @torch.no_grad()
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss, and for each image its row and pixel counts at the original size, so that memory stays flat."""
+        scored = model if self.ema is None else self.ema.module
+        natives, rows = inputs.pop("native"), inputs.pop("row")
+        inputs = self._prepare_inputs(inputs)
+        with self.accelerator.autocast():
+            loss, outputs = self.compute_loss(scored.eval(), inputs, return_outputs=True)
+        sizes = [native.shape for native in natives]
+        masks = self.processor.post_process_semantic_segmentation(outputs, sizes)
+        classes = foreground_classes(self.model.config.num_labels)
+        counts = [
+            count_pixels(mask.cpu().numpy(), native, classes) for mask, native in zip(masks, natives, strict=True)
+        ]
+        counts = torch.from_numpy(np.stack(counts)).to(loss.device)
+        return loss.float(), counts, rows.to(loss.device)
+
+    def _validation_metrics(self, prediction):
+        summary = summarize(prediction.predictions)
+        values = {name: value["value"] for name, value in summary["per_image"].items()}
+        return {**values, "pooled_dice": summary["pooled"]["dice"]["value"]}
+
+    def create_optimizer(self, model=None):
+        """As Trainer's, with the encoder's parameters at `encoder_learning_rate`."""
+        if self.args.encoder_learning_rate is None or self.optimizer is not None:
+            return super().create_optimizer()
+        decayed = self.get_decay_parameter_names(self.model)
+        groups = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name.startswith("encoder."), name in decayed), []).append(parameter)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        rates = {True: self.args.encoder_learning_rate, False: self.args.learning_rate}
+        decays = {True: self.args.weight_decay, False: 0.0}
+        self.optimizer = optimizer_class(
+            [
+                {"params": parameters, "lr": rates[in_encoder], "weight_decay": decays[decays_too]}
+                for (in_encoder, decays_too), parameters in sorted(groups.items())
+            ],
+            **options,
+        )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """As Trainer's; a plateau is one of a metric that is better when greater, not of a loss, as it is there."""
+        if self.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            mode = "max" if self.args.greater_is_better else "min"
+            self.args.lr_scheduler_kwargs = {"mode": mode, **(self.args.lr_scheduler_kwargs or {})}
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_decay_parameter_names(self, model):
+        """Weights of convolutions and linear layers; norms, biases and layer scales are vectors in every backbone."""
+        return [name for name, one in model.named_parameters() if one.dim() > 1 and "bias" not in name]
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.sampler
+
+    def _save_checkpoint(self, model, trial):
+        step, output_dir = self.state.global_step, self.args.output_dir
+        if step == self.saved_step:
+            return  # the end of an epoch whose last step was saved: writing it again would put it at risk
+        folder = Path(output_dir) / f"checkpoint-{step}"
+        with naming_write_errors(folder):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self._save_ema(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_complete(folder)
+                remove_older(output_dir, {step, self.state.best_global_step})
+        self.saved_step = step
+
+    def _save_ema(self, folder):
+        if self.ema is not None:
+            state = {name: tensor.contiguous() for name, tensor in self.ema.state_dict().items()}
+            save_file(state, folder / EMA_FILE)
+
+    def load_best(self):
+        """Put the weights of the best validation Dice into the model (the averaged ones, if there are any).
+
+        Returns:
+            dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation.
+        """
+        if not self.state.best_global_step:
+            if self.ema is not None:
+                self.model.load_state_dict(self.ema.module.state_dict())
+            return None
+        step = self.state.best_global_step
+        folder = f"{self.args.output_dir}/checkpoint-{step}"
+        if self.ema is None:
+            self.model.load_state_dict(load_file(f"{folder}/model.safetensors"))
+        else:
+            _load_ema(self.ema, f"{folder}/{EMA_FILE}")
+            self.model.load_state_dict(self.ema.module.state_dict())
+        epoch = next(entry["epoch"] for entry in self.state.log_history if entry["step"] == step)
+        return {"step": step, "epoch": epoch, "dice": self.state.best_metric}
+
+
+class EpochFollower(TrainerCallback):
+    """Tells the sampler the epoch before its first sample is drawn, and the moving average each step."""
+
+    def __init__(self, sampler, ema, model):
+        self.sampler, self.ema, self.model = sampler, ema, model
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops after `patience` evaluations without a higher Dice, counted in the history: a resumed run counts alike."""
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop |= out_of_patience(state.log_history, self.patience)
+
+
+def out_of_patience(history, patience):
+    """Whether `patience` evaluations follow the first highest `eval_dice` of a log history; False where it is None."""
+    dices = [entry["eval_dice"] for entry in history if "eval_dice" in entry]
+    return patience is not None and len(dices) > 0 and len(dices) - 1 - int(np.argmax(dices)) >= patience
+
+
+def require_resumable(args):
+    """Raise ValueError, naming the field, unless a killed run can go on exactly and end with its best epoch."""
+    for name, value in FIXED.items():
+        if getattr(args, name) != value:
+            raise ValueError(
+                f"{name} must stay {value}: the newest and the best checkpoint are kept, to resume exactly."
+            )
+    if args.save_strategy == "no":
+        raise ValueError(
+            "save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint."
+        )
+    if args.early_stopping_patience is not None and args.early_stopping_patience < 1:
+        raise ValueError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
+
+
+def foreground_classes(num_labels):
+    """The label of each foreground class: ((1,), (2,), ...)."""
+    return tuple((label,) for label in range(1, num_labels))
+
+
+def _load_ema(ema, path):
+    ema.load_state_dict(load_file(path))

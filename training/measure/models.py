@@ -1,0 +1,49 @@
+"""A model and its processor to be scored, and which of its labels mean polyp."""
+
+import json
+from pathlib import Path
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.variants import find_variant, variant_names
+
+
+def load_model(name, trust_remote_code=False, revision=None):
+    """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
+
+    Raises:
+        ValueError: the repository's code would have to be run and `trust_remote_code` is not given.
+        OSError: nothing can be loaded from `name`.
+    """
+    local = Path(name) / "config.json"
+    if (
+        local.is_file()
+        and "auto_map" not in (fields := json.loads(local.read_text("utf-8")))
+        and fields.get("model_type") in variant_names()
+    ):
+        _, model_class = find_variant(fields["model_type"])
+        return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
+    options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"model {name}: no folder with a config.json, nor loadable from the Hub ({reason})") from error
+    model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
+    return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
+
+
+def polyp_labels_of(config):
+    """Which labels of a model mean polyp: all but a label called background, those called polyp, or 1 of two.
+
+    Raises:
+        ValueError: the names do not tell.
+    """
+    names = {int(label): str(name).lower() for label, name in config.id2label.items()}
+    if "background" in names.values():
+        return tuple(label for label in sorted(names) if names[label] != "background")
+    polyps = tuple(label for label in sorted(names) if "polyp" in names[label])
+    if polyps or len(names) == 2:
+        return polyps or (1,)
+    raise ValueError(f"which of the labels {list(names.values())[:8]} mean polyp? Name their numbers: --polyp_labels.")

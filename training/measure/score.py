@@ -1,0 +1,233 @@
+"""Score a segmentation model at the images' original size, by the path that a user of the model takes."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from hub_unets.modeling.modeling_unet import segmentation_loss
+from hub_unets.training.data.polyp_free import largest_free_crop
+from hub_unets.training.data.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
+from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
+from hub_unets.training.measure.false_alarms import MIN_SIDE, marked_pixels, summarize_crops
+from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.metrics import (
+    by_size,
+    count_pixels,
+    mean_with_interval,
+    metrics_from_counts,
+    summarize,
+)
+from hub_unets.training.measure.polyps import count_polyps, summarize_polyps
+from hub_unets.training.measure.reliability import TABLE_BINS, expected_calibration_error, reliability_table
+
+BINS = 200  # of probability
+
+CURVE_THRESHOLDS = np.arange(1, BINS) / BINS
+
+CURVES = ("dice", "precision", "recall")  # that are drawn against the threshold
+
+LOGIT_BINS, LOGIT_LIMIT = 800, 20.0  # of the logit histograms; logits beyond the limit are in the last bin
+
+
+@dataclass
+class Scores:
+    """What is kept of each scored image, in order: nothing that grows with its size, some 2 kB.
+
+    `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
+    pixel). `class_names` are those of several counted classes, in order. Of one class there are also, for each image,
+    `tables`, float64 3 x TABLE_BINS (pixels of background and of polyp by predicted probability, and the sum of their
+    probabilities), `polyps`, int64 4 (`training.measure.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
+    `training.measure.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None
+    without one (`training.measure.false_alarms`); and of all images together two sums, `by_threshold`, float64 CURVES
+    x CURVE_THRESHOLDS (each image's metrics at each threshold), and `logits`, float64 2 x LOGIT_BINS (its shares of
+    pixels of background and of polyp by logit).
+    """
+
+    names: list = field(default_factory=list)
+    sizes: list = field(default_factory=list)
+    counts: list = field(default_factory=list)
+    losses: list = field(default_factory=list)
+    class_names: list = field(default_factory=list)
+    tables: list = field(default_factory=list)
+    by_threshold: np.ndarray = field(default_factory=lambda: np.zeros((len(CURVES), len(CURVE_THRESHOLDS))))
+    logits: np.ndarray = field(default_factory=lambda: np.zeros((2, LOGIT_BINS)))
+    polyps: list = field(default_factory=list)
+    boundaries: list = field(default_factory=list)
+    crops: list = field(default_factory=list)
+
+    def summary(self, names=None):
+        """The metrics of these images, or of those among `names`, as `results.json` holds them."""
+        chosen = [index for index, name in enumerate(self.names) if names is None or name in names]
+        counts = np.stack([self.counts[index] for index in chosen])
+        losses = [self.losses[index] for index in chosen]
+        summary = {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+        if counts.shape[1] == 1:
+            summary["by_size"] = by_size(counts[:, 0])
+        if "per_class" in summary:
+            named = zip(self.class_names, summary["per_class"], strict=True)
+            summary["per_class"] = [{"label": name, **one} for name, one in named]
+        if self.polyps:
+            summary["polyps"] = summarize_polyps([self.polyps[index] for index in chosen])
+        if self.boundaries:
+            sizes = [self.sizes[index] for index in chosen]
+            summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in chosen], sizes)
+        if self.crops:
+            summary["false_alarms"] = summarize_crops([self.crops[index] for index in chosen])
+        if self.tables:
+            table = reliability_table(sum(self.tables[index] for index in chosen))
+            summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
+        return summary
+
+
+def score(
+    model,
+    processor,
+    rows,
+    polyp_labels=None,
+    threshold=None,
+    batch_size=8,
+    progress="",
+    mask_labels=2,
+    boundary_width=None,
+    flips=False,
+    crops=False,
+):
+    """Score every row.
+
+    Args:
+        model: a semantic segmentation model, in eval mode.
+        processor: its image processor, with `post_process_semantic_segmentation`.
+        rows: Dataset with name, image, annotation (encoded).
+        polyp_labels: the model's labels that count as polyp; None takes the masks' classes to be the model's own.
+        threshold: for our binary heads; None takes the processor's `mask_threshold`.
+        batch_size: images a forward pass.
+        progress: what the progress bar says; empty shows none.
+        mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
+        boundary_width: makes label 2 of the true masks, as for training; see `training.data.reading.with_boundary`.
+        flips: take the mean logits of each image and its mirror images; see `training.measure.flips`.
+        crops: of one class, look for false alarms in each image's polyp-free crop too.
+
+    Returns:
+        Scores, in the order of the rows.
+
+    Raises:
+        ValueError: a bad file, by its name; labels or a threshold that the model does not have; a boundary without
+            three labels.
+    """
+    classes = _foreground(model.config, polyp_labels, threshold)
+    grouped = polyp_labels is not None
+    num_labels = mask_labels if grouped else model.config.num_labels
+    check_boundary_width(boundary_width, num_labels)
+    options = {} if threshold is None else {"threshold": threshold}
+    model.to(memory_format=torch.channels_last)
+    scores = Scores(class_names=[] if grouped else [model.config.id2label[label] for (label,) in classes])
+    bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
+    for start in range(0, len(rows), batch_size):
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        images = [read_image(row["image"], row["name"]) for row in batch]
+        truths = [_truth(row, num_labels, boundary_width, grouped) for row in batch]
+        for row, image, truth in zip(batch, images, truths, strict=True):
+            require_same_size(image, truth, row["name"])
+        sizes = [truth.shape for truth in truths]
+        outputs = _forward(model, processor(images, return_tensors="pt"), flips)
+        masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
+        for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
+            _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
+        if crops and len(classes) == 1:
+            scores.crops += map(partial(_in_crop, model, processor, options), images, truths)
+        bar.update(len(batch))
+    bar.close()
+    return scores
+
+
+def _in_crop(model, processor, options, image, truth):
+    """Pixels marked in the polyp-free crop of one image; None where it has none."""
+    crop = largest_free_crop(image, truth, MIN_SIDE)
+    return None if crop is None else marked_pixels(model, processor, crop, **options)
+
+
+def _foreground(config, polyp_labels, threshold):
+    """For each foreground class the model's labels that count as it."""
+    if threshold is not None and not getattr(config, "binary_head", False):
+        raise ValueError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
+    if polyp_labels is None:
+        return tuple((label,) for label in range(1, config.num_labels))
+    if not set() < set(polyp_labels) < set(range(config.num_labels)):
+        raise ValueError(
+            f"polyp_labels must be some of the model's labels, 0 to {config.num_labels - 1}, and not all of them, "
+            f"got {list(polyp_labels)}."
+        )
+    return (tuple(polyp_labels),)
+
+
+def _truth(row, num_labels, boundary_width, grouped):
+    """A row's labels; grouped, every label above 0 is 1."""
+    labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
+    return np.where(labels == IGNORE, IGNORE, labels > 0).astype(np.uint8) if grouped else labels
+
+
+@torch.inference_mode()
+def _forward(model, inputs, flips):
+    pixel_values = inputs["pixel_values"].to(model.device, model.dtype)
+    if flips:
+        return SemanticSegmenterOutput(logits=predict_with_flips(model, pixel_values).logits)
+    return model(pixel_values=pixel_values)
+
+
+def _at_size(logits, size, polyp_labels):
+    """One image's logits C x h x w to float32 1 x K x H x W; K = 1, the polyp's log-odds, where labels are grouped."""
+    if polyp_labels is not None and logits.shape[0] > 1:
+        rest = [label for label in range(logits.shape[0]) if label not in polyp_labels]
+        logits = (logits[list(polyp_labels)].logsumexp(0) - logits[rest].logsumexp(0))[None]
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear")
+
+
+def _add(scores, name, truth, mask, logits, classes):
+    scores.names.append(name)
+    scores.sizes.append(truth.shape)
+    scores.counts.append(count_pixels(mask, truth, classes))
+    scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
+    if len(classes) == 1:
+        predicted, there = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
+        scores.polyps.append(count_polyps(predicted, there))
+        if is_installed():
+            scores.boundaries.append(boundary_distances(predicted, there))
+    if logits.shape[1] == 1:
+        _add_histograms(scores, truth, logits[0, 0])
+
+
+def _add_histograms(scores, truth, logits):
+    """The pixels by probability and by logit; bin k of probability is (k, k + 1] / BINS, of logit centred."""
+    probabilities = logits.sigmoid()
+    bins = ((probabilities * BINS).ceil().long() - 1).clamp(min=0).cpu().numpy()
+    histograms, counted = _by_truth(bins, truth, BINS), truth != IGNORE
+    sums = np.bincount(bins[counted], probabilities.cpu().numpy()[counted].astype(np.float64), BINS)
+    scores.tables.append(np.stack([*histograms, sums]).reshape(3, TABLE_BINS, -1).sum(axis=2))
+    metrics = metrics_from_counts(threshold_counts(histograms))
+    scores.by_threshold += np.stack([metrics[name] for name in CURVES])
+    places = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
+    by_logit = _by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS)
+    scores.logits += by_logit / by_logit.sum()
+
+
+def _by_truth(bins, truth, count):
+    """Histograms of background and of polyp, int64 2 x count."""
+    return np.stack([np.bincount(bins[truth == label], minlength=count) for label in (0, 1)])
+
+
+def logit_centres():
+    """The centres of the bins of `Scores.logits`, float64 LOGIT_BINS."""
+    return ((np.arange(LOGIT_BINS) + 0.5) / LOGIT_BINS * 2 - 1) * LOGIT_LIMIT
+
+
+def threshold_counts(histograms):
+    """One image's pixels of background and of polyp, 2 x BINS by probability, to counts at CURVE_THRESHOLDS x 4."""
+    false_positives, true_positives = (np.cumsum(side[::-1])[::-1][1:] for side in histograms)
+    negatives, positives = histograms.sum(axis=1)
+    rest = (positives - true_positives, negatives - false_positives)
+    return np.stack([true_positives, false_positives, *rest], axis=1)

@@ -1,0 +1,209 @@
+"""results.json and per_image.csv: what a run or an evaluation found, written here and nowhere else."""
+
+import csv
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jsonschema
+import torch
+
+from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
+from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
+
+SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
+_PACKAGES = (
+    "torch",
+    "timm",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "albumentations",
+    "numpy",
+    "pillow",
+)
+
+
+def write_results(folder, results, scores, twins=()):
+    """Write `results.json` (checked against the schema) and `per_image.csv`.
+
+    Args:
+        folder: where; made if need be.
+        results: run, data, environment and cost; schema_version and metrics are added.
+        scores: "validation", "test" or both to Scores.
+        twins: test names with a twin in training or validation; then the test is also summarised without them.
+
+    Returns:
+        str: the figures, to print.
+    """
+    metrics = {part: one.summary() for part, one in scores.items()}
+    tested = scores["test"].names if "test" in scores else []
+    without = [name for name in tested if name not in set(twins)]
+    if 0 < len(without) < len(tested):
+        metrics["test_without_twins"] = scores["test"].summary(set(without))
+    last = metrics[[*scores][-1]]
+    results = {"schema_version": 1, **results, "definitions": definitions(last), "metrics": metrics}
+    check_results(results)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_per_image(folder / "per_image.csv", scores, set(twins))
+    partial = folder / ".results.json"
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "results.json")
+    return "\n".join(summary_lines(results))
+
+
+def definitions(part):
+    """What the figures of a part that have a rule of their own are, by name."""
+    texts = {
+        "polyps": lambda: polyps.DEFINITION,
+        "boundary": boundaries.definition,
+        "calibration": lambda: reliability.DEFINITION,
+        "false_alarms": lambda: false_alarms.DEFINITION,
+    }
+    return {name: text() for name, text in texts.items() if name in part}
+
+
+def read_results(path):
+    """A results.json that fits the schema.
+
+    Raises:
+        ValueError: it does not; says where.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    check_results(results, path)
+    return results
+
+
+def check_results(results, path="results.json"):
+    """Raise ValueError, naming the place, unless the results fit the schema."""
+    for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(results):
+        raise ValueError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}")
+
+
+def summary_lines(results):
+    """Lines for each part: Dice and IoU, precision, recall, loss; then polyps, outlines and ECE; then each class."""
+    for part, metrics in results["metrics"].items():
+        dice, iou = metrics["per_image"]["dice"], metrics["per_image"]["iou"]
+        yield (
+            f"{part.replace('_', ' '):<19}{metrics['images']:>5} images   Dice {dice['value']:.4f} "
+            f"({dice['low']:.4f}-{dice['high']:.4f})   IoU {iou['value']:.4f}   "
+            f"pooled Dice {metrics['pooled']['dice']['value']:.4f}   "
+            f"precision {metrics['per_image']['precision']['value']:.4f}   "
+            f"recall {metrics['per_image']['recall']['value']:.4f}   loss {metrics['loss']['value']:.4f}"
+        )
+        if found := list(_report_figures(metrics)):
+            yield "  " + "   ".join(found)
+        for one in metrics.get("per_class", ()):
+            yield _class_line(one, metrics["images"])
+    if frames := results.get("negatives"):
+        marked = frames["marked"]
+        yield (
+            f"{frames['source']}: {frames['frames']} frames without a polyp, marked {marked['value']:.4f} "
+            f"({marked['low']:.4f}-{marked['high']:.4f})"
+        )
+
+
+def _report_figures(metrics):
+    """Polyps, outlines and calibration of a part, each where it was measured."""
+    if counts := metrics.get("polyps"):
+        yield (
+            f"polyps {counts['found']} of {counts['polyps']} found at IoU .5, {counts['touched']} touched, "
+            f"{counts['false_polyps']} false (recall {counts['recall']['value']:.4f}, "
+            f"precision {counts['precision']['value']:.4f})"
+        )
+    if boundary := metrics.get("boundary"):
+        yield f"NSD {boundary['nsd']['value']:.4f}   HD95 {boundary['hd95']['value']:.1f} pixels"
+    alarms = metrics.get("false_alarms")
+    if alarms and alarms["crops"]:
+        yield f"false alarms in {alarms['marked']['value']:.4f} of {alarms['crops']} polyp-free crops"
+    if calibration := metrics.get("calibration"):
+        yield f"ECE {calibration['ece']:.4f}"
+
+
+def _class_line(one, images):
+    """A class's Dice over all images, over those that hold it, and pooled."""
+    over_all, present = one["per_image"]["dice"], one["present"]
+    where = f"{present['dice']['value']:.4f}" if present["images"] else "-"
+    return (
+        f"  {one['label']:<30}Dice {over_all['value']:.4f} ({over_all['low']:.4f}-{over_all['high']:.4f})   "
+        f"where present {where} ({present['images']} of {images} images)   "
+        f"pooled Dice {one['pooled']['dice']['value']:.4f}"
+    )
+
+
+def data_record(data, partition, boundary_width=None):
+    """What `results.json` says of the data; a local path is kept by its last name only."""
+    local = Path(data.partition("?")[0]).expanduser().exists()
+    return {
+        "source": Path(data).name if local else data,
+        "split": partition.name,
+        "split_seed": partition.seed,
+        "sizes": partition.sizes,
+        "sha256": partition.sha256,
+        "twins": list(partition.twins),
+        "boundary_width": boundary_width,
+    }
+
+
+def environment_record(model):
+    """Hardware and versions."""
+    device = model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {cpu_name()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }
+
+
+def cpu_name():
+    """The processor's name, as its maker writes it where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _write_per_image(path, scores, twins):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = None
+        for part, one in scores.items():
+            for row in _rows(part, one, twins):
+                if writer is None:
+                    writer = csv.DictWriter(file, fieldnames=list(row))
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+def _rows(part, scores, twins):
+    for index, (name, size, counts) in enumerate(zip(scores.names, scores.sizes, scores.counts, strict=True)):
+        metrics = metrics_from_counts(counts)
+        row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
+        row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
+        row["loss"] = f"{scores.losses[index]:.6f}"
+        dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
+        row |= dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+        if scores.polyps:
+            row |= dict(zip(polyps.POLYP_COLUMNS, map(int, scores.polyps[index]), strict=True))
+        if scores.boundaries:
+            distances = [f"{value:.6f}" for value in scores.boundaries[index]]
+            row |= dict(zip(boundaries.BOUNDARY_COLUMNS, distances, strict=True))
+        if scores.crops:
+            (column,) = false_alarms.ALARM_COLUMNS
+            row[column] = "" if scores.crops[index] is None else scores.crops[index]
+        yield row
+
+
+def class_columns(classes):
+    """The columns of per_image.csv behind the loss: pixel counts and, where there are several classes, their Dice."""
+    if classes == 1:
+        return list(COUNTS)
+    numbers = range(1, classes + 1)
+    return [f"{count}_{number}" for number in numbers for count in COUNTS] + [f"dice_{number}" for number in numbers]

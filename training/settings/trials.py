@@ -1,0 +1,171 @@
+"""What a sweep is made of: the cells of a grid or the trials of a space, and the command line of each one's run."""
+
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.settings.arguments import (
+    find_recipe,
+    pairs,
+    parse,
+    read_recipe,
+    run_fields,
+    texts_of,
+    value_of,
+)
+
+
+@dataclass
+class Sweep:
+    """What is swept.
+
+    Attributes:
+        recipe: as given on the command line.
+        overrides: command-line texts that every trial gets.
+        choices: {name: {label: {setting: texts}}}, the dimensions of a grid.
+        space: {name: what Optuna is asked to suggest}.
+        trials: how many a space gets.
+        rank_within: settings whose values are not compared with one another.
+        output_dir: the study's folder; its last name is the study's.
+        storage: Optuna's URL.
+        settings: what must stay as it is while the study lasts.
+    """
+
+    recipe: str
+    overrides: list
+    choices: dict
+    space: dict
+    trials: int
+    rank_within: list
+    output_dir: Path
+    storage: str
+    settings: dict
+    cells: dict = field(init=False)  # {trial's name: {dimension: label}}
+
+    def __post_init__(self):
+        labels = itertools.product(*self.choices.values())
+        chosen = [dict(zip(self.choices, cell, strict=True)) for cell in labels]
+        if self.space:
+            self.cells = {f"trial-{number:03d}": {} for number in range(self.trials)}
+        else:
+            self.cells = {_slug("-".join(cell.values())): cell for cell in chosen}
+
+    def folder(self, name):
+        return self.output_dir / "trials" / name
+
+    def arguments(self, settings, output_dir):
+        """The command line of one run."""
+        given = [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
+        return [self.recipe, *self.overrides, *given, "--output_dir", str(output_dir)]
+
+
+def parse_sweep(argv):
+    """The command line to a Sweep.
+
+    Raises:
+        ValueError: no recipe, no grid and no space or both, or one that no run can be started with.
+        SystemExit: a field that a run does not have, as training/run.py says it.
+    """
+    if not argv or argv[0].startswith("-"):
+        raise ValueError("a recipe with grid: or space: comes first, as in `training/sweep.py family`.")
+    given = pairs(argv[1:])
+    own = {name: given.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials")}
+    recipe = read_recipe(find_recipe(argv[0]))
+    dimensions = {name: value for name, value in recipe.items() if name.startswith(("grid.", "space."))}
+    for name in [name for name in given if name.startswith(("--grid.", "--space."))]:
+        values = [value_of(text) for text in given.pop(name)]
+        dimensions[name[2:]] = values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
+    grid, space = (
+        {name.partition(".")[2]: dimensions[name] for name in dimensions if name.startswith(kind)}
+        for kind in ("grid.", "space.")
+    )
+    if bool(grid) == bool(space):
+        raise ValueError(f"{argv[0]}: a sweep needs a grid or a space, and not both, got {sorted(dimensions)}.")
+    output_dir = Path(own["output_dir"] or f"runs/{Path(argv[0]).stem}").absolute()
+    sweep = Sweep(
+        recipe=argv[0],
+        overrides=[text for name, texts in given.items() for text in (name, *texts)],
+        choices={name: _choices(name, values) for name, values in grid.items()},
+        space=space,
+        trials=_trials(own["trials"] or recipe.get("trials", 20)),
+        rank_within=recipe.get("rank_within", []),
+        output_dir=output_dir,
+        storage=own["storage"] or f"sqlite:///{output_dir / 'study.db'}",
+        settings={"recipe": run_fields(recipe), "overrides": given, "grid": grid, "space": space},
+    )
+    _require_runnable(sweep)
+    return sweep
+
+
+def _trials(text):
+    if not re.fullmatch(r"[1-9]\d*", str(text)):
+        raise ValueError(f"trials must be a whole number of at least 1, got {text!r}.")
+    return int(text)
+
+
+def _choices(name, values):
+    """A dimension's values as {label: {setting: texts}}; a value that is a mapping sets several settings at once.
+
+    A dimension that is itself a mapping gives each of its choices, a mapping of settings, a label.
+    """
+    if isinstance(values, dict) and values and all(isinstance(one, dict) for one in values.values()):
+        return {str(label): _texts(settings) for label, settings in values.items()}
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"grid.{name} must list its values, got {values!r}.")
+    choices = {}
+    for value in values:
+        texts = _texts(value if isinstance(value, dict) else {name: value})
+        choices["-".join(Path(text).name for text in next(iter(texts.values())))] = texts
+    if len(choices) < len(values):
+        raise ValueError(f"grid.{name}: the values, or the first settings of mappings, must differ, got {values}.")
+    return choices
+
+
+def _texts(settings):
+    """Settings as a command line gives them."""
+    return {name: ["null"] if value is None else texts_of(value, "." in name) for name, value in settings.items()}
+
+
+def _require_runnable(sweep):
+    """Parse every cell's command line and build its config, so that no typing error waits for hours."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for name, cell in sweep.cells.items():
+        study.enqueue_trial(cell)
+        try:
+            settings = settings_of(sweep, study.ask())
+            arguments, model, _, _ = parse(sweep.arguments(settings, sweep.folder(name)))
+            find_variant(arguments.variant)[0](**model)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def settings_of(sweep, trial):
+    """What a trial sets: {name: texts}. A space is asked of the sampler, once; later calls give the same."""
+    settings = {}
+    for name, choices in sweep.choices.items():
+        settings |= choices[trial.suggest_categorical(name, list(choices))]
+    for name, spec in sweep.space.items():
+        settings |= {name: texts_of(_suggest(trial, name, spec), "." in name)}
+    return settings
+
+
+def _suggest(trial, name, spec):
+    """A value of `[a, b]`, `{low: 1, high: 8}` (whole numbers) or `{low: 1.0e-4, high: 1.0e-3, log: true}`."""
+    try:
+        if isinstance(spec, list):
+            return trial.suggest_categorical(name, spec)
+        limits = {key: value_of(str(value)) for key, value in spec.items()}
+        whole = isinstance(limits["low"], int) and isinstance(limits["high"], int)
+        return (trial.suggest_int if whole else trial.suggest_float)(name, **limits)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"space.{name} must be a list, or low and high (and log: true, or step), got {spec!r}: {error}"
+        ) from error
+
+
+def _slug(text):
+    return re.sub(r"[^\w.+-]+", "_", text)
