@@ -1,19 +1,19 @@
-"""A page that runs a model in its reader's browser: `python -m hub_repos.browser MODEL OUT`.
+"""A page that runs a model in its reader's browser: `hub-unets browser MODEL OUT`.
 
 The page is a folder of static files, and asks nothing of any other host; any file server serves it. Its preprocessing
 and postprocessing are those of the image processor, written again in JavaScript.
 """
 
 import argparse
-import sys
 
 import transformers
 
 from hub_unets.hub_repos.page.page import PACKAGE, build_page
+from hub_unets.training.errors import run_command
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m hub_repos.browser", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hub-unets browser", description=__doc__.splitlines()[0])
     parser.add_argument("model", metavar="MODEL", help="a built repository, or an id on the Hub")
     parser.add_argument("out", metavar="OUT", help="folder to write the page to")
     parser.add_argument("--runtime", metavar="FOLDER", help=f"an unpacked {PACKAGE} (default: npm fetches it)")
@@ -25,7 +25,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -1,20 +1,20 @@
-"""Checkpoint to Hub repository: `python -m hub_repos.build CHECKPOINT OUT [--onnx]`.
+"""Checkpoint to Hub repository: `hub-unets build CHECKPOINT OUT [--onnx]`.
 
 The repository holds weights, config, processor, and flat copies of just the code that the variant needs; it loads with
 `trust_remote_code=True` where this project is not installed. Two builds of one checkpoint are byte-identical.
 """
 
 import argparse
-import sys
 
 import transformers
 
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.export import ONNX
+from hub_unets.training.errors import run_command
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m hub_repos.build", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hub-unets build", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="folder of a finished run")
     parser.add_argument("out", help="folder to write the repository to")
     parser.add_argument("--onnx", action="store_true", help=f"also write the network as {ONNX}")
@@ -29,7 +29,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -1,4 +1,4 @@
-"""Keep what finished runs left: `python -m hub_repos.keep RUN... FOLDER [--publish MODEL]`.
+"""Keep what finished runs left: `hub-unets keep RUN... FOLDER [--publish MODEL]`.
 
 FOLDER/NAME gets a run's results.json and per_image.csv, and in a folder of its own each evaluation that lies in the
 run's. MODEL gets the checkpoint of the run whose validation Dice is the median, with its card and pictures: what a
@@ -7,11 +7,11 @@ clone predicts with, and what hub_repos.build takes. hub_repos.report makes the 
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from hub_unets.hub_repos.repository.builder import PICTURES
 from hub_unets.hub_repos.repository.card import write_card
+from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.records.results import read_results
 
 RECORDS = ("results.json", "per_image.csv")
@@ -23,7 +23,7 @@ def keep_records(run, folder):
     """Copy a run's or an evaluation's records, and those of the evaluations in its folder, to `folder`.
 
     Raises:
-        ValueError: a record is missing or is not one of ours.
+        UserError: a record is missing or is not one of ours.
     """
     for path in [run, *sorted(run.glob("*/"))]:
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
@@ -36,12 +36,12 @@ def publish(run, folder):
     """Copy a run's checkpoint, records and pictures to `folder`, and write its card.
 
     Raises:
-        ValueError: a file is missing, or the weights are too large for the project.
+        UserError: a file is missing, or the weights are too large for the project.
     """
     require(run, CHECKPOINT)
     size = (run / "model.safetensors").stat().st_size
     if size > LARGEST:
-        raise ValueError(
+        raise UserError(
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
@@ -57,10 +57,10 @@ def median(runs):
 
 
 def require(folder, names):
-    """Raise ValueError naming the first of these files that the folder lacks."""
+    """Raise UserError naming the first of these files that the folder lacks."""
     for name in names:
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
+            raise UserError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
 
 
 def copy(source, folder, names):
@@ -70,7 +70,7 @@ def copy(source, folder, names):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m hub_repos.keep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hub-unets keep", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("folder", type=Path, help="folder for a folder of each run's records")
     parser.add_argument("--publish", type=Path, metavar="MODEL", help="folder for the checkpoint of the median run")
@@ -87,7 +87,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -1,4 +1,4 @@
-"""Predict masks of any images: `python -m hub_repos.predict MODEL INPUT... OUTPUT`.
+"""Predict masks of any images: `hub-unets predict MODEL INPUT... OUTPUT`.
 
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
 several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
@@ -13,9 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import sys
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -32,15 +29,16 @@ from transformers import HfArgumentParser
 from hub_unets.hub_repos.inference.inputs import Video, collect
 from hub_unets.hub_repos.inference.predictions import WORK, Prediction, Predictions, uncertainty, write_documents
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
+from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.data.reading import read_image
+from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model
 
-SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
 LONGEST = timedelta(days=30)  # that one process may wait for another
 
 
@@ -54,16 +52,14 @@ class Predictor:
         flips: take the mean logits of each image and its mirror images, and map where they disagree.
 
     Raises:
-        ValueError: another kind of model, or a threshold that it can't take.
+        UserError: another kind of model, or a threshold that it can't take.
     """
 
     def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8, flips=False):
         if not hasattr(model.config, "binary_head"):
-            raise ValueError("predict takes runs of training/run.py and repositories of hub_repos.build, not others.")
+            raise UserError("predict takes runs of training/run.py and repositories of hub_repos.build, not others.")
         if threshold is not None and not (model.config.binary_head and 0 < threshold < 1):
-            raise ValueError(
-                f"threshold is for a binary head and lies between 0 and 1, got {threshold}: leave it out."
-            )
+            raise UserError(f"threshold is for a binary head and lies between 0 and 1, got {threshold}: leave it out.")
         self.model, self.processor, self.threshold, self.flips = model, processor, threshold, flips
         self.batch_size = batch_size if processor.do_resize else 1  # images as they are do not stack
         self.tiling = {"tile": tile, "overlap": overlap, "batch_size": self.batch_size}
@@ -137,7 +133,7 @@ def _read(items, failures):
         try:
             stored = item.read()
             yield item, stored, read_image(stored, item.name)
-        except ValueError as error:
+        except UserError as error:
             failures.append((item.file, str(error)))
 
 
@@ -175,14 +171,14 @@ class PredictArguments:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} must lie between {low} and {high}, got {value}.")
+                raise UserError(f"{name} must lie between {low} and {high}, got {value}.")
 
 
 def parse(argv=None):
     """(model, inputs, PredictArguments) of the command line."""
     parser = HfArgumentParser(
         PredictArguments,
-        prog="python -m hub_repos.predict",
+        prog="hub-unets predict",
         usage="%(prog)s MODEL INPUT... OUTPUT [--any_field value]",
         allow_abbrev=False,
     )
@@ -197,7 +193,7 @@ def parse(argv=None):
 
 
 def main(argv=None):
-    """Runs the command; returns how many files could not be read."""
+    """Returns the exit code, 1 where a file could not be read."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -205,7 +201,7 @@ def main(argv=None):
     model_name, inputs, arguments = parse(argv)
     mask_api()
     output = Path(arguments.output)
-    refuse_foreign_folder(output)
+    refuse_foreign_folder(output, lambda folder: (folder / WORK).is_dir(), "OUTPUT of this command")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
     where, items = collect(inputs, output, arguments.every)
@@ -228,7 +224,7 @@ def main(argv=None):
         if state.is_main_process:
             records = write_documents(output, model.config.id2label, failures, arguments.sort == "uncertain")
             say(output, records, failures)
-    return len(failures)
+    return 1 if failures and state.is_main_process else 0
 
 
 def settings(predictor, where, arguments):
@@ -240,12 +236,6 @@ def settings(predictor, where, arguments):
     return {name: str(value) for name, value in (chosen | tiling | flips).items()}
 
 
-def refuse_foreign_folder(output):
-    """Raise ValueError unless `output` is absent, empty, or of an earlier call."""
-    if output.exists() and not (output.is_dir() and ((output / WORK).is_dir() or not any(output.iterdir()))):
-        raise ValueError(f"OUTPUT {output}, the last one named, holds something else: name a new or empty folder.")
-
-
 def say(output, records, failures):
     polyps = sum(len(record["polyps"]) for record in records)
     print(f"{len(records)} images, {polyps} polyps: {output}")
@@ -255,19 +245,5 @@ def say(output, records, failures):
         print(f"{len(failures)} could not be read; {output}/failed.csv lists them, repeating the command tries again.")
 
 
-def command():
-    """`main`, with a user's error as one line; the exit code is 1 after one, and where a file could not be read."""
-    first = int(os.environ.get("RANK", 0)) == 0
-    try:
-        failed = main()
-    except Exception as error:
-        if not first:
-            time.sleep(SECONDS_TO_SPEAK)
-        if not isinstance(error, (ValueError, OSError)):
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    sys.exit(1 if failed and first else 0)
-
-
 if __name__ == "__main__":
-    command()
+    run_command(main)

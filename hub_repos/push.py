@@ -1,4 +1,4 @@
-"""Checkpoint to the Hub: `python -m hub_repos.push CHECKPOINT REPO_ID`.
+"""Checkpoint to the Hub: `hub-unets push CHECKPOINT REPO_ID`.
 
 A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
 `main` and the tags as they were, and one that is repeated goes on from what the Hub holds. The model's Space follows,
@@ -8,7 +8,6 @@ pinned to that commit. A sweep's folder becomes one repository for each finished
 import argparse
 import csv
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hub_unets.hub_repos.publish.publication import Publication, require_publish
 from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
 from hub_unets.hub_repos.publish.space import push_space
 from hub_unets.hub_repos.repository.card import Standing
+from hub_unets.training.errors import UserError, run_command
 
 
 def push(
@@ -46,17 +46,17 @@ def push(
         space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
 
     Raises:
-        ValueError: what went wrong, and the cure, in one line.
+        UserError: what went wrong, and the cure, in one line.
     """
     require_sensible(Path(checkpoint), repo_id, tag, create_pr)
     if not dry_run and not get_token():
-        raise ValueError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+        raise UserError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
     limit_waiting()
     with explained(repo_id), tempfile.TemporaryDirectory() as scratch:
         api = HfApi()
         remote = read_remote(api, repo_id)
         if private and remote.head and not remote.private:
-            raise ValueError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
+            raise UserError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
         one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx)
         one.stage(create_pr)
         if not one.changed and (create_pr or one.tag in remote.tags):
@@ -68,9 +68,9 @@ def push(
             private = private or one.remote.private
             try:
                 push_space(api, repo_id, commit, private, Path(scratch), dry_run)
-            except ValueError as error:
+            except UserError as error:
                 published = f"{repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
-                raise ValueError(f"{published}: {error}" if commit else str(error)) from error
+                raise UserError(f"{published}: {error}" if commit else str(error)) from error
     if dry_run:
         print("Dry run: nothing was sent.")
 
@@ -99,15 +99,15 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
         repo_id, private, dry_run, options: see `push`; `repo_id` is what the repositories' names begin with.
 
     Raises:
-        ValueError: see `push`; the trials before are published, and a repeated push goes on.
+        UserError: see `push`; the trials before are published, and a repeated push goes on.
     """
     if not (sweep / "leaderboard.csv").is_file():
-        raise ValueError(f"{sweep} has no leaderboard.csv yet: repeat the sweep's command until it has ended.")
+        raise UserError(f"{sweep} has no leaderboard.csv yet: repeat the sweep's command until it has ended.")
     with (sweep / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {row["name"]: f"{repo_id}-{re.sub(r'[^A-Za-z0-9._]+', '-', row['name'])}" for row in rows}
     if len(set(names.values())) < len(rows):
-        raise ValueError(f"two trials of {sweep} would be one repository: rename one, in trials/ and leaderboard.csv.")
+        raise UserError(f"two trials of {sweep} would be one repository: rename one, in trials/ and leaderboard.csv.")
     api, slug = HfApi(), None
     if not dry_run:
         with explained(repo_id):
@@ -131,19 +131,17 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
 
 
 def require_sensible(checkpoint, repo_id, tag, create_pr):
-    """Raise ValueError for arguments that can't be meant."""
+    """Raise UserError for arguments that can't be meant."""
     if repo_id.count("/") != 1:
-        raise ValueError(f"REPO_ID is namespace/name, such as someone/unet, got {repo_id!r}.")
+        raise UserError(f"REPO_ID is namespace/name, such as someone/unet, got {repo_id!r}.")
     if tag and create_pr:
-        raise ValueError("a pull request gets no tag: leave out --tag or --create-pr.")
+        raise UserError("a pull request gets no tag: leave out --tag or --create-pr.")
     if checkpoint.is_dir() and (links := sorted(path.name for path in checkpoint.iterdir() if path.is_symlink())):
-        raise ValueError(
-            f"{checkpoint} holds symbolic links ({', '.join(links)}): put the files there or remove them."
-        )
+        raise UserError(f"{checkpoint} holds symbolic links ({', '.join(links)}): put the files there or remove them.")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m hub_repos.push", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hub-unets push", description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="folder of a finished run, or of a sweep")
     parser.add_argument("repo_id", metavar="REPO_ID", help="namespace/name on the Hub; a sweep's trials get -<trial>")
     parser.add_argument("--private", action="store_true", help="make the new repository private")
@@ -163,15 +161,5 @@ def main(argv=None):
     (push_sweep if (folder / "trials").is_dir() else push)(folder, **options)
 
 
-def command(argv=None):
-    """`main`, its errors as one line."""
-    try:
-        main(argv)
-    except KeyboardInterrupt:
-        sys.exit("stopped: repeat the command to go on.")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
-    command()
+    run_command(main)

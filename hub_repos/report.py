@@ -1,6 +1,6 @@
-"""The accuracy page, its picture and README's table: `python -m hub_repos.report [FOLDER]`.
+"""The accuracy page, its picture and README's table: `hub-unets report [FOLDER]`.
 
-Everything is read from the records that hub_repos.keep left in FOLDER (default: hub_repos): RECIPE/seeds/RUN, with the
+Everything is read from the records that hub_repos.keep left in FOLDER (default: hub_repos/published): RECIPE/seeds/RUN, with the
 evaluations of a run in folders of its own, and RECIPE/ablations/TRIAL. No figure is written here by hand but those of
 other papers.
 """
@@ -8,9 +8,10 @@ other papers.
 import sys
 from pathlib import Path
 
-from hub_unets.hub_repos.accuracy.page import PAGE, PICTURE, PUBLISHED, page, results_table, with_table
+from hub_unets.hub_repos.accuracy.page import PAGE, PICTURE, PUBLISHED, page, short_table, with_table
 from hub_unets.hub_repos.accuracy.pictures import draw
-from hub_unets.hub_repos.checks.isolated import load
+from hub_unets.hub_repos.accuracy.records import load
+from hub_unets.training.errors import run_command
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 def write(folder, readme):
     """Write the page and its picture into `folder`, and the table into README.md."""
     recipes = load(folder)
-    text = with_table(readme.read_text(encoding="utf-8"), results_table(recipes))
+    text = with_table(readme.read_text(encoding="utf-8"), short_table(recipes))
     (folder / PAGE).write_text(page(recipes), encoding="utf-8")
     draw(recipes, folder / PICTURE, PUBLISHED)
     readme.write_text(text, encoding="utf-8")
@@ -26,13 +27,10 @@ def write(folder, readme):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    folder = Path(argv[0]) if argv else PROJECT / "hub_repos"
+    folder = Path(argv[0]) if argv else PROJECT / "hub_repos" / "published"
     write(folder, PROJECT / "README.md")
     print(f"{folder / PAGE}, {PICTURE} and the table of README.md")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

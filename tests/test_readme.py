@@ -1,4 +1,4 @@
-"""The README's training loop trains; no committed record names a machine's folder. Its table: test_report.py."""
+"""The training loop of training/README.md trains; no committed record names a machine's folder. Its table: test_report.py."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,14 @@ def test_committed_results_name_no_folder_of_a_machine():
 
 
 def test_the_training_loop_lowers_the_loss(tmp_path, monkeypatch, capsys):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Train in a loop of your own\n")[1]
+    page = (ROOT / "training/README.md").read_text(encoding="utf-8")
+    section = page.split("\n## Train in a loop of your own\n")[1]
     code = re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
     for large, small in (("= 64, 128, 10,", "= 8, 64, 6,"), ("base_channels=16", "base_channels=8, depth=2")):
         assert code.count(large) == 1
         code = code.replace(large, small)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "training/README.md", "exec"), {})
     losses = [float(text) for text in re.findall(r"^epoch \d+: loss (.+)$", capsys.readouterr().out, re.MULTILINE)]
     assert len(losses) == 6
     assert losses[-1] < 0.9 * losses[0]

@@ -1,4 +1,4 @@
-"""A new variant is three new files: those of the README, in a copy of the project, trained, built and loaded."""
+"""A new variant is three new files: those of modeling/README.md, in a copy of the project, trained, built and loaded."""
 
 import hashlib
 import os
@@ -22,7 +22,9 @@ COMMON_TESTS = (  # they exist for every name that variant_names() finds
 
 def readme_files():
     """Path to text of the code blocks under "Add a variant"; a block's first line names its file."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Add a variant\n")[1].split("\n## ")[0]
+    section = (
+        (ROOT / "modeling/README.md").read_text(encoding="utf-8").split("\n## Add a variant\n")[1].split("\n## ")[0]
+    )
     return {
         path: text for text, path in re.findall(r"^```\w+\n(# (\S+)\n.*?)^```$", section, re.DOTALL | re.MULTILINE)
     }
@@ -37,7 +39,7 @@ def digests(project):
 def python(project, *command):
     """Run this interpreter in the copy; its output."""
     environment = os.environ | SERVER_ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}
-    environment["HF_DATASETS_CACHE"] = str(project.parent / "cache")
+    environment |= {"HF_DATASETS_CACHE": str(project.parent / "cache"), "PYTHONPATH": str(project.parent / "names")}
     done = subprocess.run([sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -48,13 +50,17 @@ def test_a_seventh_variant_is_three_new_files(tmp_path):
     for name in FOLDERS:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", project)
+    for name, folder in {**{name: name for name in FOLDERS[:4]}, "benchmarks": "tests/benchmarks"}.items():
+        installed = tmp_path / "names" / "hub_unets" / name  # as an install of the copy would name it
+        installed.parent.mkdir(parents=True, exist_ok=True)
+        installed.symlink_to(project / folder)
     before = digests(project)
     for path, text in readme_files().items():
         (project / path).write_text(text, encoding="utf-8")
     tiny = arguments("runs/se_unet", num_train_epochs=1, data="phantoms?count=8&size=64&seed=0")
     assert "Results, weights and pictures: runs/se_unet" in python(project, "training/run.py", "se_unet", *tiny)
-    python(project, "-m", "hub_repos.build", "runs/se_unet", "runs/repository")
-    verified = python(project, "-m", "hub_repos.verify", "runs/repository")
+    python(project, "-m", "hub_unets.hub_repos.cli", "build", "runs/se_unet", "runs/repository")
+    verified = python(project, "-m", "hub_unets.hub_repos.cli", "verify", "runs/repository")
     assert "ok   logits" in verified and "FAIL" not in verified
     python(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in COMMON_TESTS))
     after = digests(project)

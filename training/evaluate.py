@@ -1,4 +1,4 @@
-"""Score any segmentation model on any data at the original resolution: `python -m training.evaluate MODEL DATA`.
+"""Score any segmentation model on any data at the original resolution: `hub-unets evaluate MODEL DATA`.
 
 The path is the one a user of the published model takes: image file, processor, model, processor. Works for our built
 repositories and for any semantic segmentation model with an image processor, from a folder or the Hub.
@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_frames, load_source
+from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.measure.false_alarms import on_frames, share_marked
 from hub_unets.training.measure.models import load_model, polyp_labels_of
 from hub_unets.training.measure.score import score
@@ -63,7 +64,7 @@ class EvaluateArguments:
 
 def main(argv=None):
     transformers.logging.disable_progress_bar()
-    parser = HfArgumentParser(EvaluateArguments, prog="python -m training.evaluate", usage="%(prog)s MODEL DATA ...")
+    parser = HfArgumentParser(EvaluateArguments, prog="hub-unets evaluate", usage="%(prog)s MODEL DATA ...")
     argv = list(sys.argv[1:] if argv is None else argv)
     if len(argv) >= 2 and not argv[1].startswith("-"):
         argv[1:2] = ["--data", argv[1]]
@@ -92,7 +93,7 @@ def main(argv=None):
                 model, processor, rows.select(indices), **options, crops=True, progress=f"Score {part}"
             )
     if not parts:
-        raise ValueError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
+        raise UserError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
     run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
@@ -108,7 +109,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

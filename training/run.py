@@ -6,7 +6,6 @@ Data, network, training, scoring of the best epoch, pictures; the folder it leav
 import contextlib
 import logging
 import math
-import os
 import resource
 import shlex
 import sys
@@ -29,6 +28,7 @@ from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
 from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
 from hub_unets.training.data.sources import load_frames, load_source
+from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
 from hub_unets.training.fit.losses import WeightedSum
@@ -51,12 +51,12 @@ from hub_unets.training.records.results import (
 )
 from hub_unets.training.settings.arguments import parse
 
-SECONDS_TO_SPEAK = 10  # for the first process of several to say its error before the others end
 TIMED_IMAGES = 20
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
 def main(argv=None):
+    logging.captureWarnings(True)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
@@ -64,10 +64,11 @@ def main(argv=None):
     arguments, model_fields, loss_weights, settings = parse(argv)
     state = PartialState()
     require_processes(state)
-    config = find_variant(arguments.variant)[0](**model_fields)
+    with about_input():
+        config = find_variant(arguments.variant)[0](**model_fields)
     check_boundary_width(arguments.boundary_width, config.num_labels)
     if arguments.calibrate and not config.binary_head:
-        raise ValueError(
+        raise UserError(
             f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
             "out."
         )
@@ -162,14 +163,14 @@ def load_negatives(folder, partition):
     """Frames without a polyp, to train on, and their sha256.
 
     Raises:
-        ValueError: one of them is a validation or test image.
+        UserError: one of them is a validation or test image.
     """
     frames = load_frames(folder)
     digests = [file_digest(image) for image in frames["image"]]
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
     for name, digest in zip(frames["name"], digests, strict=True):
         if digest in held_out:
-            raise ValueError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
+            raise UserError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
     return frames, digests
 
 
@@ -191,14 +192,15 @@ def build(arguments, model_fields):
     """The network with its encoder's ImageNet weights, unless a checkpoint gives all of them, and its processor.
 
     Raises:
-        ValueError: a field that the network refuses, or weights that do not fit.
+        UserError: a field that the network refuses, or weights that do not fit.
     """
     config_class, model_class = find_variant(arguments.variant)
     transformers.set_seed(arguments.seed)
     config = config_class(**model_fields)
     if config.num_channels != 3:
-        raise ValueError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
-    model = model_class(config)
+        raise UserError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
+    with about_input():
+        model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
         load_backbone_weights(model, arguments.backbone_weights)
     return model, create_processor(arguments, config, arguments.image_size)
@@ -208,20 +210,21 @@ def create_processor(arguments, config, size):
     """The run's image processor for images of this side.
 
     Raises:
-        ValueError: a size that `valid` padding can't map.
+        UserError: a size that `valid` padding can't map.
     """
-    config.check_valid_size(size + 2 * config.valid_margin)
-    return UNetImageProcessor(
-        size=size,
-        image_mean=arguments.image_mean,
-        image_std=arguments.image_std,
-        mirror_margin=config.valid_margin,
-    )
+    with about_input():
+        config.check_valid_size(size + 2 * config.valid_margin)
+        return UNetImageProcessor(
+            size=size,
+            image_mean=arguments.image_mean,
+            image_std=arguments.image_std,
+            mirror_margin=config.valid_margin,
+        )
 
 
 def require_images(arguments, training, validation):
     if not len(training) or not len(validation):
-        raise ValueError(
+        raise UserError(
             f"split {arguments.split!r} leaves {len(training)} training and {len(validation)} validation images of "
             f"{arguments.data}: training needs both."
         )
@@ -379,18 +382,5 @@ def peak_memory_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def command():
-    """`main`, with a user's error as one line and exit code 1."""
-    logging.captureWarnings(True)
-    try:
-        main()
-    except Exception as error:
-        if int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(SECONDS_TO_SPEAK)
-        if not isinstance(error, (ValueError, OSError)):
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
-    command()
+    run_command(main)

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 from tqdm import tqdm
 
+from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
 from hub_unets.training.measure.models import load_model
@@ -68,7 +69,7 @@ class Worker:
         before = self.study.user_attrs
         for name, value in json.loads(json.dumps(self.sweep.settings)).items():
             if before.get(name, value) != value:
-                raise ValueError(
+                raise UserError(
                     f"the study of {self.sweep.output_dir} has {name} {before[name]}, not {value}: repeat its command "
                     "to go on with it, or choose another output_dir (and another database for --storage)."
                 )
@@ -185,7 +186,7 @@ def conclude(worker):
         print(f"Still run by other workers: {names}; the last of them writes the leaderboard.")
         return
     if not done:
-        raise ValueError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
+        raise UserError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
     title = f"{worker.study.study_name}: {len(sweep.cells)} trials"
     with FileLock(sweep.output_dir / ".lock"):
         entries = _entries(sweep, done)
@@ -256,7 +257,7 @@ def _open_storage(url):
     try:
         return optuna.storages.get_storage(url)
     except Exception as error:  # each database has its own
-        raise ValueError(f"storage {url!r} can't be opened: {str(error).splitlines()[0]}") from error
+        raise UserError(f"storage {url!r} can't be opened: {str(error).splitlines()[0]}") from error
 
 
 def _network(folder):
@@ -316,9 +317,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("stopped: repeat the command to go on.")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    run_command(main)

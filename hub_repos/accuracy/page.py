@@ -4,24 +4,20 @@ import numpy as np
 
 from hub_unets.hub_repos.accuracy.pictures import share
 from hub_unets.hub_repos.accuracy.records import mean_dices
+from hub_unets.training.errors import UserError
 from hub_unets.training.records.leaderboard import paired_difference
 from hub_unets.training.records.markdown import table
 
 PAGE, PICTURE = "accuracy.md", "accuracy.png"
-
-START, END = "<!-- made by hub_repos.report -->", "<!-- end -->"
-
+START, END = "<!-- made by hub-unets report -->", "<!-- end -->"
 PARTS = {"validation": "validation", "test": "test", "test_without_twins": "test without twins"}
-
 WORST = 10
-
 PUBLISHED = {  # per-image Dice and IoU on the official split, as the papers' own tables give them
     "U-Net with a ResNet-34 encoder": (0.8757, 0.81),
     "PraNet": (0.894, 0.83),
     "HarDNet-MSEG": (0.904, 0.848),
     "ConDSeg, ResNet-50": (0.905, 0.846),
 }
-
 FIGURES = {
     "Dice": ("per_image", "dice"), "IoU": ("per_image", "iou"), "precision": ("per_image", "precision"),
     "recall": ("per_image", "recall"), "Dice, pooled": ("pooled", "dice"), "IoU, pooled": ("pooled", "iou"),
@@ -44,7 +40,7 @@ def interval(found, digits=4):
 
 
 def results_table(recipes):
-    """README's table: a row for each recipe and part."""
+    """A row for each recipe and part."""
     header = ["recipe", "seeds", "part", "images", "Dice per image", "each seed", "IoU", "Dice pooled"]
     rows = []
     for recipe in recipes:
@@ -60,6 +56,22 @@ def results_table(recipes):
     return table(header, rows)
 
 
+def short_table(recipes):
+    """README's table: a row for each recipe, its test part and other hospitals' data."""
+    outside = list(dict.fromkeys(name for recipe in recipes for name in recipe.external()))
+    rows = []
+    for recipe in recipes:
+        external = recipe.external()
+        elsewhere = [[one.value("test", "per_image", "dice") for one in external.get(name, ())] for name in outside]
+        rows.append([
+            f"`{recipe.name}`", f"{recipe.runs[0].results['run']['parameters'] / 1e6:.1f} M", len(recipe.runs),
+            interval(recipe.dice_with_interval("test"), 3),
+            f"{np.mean(recipe.of_seeds('test', 'per_image', 'iou')):.3f}",
+            *(f"{np.mean(dices):.3f}" if dices else "–" for dices in elsewhere),
+        ])  # fmt: skip
+    return table(["model", "parameters", "seeds", "test Dice", "test IoU", *(f"Dice, {one}" for one in outside)], rows)
+
+
 def introduction(recipes):
     data, environment = recipes[0].runs[0].results["data"], recipes[0].runs[0].results["environment"]
     runs = [f"- `{run.name}`: `{run.results['run']['command']}`" for recipe in recipes for run in recipe.runs]
@@ -68,7 +80,7 @@ def introduction(recipes):
         [
             "# Accuracy",
             "",
-            "Made by `python -m hub_repos.report` from the `results.json` and `per_image.csv` that stand beside it.",
+            "Made by `hub-unets report` from the `results.json` and `per_image.csv` that stand beside it.",
             f"Data: {data['source']}, split {data['split']}, split seed {data['split_seed']}, "
             f"{', '.join(f'{count} {part}' for part, count in data['sizes'].items())}; sha256 {data['sha256'][:12]}. "
             f"{len(data['twins'])} test images have a twin in training or validation. Hardware: "
@@ -76,7 +88,7 @@ def introduction(recipes):
             "",
             "Dice and IoU per image: the mean over images at their original size, of several seeds the mean of the "
             "seeds' means; in brackets the 95 % bootstrap interval over images of the mean over seeds. Pooled: over "
-            "all pixels together. No choice among runs was made on the test part; each run scored it once.",
+            "all pixels together.",
             "",
             f"![Accuracy]({PICTURE})",
             "",
@@ -202,7 +214,7 @@ def external(name, records):
     source, settings = records[0].results["data"]["source"], records[0].results["run"]["settings"]
     return (
         f"### Another hospital: {source}, {records[0].metrics('test')['images']} frames\n\n"
-        f"`python -m training.evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
+        f"`hub-unets evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
         "polyp. Nothing was trained, fitted or chosen on these frames. Mean and each seed.\n\n"
         + table(["", name], rows)
         + "\n\n"
@@ -268,5 +280,5 @@ def with_table(text, rendered):
     before, marked, rest = text.partition(START)
     _, ended, after = rest.partition(END)
     if not (marked and ended):
-        raise ValueError(f"README.md must hold the lines {START} and {END}, between which the table stands.")
+        raise UserError(f"README.md must hold the lines {START} and {END}, between which the table stands.")
     return f"{before}{START}\n\n{rendered}\n\n{END}{after}"

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.metrics import mean_with_interval
 from hub_unets.training.records.results import read_results
 
@@ -109,5 +110,5 @@ def load(folder):
     names = {path.parent.parent.parent for path in folder.glob("*/seeds/*/results.json")}
     names |= {path.parent for path in folder.glob("*/results.json")}
     if not names:
-        raise ValueError(f"{folder} holds no records: python -m hub_repos.keep puts them there.")
+        raise UserError(f"{folder} holds no records: python -m hub_repos.keep puts them there.")
     return sorted(map(Recipe, names), key=lambda one: (-len(one.runs), one.name))

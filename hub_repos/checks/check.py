@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hub_unets.training.errors import UserError
+
 
 @dataclass(frozen=True)
 class Check:
@@ -24,5 +26,5 @@ def checked(name, check, *arguments):
     try:
         return Check(name, True, check(*arguments) or "")
     except Exception as error:
-        kind = "" if type(error) in (ValueError, FileNotFoundError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, (UserError, FileNotFoundError)) else f"{type(error).__name__}: "
         return Check(name, False, f"{kind}{' '.join(str(error).split())}")

@@ -7,6 +7,7 @@ import ast
 from typing import NamedTuple
 
 from hub_unets.hub_repos.checks.untrusted import read_text
+from hub_unets.training.errors import UserError
 
 MODULES = {  # what published code may import, and what it may reach in each
     name: frozenset(names.split())
@@ -78,7 +79,7 @@ ENDPOINT_RULES = Rules(MODULES | OF_ENDPOINT, NAMES - {"from_pretrained", "save"
 
 
 def check_code(folder):
-    """Raise ValueError, with file and line, unless every .py of the folder keeps to the rules."""
+    """Raise UserError, with file and line, unless every .py of the folder keeps to the rules."""
     sources = {path.name: read_text(path) for path in sorted(folder.glob("*.py"))}
     siblings = {name.removesuffix(".py"): File(ast.parse(source), name).modules for name, source in sources.items()}
     for name, source in sources.items():
@@ -86,7 +87,7 @@ def check_code(folder):
 
 
 def check_source(source, name, siblings=()):
-    """Raise ValueError unless a file's source keeps to the rules.
+    """Raise UserError unless a file's source keeps to the rules.
 
     `siblings` are the modules beside it, and what each imports by which names.
     """
@@ -95,7 +96,7 @@ def check_source(source, name, siblings=()):
     for node in ast.walk(tree):
         fault = _fault(node, file)
         if fault:
-            raise ValueError(f"{name}:{node.lineno}: {fault}")
+            raise UserError(f"{name}:{node.lineno}: {fault}")
 
 
 class File:

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from hub_unets.hub_repos.checks.untrusted import read_json, read_text
 from hub_unets.hub_repos.repository.card import render_card
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.boundaries import BOUNDARY_COLUMNS, summarize_boundaries
 from hub_unets.training.measure.false_alarms import ALARM_COLUMNS, summarize_crops
 from hub_unets.training.measure.metrics import (
@@ -45,28 +46,28 @@ def check_results_file(folder):
     check_results(results)
     run, data, environment = results["run"], results["data"], results["environment"]
     if "test" not in results["metrics"]:
-        raise ValueError("results.json: metrics has no test part, which a card needs")
+        raise UserError("results.json: metrics has no test part, which a card needs")
     config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if run["model_type"] != model_type:
-        raise ValueError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
+        raise UserError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
     for part, metrics in results["metrics"].items():
         _check_labels(part, metrics.get("per_class", ()), config)
     if not isinstance(run.get("command"), str):
-        raise ValueError("results.json: run.command must be one line of text without backticks")
+        raise UserError("results.json: run.command must be one line of text without backticks")
     _require_lines(results, "")
     shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
     shown |= {f"definitions.{name}": text for name, text in results.get("definitions", {}).items()}
     shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
     for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
         if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
-            raise ValueError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+            raise UserError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
     for part, metrics in results["metrics"].items():
         if missing := sorted(
             {"polyps", "boundary", "calibration", "false_alarms"}
             & metrics.keys() - results.get("definitions", {}).keys()
         ):
-            raise ValueError(f"results.json: metrics.{part}.{missing[0]} has no text in definitions")
+            raise UserError(f"results.json: metrics.{part}.{missing[0]} has no text in definitions")
     if "calibration" in results:
         _check_calibration(results, read_json(folder / "preprocessor_config.json"))
 
@@ -75,7 +76,7 @@ def _check_calibration(results, processor):
     """What was fitted on validation is what the processor holds and what the validation's figures say."""
     fitted, validation = results["calibration"], results["metrics"].get("validation")
     if validation is None:
-        raise ValueError("results.json: calibration without metrics.validation")
+        raise UserError("results.json: calibration without metrics.validation")
     wanted = {
         "threshold": processor.get("mask_threshold"),
         "score_threshold": processor.get("score_threshold"),
@@ -86,14 +87,14 @@ def _check_calibration(results, processor):
     }
     for name, value in wanted.items():
         if value is None or abs(fitted[name] - value) > TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"results.json: calibration.{name} is {fitted[name]}, the processor and metrics.validation say {value}"
             )
     if "by_size" in fitted:
         after = [_after(row, row["dice_after"], row["recall_after"]) for row in fitted["by_size"]]
         own = [_after(row, row["dice"]["value"], row["recall"]["value"]) for row in validation.get("by_size", ())]
         if np.shape(after) != np.shape(own) or not np.allclose(after, own, rtol=0, atol=TOLERANCE):
-            raise ValueError(f"results.json: calibration.by_size is {after}, metrics.validation.by_size {own}")
+            raise UserError(f"results.json: calibration.by_size is {after}, metrics.validation.by_size {own}")
 
 
 def _after(row, dice, recall):
@@ -103,7 +104,7 @@ def _after(row, dice, recall):
 def _require_lines(value, place):
     """Whether a card shows it or not: a text with a line's end or a backtick could become a snippet, which is run."""
     if isinstance(value, str) and CODE_MARKUP.search(value):
-        raise ValueError(f"results.json: {place[:100]} must be one line of text without backticks")
+        raise UserError(f"results.json: {place[:100]} must be one line of text without backticks")
     for name, inner in value.items() if isinstance(value, dict) else ():
         _require_lines(name, f"a name in {place or 'it'}")
         _require_lines(inner, f"{place}.{name}".removeprefix("."))
@@ -115,7 +116,7 @@ def _check_labels(part, per_class, config):
     """Several classes are called as the config calls its labels, the background left out."""
     names, labels = [one["label"] for one in per_class], config.get("id2label", {})
     if names and names != [labels.get(str(label)) for label in range(1, len(labels))]:
-        raise ValueError(f"results.json: metrics.{part}.per_class has {names}, the config {labels}")
+        raise UserError(f"results.json: metrics.{part}.per_class has {names}, the config {labels}")
 
 
 def check_per_image(folder):
@@ -125,19 +126,19 @@ def check_per_image(folder):
     names = [row["name"] for row in rows]
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"per_image.csv: {repeated} is in two rows")
+        raise UserError(f"per_image.csv: {repeated} is in two rows")
     parts = {part: [row for row in rows if row["part"] == part] for part in ("validation", "test")}
     for part, of_part in parts.items():
         _check_count(part, len(of_part), results)
     twins = {row["name"] for row in rows if row["twin"]}
     if twins != set(data["twins"]) & {row["name"] for row in parts["test"]}:
-        raise ValueError("per_image.csv: the column twin does not agree with data.twins")
+        raise UserError("per_image.csv: the column twin does not agree with data.twins")
     without = [row for row in parts["test"] if not row["twin"]]
     if 0 < len(without) < len(parts["test"]):
         parts["test_without_twins"] = without
     recomputed = {part: summary(of_part) for part, of_part in parts.items() if of_part}
     if recomputed.keys() != metrics.keys():
-        raise ValueError(f"results.json has metrics of {sorted(metrics)}, per_image.csv of {sorted(recomputed)}")
+        raise UserError(f"results.json has metrics of {sorted(metrics)}, per_image.csv of {sorted(recomputed)}")
     _compare(recomputed, metrics, "metrics")
     for part, of_part in metrics.items():
         if "calibration" in of_part:
@@ -149,13 +150,13 @@ def _check_reliability(part, calibration, counts):
     table, place = calibration["bins"], f"metrics.{part}.calibration"
     pixels, polyp_pixels = (sum(row[name] for row in table) for name in ("pixels", "polyp_pixels"))
     if (pixels, polyp_pixels) != (counts.sum(), counts[..., [0, 2]].sum()):
-        raise ValueError(f"results.json: {place}.bins has other pixels than per_image.csv")
+        raise UserError(f"results.json: {place}.bins has other pixels than per_image.csv")
     for row in table:
         mean = row["probability"]
         if (mean is None) != (row["pixels"] == 0) or (
             mean is not None and not row["above"] - TOLERANCE <= mean <= row["up_to"] + TOLERANCE
         ):
-            raise ValueError(f"results.json: {place}.bins has a probability of {mean} in the bin up to {row['up_to']}")
+            raise UserError(f"results.json: {place}.bins has a probability of {mean} in the bin up to {row['up_to']}")
     _compare(expected_calibration_error(table), calibration["ece"], f"{place}.ece")
 
 
@@ -164,7 +165,7 @@ def read_rows(folder):
     `polyps` int64 4 and `boundary` (NSD, HD95).
 
     Raises:
-        ValueError: a column, a value or a metric of a row that does not follow from the row's counts.
+        UserError: a column, a value or a metric of a row that does not follow from the row's counts.
     """
     reader = csv.reader(io.StringIO(read_text(folder / "per_image.csv"), newline=""), strict=True)
     header, *lines = reader
@@ -172,7 +173,7 @@ def read_rows(folder):
     classes = max(1, (len(header) - len(FIXED_COLUMNS) - len(added)) // (len(COUNTS) + 1))
     wanted = [*FIXED_COLUMNS, *class_columns(classes), *added]
     if header != wanted or (added and classes > 1):
-        raise ValueError(f"per_image.csv: the columns must be {', '.join(wanted)}")
+        raise UserError(f"per_image.csv: the columns must be {', '.join(wanted)}")
     return [_read_row(number, header, line) for number, line in enumerate(lines, start=2)]
 
 
@@ -184,10 +185,10 @@ def _added_columns(header):
 def _read_row(number, header, line):
     where = f"per_image.csv, line {number}"
     if len(line) != len(header):
-        raise ValueError(f"{where}: {len(line)} values in {len(header)} columns")
+        raise UserError(f"{where}: {len(line)} values in {len(header)} columns")
     row = dict(zip(header, line, strict=True))
     if row["part"] not in ("validation", "test") or row["twin"] not in ("0", "1"):
-        raise ValueError(f"{where}: part must be validation or test, and twin 0 or 1")
+        raise UserError(f"{where}: part must be validation or test, and twin 0 or 1")
     dices = [name for name in header if name.startswith("dice_")]
     polyps, distances = ([name for name in names if name in row] for names in (POLYP_COLUMNS, BOUNDARY_COLUMNS))
     alarms = [name for name in ALARM_COLUMNS if name in row]
@@ -195,17 +196,17 @@ def _read_row(number, header, line):
     values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in not_counts]
     whole = (*values, *(row[name] for name in ("height", "width", *polyps)), *(row[name] or "0" for name in alarms))
     if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in whole):
-        raise ValueError(f"{where}: sizes and counts must be whole numbers")
+        raise UserError(f"{where}: sizes and counts must be whole numbers")
     counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
     if (counts.sum(axis=1) > int(row["height"]) * int(row["width"])).any():
-        raise ValueError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
+        raise UserError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
     if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices, *distances)):
-        raise ValueError(f"{where}: metrics and loss must be numbers of six decimals")
+        raise UserError(f"{where}: metrics and loss must be numbers of six decimals")
     metrics = metrics_from_counts(counts)
     wanted = {name: of_classes.mean() for name, of_classes in metrics.items()}
     for name, value in (wanted | dict(zip(dices, metrics["dice"], strict=False))).items():
         if abs(float(row[name]) - value) > TOLERANCE:
-            raise ValueError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
+            raise UserError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
     size = int(row["height"]), int(row["width"])
     read = {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "size": size, "counts": counts}
     read |= {"dice": float(row["dice"]), "loss": float(row["loss"])}
@@ -229,7 +230,7 @@ def _check_polyps(where, polyps, found, touched, false_polyps, counts):
         and (false_polyps == 0 or both + invented > 0)
     )
     if not (found <= touched <= polyps and possible):
-        raise ValueError(
+        raise UserError(
             f"{where}: the polyps can't be {polyps}, {found} found, {touched} touched, {false_polyps} false"
         )
 
@@ -245,7 +246,7 @@ def _check_boundary(where, nsd, hd95, counts, diagonal):
     else:
         possible = 0 <= nsd <= 1 and hd95 <= diagonal
     if not possible:
-        raise ValueError(f"{where}: nsd {nsd} and hd95 {hd95} do not fit the row's counts")
+        raise UserError(f"{where}: nsd {nsd} and hd95 {hd95} do not fit the row's counts")
 
 
 def _check_count(part, count, results):
@@ -257,7 +258,7 @@ def _check_count(part, count, results):
         wanted = 0
     said = results["metrics"].get(part, {"images": 0})["images"]
     if not count == said == wanted:
-        raise ValueError(f"{part}: per_image.csv has {count} images, results.json {said}, the split {wanted}")
+        raise UserError(f"{part}: per_image.csv has {count} images, results.json {said}, the split {wanted}")
 
 
 def summary(rows):
@@ -276,21 +277,21 @@ def summary(rows):
 
 
 def _compare(wanted, got, place):
-    """Raise ValueError unless `got` has every number of `wanted`, and no more."""
+    """Raise UserError unless `got` has every number of `wanted`, and no more."""
     if isinstance(wanted, (dict, list)):
         if type(got) is not type(wanted) or len(got) < len(wanted):
-            raise ValueError(f"results.json: {place} is incomplete")
+            raise UserError(f"results.json: {place} is incomplete")
         if len(set(got) - NOT_OF_ROWS if isinstance(got, dict) else got) > len(wanted):
-            raise ValueError(f"results.json: {place} holds more than follows from the rows of per_image.csv")
+            raise UserError(f"results.json: {place} holds more than follows from the rows of per_image.csv")
         for key in wanted if isinstance(wanted, dict) else range(len(wanted)):
             if isinstance(wanted, dict) and key not in got:
-                raise ValueError(f"results.json: {place}.{key} is missing")
+                raise UserError(f"results.json: {place}.{key} is missing")
             _compare(wanted[key], got[key], f"{place}.{key}")
     elif None in (wanted, got):
         if wanted is not got:
-            raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted}")
+            raise UserError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted}")
     elif abs(got - wanted) > TOLERANCE:
-        raise ValueError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted:.6f}")
+        raise UserError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted:.6f}")
 
 
 def check_metadata(folder):
@@ -298,9 +299,9 @@ def check_metadata(folder):
     data = ModelCard(read_text(folder / "README.md"), ignore_metadata_errors=False).data
     for field, wanted in (("library_name", "transformers"), ("pipeline_tag", "image-segmentation")):
         if data.get(field) != wanted:
-            raise ValueError(f"README.md: {field} must be {wanted}, got {data.get(field)!r}")
+            raise UserError(f"README.md: {field} must be {wanted}, got {data.get(field)!r}")
     if not data.eval_results:
-        raise ValueError("README.md: model-index has no figures")
+        raise UserError("README.md: model-index has no figures")
 
 
 def check_card(folder):
@@ -313,9 +314,9 @@ def check_card(folder):
     lines = itertools.zip_longest(card.split("\n"), ours.split("\n"), fillvalue="")
     for number, (their_line, our_line) in enumerate(lines, start=1):
         if their_line != our_line:
-            raise ValueError(f"README.md, line {number}: {_difference(their_line, our_line)}")
+            raise UserError(f"README.md, line {number}: {_difference(their_line, our_line)}")
     if card != ours:
-        raise ValueError("README.md: the empty lines at its end are not the template's")
+        raise UserError("README.md: the empty lines at its end are not the template's")
 
 
 def _difference(theirs, ours):
@@ -331,14 +332,14 @@ def loaded_repository(card):
     """(repo_id, revision) that the card's snippets load; None where it names no repository."""
     match = ARGUMENTS.fullmatch(_arguments(card))
     if not match:
-        raise ValueError('README.md: the first snippet must load MODEL or "owner/name", revision="..."')
+        raise UserError('README.md: the first snippet must load MODEL or "owner/name", revision="..."')
     return match["repo_id"], match["revision"]
 
 
 def _arguments(card):
     match = LOADED.search(card)
     if not match:
-        raise ValueError("README.md has no snippet that calls the pipeline")
+        raise UserError("README.md has no snippet that calls the pipeline")
     return match[1]
 
 
@@ -346,7 +347,7 @@ def check_named(folder, repo_id):
     """The card's snippets load no other repository than the one that the card stands in."""
     named, _ = loaded_repository(read_text(folder / "README.md"))
     if named not in (None, repo_id):
-        raise ValueError(f"README.md: the snippets load {named}, and this is {repo_id}")
+        raise UserError(f"README.md: the snippets load {named}, and this is {repo_id}")
 
 
 def snippets(folder, image):

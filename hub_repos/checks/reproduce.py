@@ -10,6 +10,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_source
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.models import polyp_labels_of
 from hub_unets.training.measure.score import score
@@ -40,7 +41,7 @@ def reproduce(folder, data):
     try:
         config_class, model_class = find_variant(results["run"]["model_type"])
         images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return [Check("split", False, str(error))]
     model, processor = model_class.from_pretrained(folder).eval(), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
@@ -55,7 +56,7 @@ def load_images(data, results, rows, id2label):
     """The rows of the data.
 
     Raises:
-        ValueError: they do not split as results.json says, or other images were scored than the parts have.
+        UserError: they do not split as results.json says, or other images were scored than the parts have.
     """
     settings, said = results["run"]["settings"], results["data"]
     source = load_source(data, settings.get("image_column"), settings.get("mask_column"), id2label)
@@ -66,11 +67,11 @@ def load_images(data, results, rows, id2label):
         ("twins", list(partition.twins)),
     ):
         if said[name] != found:
-            raise ValueError(f"{said['split']} of {data} has {name} {found}, results.json {str(said[name])[:200]}")
+            raise UserError(f"{said['split']} of {data} has {name} {found}, results.json {str(said[name])[:200]}")
     for part in _parts(results):
         names = {row["name"] for row in rows if row["part"] == part}
         if names != set(partition.names_of(part)[: len(names)]):
-            raise ValueError(f"per_image.csv has other images as {part} than the split")
+            raise UserError(f"per_image.csv has other images as {part} than the split")
     return images
 
 
@@ -79,7 +80,7 @@ def _parts(results):
 
 
 def _compare(model, processor, images, rows, boundary_width, metrics):
-    """What was found, or ValueError where an image's pixels, Dice or loss, or a mean differs too much."""
+    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much."""
     index = {name: number for number, name in enumerate(images["name"])}
     of_part = images.select([index[row["name"]] for row in rows])
     labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
@@ -100,13 +101,13 @@ def _compare(model, processor, images, rows, boundary_width, metrics):
     )
     wrong = max(difference[worst], of_loss) > IMAGE_TOLERANCE or of_mean > MEAN_TOLERANCE
     if wrong or (moved > most).any():
-        raise ValueError(f"not reproduced: {found}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
+        raise UserError(f"not reproduced: {found}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
     _compare_report(scores.summary(), metrics)
     return found
 
 
 def _compare_report(ours, said):
-    """Raise ValueError where a figure beside Dice and its relatives differs too much.
+    """Raise UserError where a figure beside Dice and its relatives differs too much.
 
     Outlines are compared where MONAI is installed.
     """
@@ -115,6 +116,6 @@ def _compare_report(ours, said):
             values = [one[group][name] for one in (ours, said)]
             found, wanted = (one["value"] if isinstance(one, dict) else one for one in values)
             if (found is None) != (wanted is None) or (found is not None and abs(found - wanted) > tolerance):
-                raise ValueError(
+                raise UserError(
                     f"not reproduced: {group}.{name} is {found}, results.json says {wanted}; allowed is {tolerance}"
                 )

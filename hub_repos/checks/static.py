@@ -1,6 +1,6 @@
 """Checks of a built repository that only read it: its files, manifest, code, config and weights.
 
-Each takes the folder and raises ValueError with what is wrong. None of the repository's code is run: config and
+Each takes the folder and raises UserError with what is wrong. None of the repository's code is run: config and
 network are built by this project's own classes.
 """
 
@@ -19,6 +19,7 @@ from hub_unets.hub_repos.repository.builder import MANIFEST, sha256
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, copy_code, remote_code
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
+from hub_unets.training.errors import UserError
 
 # every file that a repository may hold (a new kind is one line here), and what its bytes must be
 KNOWN_FILES = {
@@ -73,10 +74,10 @@ def check_files(folder):
             start = file.read(8)
         for magic, what in FOREIGN.items():
             if start.startswith(magic):
-                raise ValueError(f"{path.name} is {what}")
+                raise UserError(f"{path.name} is {what}")
         kind = next((kind for pattern, kind in KNOWN_FILES.items() if re.fullmatch(pattern, path.name)), None)
         if kind is None or (kind == "code" and path.name not in published):
-            raise ValueError(f"{path.name} is no file that hub-unets builds")
+            raise UserError(f"{path.name} is no file that hub-unets builds")
         _check_content(path, kind)
 
 
@@ -88,11 +89,11 @@ def _check_content(path, kind):
     elif kind == "picture":
         content = read_bytes(path)
         if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")):
-            raise ValueError(f"{path.name} is not a PNG picture from its first to its last byte")
+            raise UserError(f"{path.name} is not a PNG picture from its first to its last byte")
     elif kind != "weights":
         text = read_text(path)
         if kind == "attributes" and not ATTRIBUTES.fullmatch(text):
-            raise ValueError(f"{path.name} holds more than the Hub's lines")
+            raise UserError(f"{path.name} holds more than the Hub's lines")
 
 
 def check_manifest(folder):
@@ -101,11 +102,11 @@ def check_manifest(folder):
     found = {path.name for path in folder.iterdir()} - NOT_IN_MANIFEST
     for names, what in ((listed.keys() - found, "is missing"), (found - listed.keys(), "is not in the manifest")):
         if names:
-            raise ValueError(f"{min(names)} {what}")
+            raise UserError(f"{min(names)} {what}")
     for name, entry in listed.items():
         open_file(folder / name).close()
         if entry != {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}:
-            raise ValueError(f"{name} has another size or sha256 than the manifest says")
+            raise UserError(f"{name} has another size or sha256 than the manifest says")
 
 
 def _read_manifest(folder):
@@ -119,18 +120,18 @@ def check_release(folder):
     release = _read_manifest(folder)["release"]
     match = RELEASE.fullmatch(release)
     if not match:
-        raise ValueError(f"{MANIFEST}: release {release[:80]!r} has no form of a release")
+        raise UserError(f"{MANIFEST}: release {release[:80]!r} has no form of a release")
     if match[1] != installed_version():
-        raise ValueError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
+        raise UserError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
     with tempfile.TemporaryDirectory() as built:
         copy_code(_model_type(folder), Path(built), of_release=release)
         ours = {path.name: path.read_bytes() for path in Path(built).iterdir()}
     theirs = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
     for name in sorted(ours.keys() ^ theirs):
-        raise ValueError(f"{name} is {'missing' if name in ours else 'not part of this variant'}")
+        raise UserError(f"{name} is {'missing' if name in ours else 'not part of this variant'}")
     for name, content in ours.items():
         if read_bytes(folder / name) != content:
-            raise ValueError(f"{name} is not the file that release {match[1]} builds")
+            raise UserError(f"{name} is not the file that release {match[1]} builds")
 
 
 def installed_version():
@@ -151,7 +152,7 @@ def check_auto_map(folder):
     ):
         for field, value in wanted.items():
             if fields.get(field) != value:
-                raise ValueError(f"{name}: {field} must be {value}, got {fields.get(field)}")
+                raise UserError(f"{name}: {field} must be {value}, got {fields.get(field)}")
 
 
 def check_config(folder):
@@ -166,7 +167,7 @@ def read_config(folder):
     check_schema(fields, config_schema(config_class, model_class), "config.json")
     numbers = {name: int(number) for number, name in fields.get("id2label", {}).items()}
     if numbers != fields.get("label2id", {}):
-        raise ValueError("config.json: label2id must be id2label the other way round")
+        raise UserError("config.json: label2id must be id2label the other way round")
     known = config_fields(config_class).keys() | {"label2id"}
     return config_class.from_dict({name: value for name, value in fields.items() if name in known})
 
@@ -215,25 +216,25 @@ def check_network(folder):
     ours = {name: (DTYPES[one.dtype], tuple(one.shape)) for name, one in model.state_dict().items()}
     theirs = read_tensors(folder / "model.safetensors")
     for name in sorted(ours.keys() ^ theirs.keys()):
-        raise ValueError(f"tensor {name!r} is {'missing' if name in ours else 'not part of the network'}")
+        raise UserError(f"tensor {name!r} is {'missing' if name in ours else 'not part of the network'}")
     for name, wanted in ours.items():
         if theirs[name] != wanted:
-            raise ValueError(f"tensor {name!r} must be {wanted}, got {theirs[name]}")
+            raise UserError(f"tensor {name!r} must be {wanted}, got {theirs[name]}")
     count, said = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
     if said != count:
-        raise ValueError(f"results.json: run.parameters is {said}, the network has {count}")
+        raise UserError(f"results.json: run.parameters is {said}, the network has {count}")
 
 
 def check_schema(value, schema, name):
-    """Raise ValueError, naming the place, unless the value fits the schema."""
+    """Raise UserError, naming the place, unless the value fits the schema."""
     for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
         place = ".".join(map(str, error.absolute_path))
-        raise ValueError(f"{name}: {f'{place}: ' if place else ''}{error.message[:300]}")
+        raise UserError(f"{name}: {f'{place}: ' if place else ''}{error.message[:300]}")
 
 
 def _model_type(folder):
     fields = read_json(folder / "config.json")
     model_type = fields.get("model_type") if isinstance(fields, dict) else None
     if model_type not in variant_names():
-        raise ValueError(f"config.json: model_type {str(model_type)[:80]!r} is no variant of this release")
+        raise UserError(f"config.json: model_type {str(model_type)[:80]!r} is no variant of this release")
     return model_type

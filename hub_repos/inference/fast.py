@@ -25,6 +25,7 @@ from torch import nn
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.images import to_rgb
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
 
 MODES = ("bf16", "openvino", "int8")
@@ -43,18 +44,18 @@ class FastSegmenter:
         calibration: for `"int8"` training images, never test images, that its ranges are taken from; 200 are plenty.
 
     Raises:
-        ValueError: an unknown mode, calibration missing or of no use, a package missing, or a processor that keeps
+        UserError: an unknown mode, calibration missing or of no use, a package missing, or a processor that keeps
             each image's size.
     """
 
     def __init__(self, folder, mode="openvino", calibration=None):
         if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
+            raise UserError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
         if bool(calibration) != (mode == "int8"):
-            raise ValueError(f"calibration takes training images for mode='int8' and nothing else; mode is {mode!r}.")
+            raise UserError(f"calibration takes training images for mode='int8' and nothing else; mode is {mode!r}.")
         self.processor = UNetImageProcessor.from_pretrained(folder)
         if not self.processor.do_resize:
-            raise ValueError("do_resize=False in preprocessor_config.json: the fast path is for one size; set a size.")
+            raise UserError("do_resize=False in preprocessor_config.json: the fast path is for one size; set a size.")
         keep_freed_memory()
         self.threads = ThreadPoolExecutor(usable_cores())
         network = load_network(folder)
@@ -74,10 +75,10 @@ class FastSegmenter:
             list of int64 tensors H x W, class indices at each image's own size.
 
         Raises:
-            ValueError: `images` is no list.
+            UserError: `images` is no list.
         """
         if not isinstance(images, (list, tuple)):
-            raise ValueError(f"images must be a list, got {type(images).__name__}: put one image in a list.")
+            raise UserError(f"images must be a list, got {type(images).__name__}: put one image in a list.")
         if not images:
             return []
         pixels, sizes = self._pixels(images)
@@ -286,10 +287,10 @@ def quantised(graph, kept, calibration):
 
 
 def require_openvino():
-    """Raise ValueError unless the packages of the extra are installed."""
+    """Raise UserError unless the packages of the extra are installed."""
     for name in ("openvino", "nncf"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"modes openvino and int8 need the package {name}: pip install 'hub-unets[bench]'")
+            raise UserError(f"modes openvino and int8 need the package {name}: pip install 'hub-unets[bench]'")
 
 
 def input_size(processor):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from hub_unets.training.data.rows import IMAGE_SUFFIXES
 from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
+from hub_unets.training.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
 FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
@@ -21,7 +22,7 @@ FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
 class Item(NamedTuple):
     """An image to come: its name, where a person finds it, what changes with the file, and how to read it.
 
-    `read` gives the encoded file, {"bytes", "path"}, and raises ValueError where it can't.
+    `read` gives the encoded file, {"bytes", "path"}, and raises UserError where it can't.
     """
 
     name: str
@@ -88,7 +89,7 @@ def collect(inputs: list[str], output: Path, every: int = 1) -> tuple[str, list[
     """Where the inputs lie, in words, and all their items; what lies in `output` is left out.
 
     Raises:
-        ValueError: nothing is there, two files would share a name, or a video needs PyAV.
+        UserError: nothing is there, two files would share a name, or a video needs PyAV.
     """
     opened = [_open(text, output.absolute(), every) for text in inputs]
     bases = [one.base for one in opened if one.base is not None]
@@ -99,7 +100,7 @@ def collect(inputs: list[str], output: Path, every: int = 1) -> tuple[str, list[
         for item in one.found:
             item = item._replace(name=(prefix / item.name).as_posix())
             if by_name.setdefault(item.name, item).file != item.file:
-                raise ValueError(
+                raise UserError(
                     f"{by_name[item.name].file} and {item.file} would both be called {item.name}: rename one, or "
                     "predict them into two folders"
                 )
@@ -115,9 +116,7 @@ def _check_videos(items: list[Item | Video]) -> None:
         _require_av()
     for item in items:
         if inside := videos.keys() & set(map(str, Path(item.name).parents)):
-            raise ValueError(
-                f"{item.file} may be called as a frame of {videos[inside.pop()].file}: rename one of them"
-            )
+            raise UserError(f"{item.file} may be called as a frame of {videos[inside.pop()].file}: rename one of them")
 
 
 def _open(text: str, output: Path, every: int) -> _Input:
@@ -134,7 +133,7 @@ def _open(text: str, output: Path, every: int) -> _Input:
         return _of_glob(path.absolute(), output, every)
     if path.exists() or text.partition("?")[0] == "phantoms" or HUB_ID.fullmatch(text):
         return _Input(None, text, _of_rows(load_images(text), path))
-    raise ValueError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
+    raise UserError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
 
 
 def _of_folder(folder: Path, output: Path, every: int) -> _Input:
@@ -145,7 +144,7 @@ def _of_folder(folder: Path, output: Path, every: int) -> _Input:
         return _of_files(folder, files, every)
     if any(folder.rglob("*.parquet")):
         return _Input(None, str(folder), _of_rows(load_images(str(folder)), folder))
-    raise ValueError(f"{folder}: holds no image, video or parquet file: give another folder")
+    raise UserError(f"{folder}: holds no image, video or parquet file: give another folder")
 
 
 def _of_glob(pattern: Path, output: Path, every: int) -> _Input:
@@ -153,7 +152,7 @@ def _of_glob(pattern: Path, output: Path, every: int) -> _Input:
     base = Path(*pattern.parts[:magic])
     files = _below(base, str(Path(*pattern.parts[magic:])), output)
     if not files:
-        raise ValueError(f"{pattern}: no file matches: give another pattern, in quotes")
+        raise UserError(f"{pattern}: no file matches: give another pattern, in quotes")
     return _of_files(base, files, every)
 
 
@@ -197,11 +196,11 @@ def _encoded(image) -> dict:
 
 
 def _refuse(reason: str) -> dict:
-    raise ValueError(f"{reason}: replace the file")
+    raise UserError(f"{reason}: replace the file")
 
 
 def _require_av() -> None:
     try:
         import av  # noqa: F401
     except ImportError as error:
-        raise ValueError("a video needs PyAV: pip install 'hub-unets[video]'") from error
+        raise UserError("a video needs PyAV: pip install 'hub-unets[video]'") from error

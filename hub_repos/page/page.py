@@ -12,23 +12,20 @@ from PIL import Image
 
 from hub_unets.hub_repos.repository.card import EXAMPLE
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx
+from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.models import read_variant
 
 TEMPLATES = Path(__file__).parent
-
 FILES = {"browser.html": "index.html", "browser.css": "page.css", "browser.js": "page.js"}
-
 PACKAGE = "onnxruntime-web@1.30.0"
-
 RUNTIME = {  # as the package names them, and as the page does: not every server knows what .mjs is
     "ort.wasm.bundle.min.mjs": "onnxruntime.js",
     "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
-
 SETTINGS = "settings.json"
-
 RESAMPLES = {Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
 
 
@@ -41,16 +38,12 @@ def build_page(model, out, runtime=None):
         runtime: an unpacked onnxruntime-web; None fetches one with npm.
 
     Raises:
-        ValueError: what is missing, or what the page can't do as the image processor does it.
+        UserError: what is missing, or what the page can't do as the image processor does it.
     """
-    out = Path(out)
-    refuse_foreign_folder(out)
+    refuse_foreign_folder(Path(out), is_page, "page")
     folder, name = locate(model)
     settings = page_settings(folder, name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        staged = Path(scratch) / "page"
-        staged.mkdir()
+    with replaced(out, is_page, "page") as staged, tempfile.TemporaryDirectory() as scratch:
         for source, target in FILES.items():
             shutil.copyfile(TEMPLATES / source, staged / target)
         copy_runtime(Path(runtime) if runtime else fetch_runtime(Path(scratch)), staged)
@@ -60,9 +53,11 @@ def build_page(model, out, runtime=None):
             shutil.copyfile(folder / ONNX, staged / ONNX)
         else:
             export_onnx(folder, staged / ONNX)
-        if out.exists():
-            shutil.rmtree(out)
-        staged.rename(out)
+
+
+def is_page(folder):
+    """Whether a folder holds a page."""
+    return (folder / SETTINGS).is_file() and (folder / "page.js").is_file()
 
 
 def locate(model):
@@ -70,11 +65,10 @@ def locate(model):
     folder = Path(model)
     if folder.is_dir():
         results = folder / "results.json"
-        return folder, json.loads(results.read_text(encoding="utf-8"))["run"][
-            "name"
-        ] if results.exists() else folder.name
+        run = json.loads(results.read_text(encoding="utf-8"))["run"] if results.exists() else {}
+        return folder, run.get("name", folder.name)
     if str(model).count("/") != 1:
-        raise ValueError(f"{model} is neither a folder nor a Hub id such as owner/name.")
+        raise UserError(f"{model} is neither a folder nor a Hub id such as owner/name.")
     names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX]
     return Path(snapshot_download(str(model), allow_patterns=names)), str(model)
 
@@ -83,21 +77,21 @@ def page_settings(folder, name):
     """What page.js reads: numbers of the image processor, and names of the labels by number.
 
     Raises:
-        ValueError: the page has no such preprocessing.
+        UserError: the page has no such preprocessing.
     """
     for needed in ("config.json", "preprocessor_config.json"):
         if not (folder / needed).is_file():
-            raise ValueError(f"{name} is no built repository: {needed} is missing; build one with hub_repos.build.")
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = find_variant(fields.get("model_type"))[0].from_dict(fields)
+            raise UserError(f"{name} is no built repository: {needed} is missing; build one with hub_repos.build.")
+    with about_input():
+        config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)
     if config.num_channels != 3:
-        raise ValueError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
+        raise UserError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
     if not processor.do_resize:
-        raise ValueError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
+        raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
     if processor.resample not in RESAMPLES:
         known = ", ".join(f"{one.value} ({one.name.lower()})" for one in sorted(RESAMPLES))
-        raise ValueError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")
+        raise UserError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")
     return {
         "name": name,
         "width": processor.size["width"],
@@ -118,15 +112,13 @@ def fetch_runtime(scratch):
     """The folder of the package that the user's own npm fetches and checks."""
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError(
-            f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime."
-        )
+        raise UserError(f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime.")
     command = [npm, "pack", PACKAGE, "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     archives = list(scratch.glob("*.tgz"))
     if done.returncode or len(archives) != 1:
         reason = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise ValueError(
+        raise UserError(
             f"npm did not fetch {PACKAGE}: {reason or 'it said nothing'}. --runtime takes a copy of yours."
         )
     with tarfile.open(archives[0]) as archive:
@@ -138,12 +130,5 @@ def copy_runtime(package, folder):
     """The package's files that the page loads."""
     for name, target in RUNTIME.items():
         if not (package / "dist" / name).is_file():
-            raise ValueError(f"{package} is no unpacked {PACKAGE}: dist/{name} is missing.")
+            raise UserError(f"{package} is no unpacked {PACKAGE}: dist/{name} is missing.")
         shutil.copyfile(package / "dist" / name, folder / target)
-
-
-def refuse_foreign_folder(out):
-    """Raise ValueError unless `out` is absent, empty, or an earlier page."""
-    is_page = (out / SETTINGS).is_file() and (out / "page.js").is_file()
-    if out.exists() and not is_page and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty and not an earlier page: choose another folder.")

@@ -26,7 +26,8 @@ from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import Remote, changes, explained, list_files
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import Standing
-from hub_unets.modeling.variants import find_variant
+from hub_unets.hub_repos.repository.export import load_network
+from hub_unets.training.errors import UserError
 
 BRANCH = "hub-unets-push"
 RELOAD = Path(__file__).with_name("reload.py")
@@ -84,7 +85,7 @@ class Publication:
             if not changed:
                 break
         if tag in tags and (changed or tags[tag] != head):
-            raise ValueError(
+            raise UserError(
                 f"tag {tag} is that of commit {tags[tag]}, and a tag does not move: leave out --tag to get "
                 f"{next_tag(tags)}, or remove the old one with `hf repos tag delete {self.repo_id} {tag}`."
             )
@@ -160,18 +161,18 @@ class Publication:
         return commit_files(self.api, self.repo_id, operations, **where)
 
     def try_out(self, commit):
-        """Raise ValueError unless a commit holds what was built, loads, and has the checkpoint's logits."""
+        """Raise UserError unless a commit holds what was built, loads, and has the checkpoint's logits."""
         pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
         try:
             if wrong := changes(self.staged, list_files(self.api, self.repo_id, commit)):
-                raise ValueError(f"{', '.join(wrong)} did not arrive as built.")
+                raise UserError(f"{', '.join(wrong)} did not arrive as built.")
             found, expected = self.reload(commit, pixels), logits_of(self.checkpoint, pixels)
             if not np.array_equal(found, expected):
                 difference = np.abs(found - expected).max()
-                raise ValueError(f"its logits differ from those of {self.checkpoint} by up to {difference:.3g}.")
-        except ValueError as error:
+                raise UserError(f"its logits differ from those of {self.checkpoint} by up to {difference:.3g}.")
+        except UserError as error:
             main = "main and the tags are as they were" if self.changed else "main is at it, without its tag"
-            raise ValueError(f"commit {commit} of {self.repo_id} is not as it should be ({main}): {error}") from error
+            raise UserError(f"commit {commit} of {self.repo_id} is not as it should be ({main}): {error}") from error
 
     def reload(self, commit, pixels):
         """The logits of a commit on the Hub, loaded with a fresh cache, and without a token where none is needed."""
@@ -189,7 +190,7 @@ class Publication:
         )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(f"it does not load: {reason}")
+            raise UserError(f"it does not load: {reason}")
         return np.load(self.scratch / "logits.npy")
 
 
@@ -200,7 +201,7 @@ def commit_files(api, repo_id, operations, **where):
     except (RuntimeError, json.JSONDecodeError) as error:  # around what broke an upload; an answer that is a page
         if error.__cause__:
             raise error.__cause__ from None
-        raise ValueError(f"the Hub did not take the files ({error}): repeat the command.") from error
+        raise UserError(f"the Hub did not take the files ({error}): repeat the command.") from error
 
 
 def next_tag(tags):
@@ -216,28 +217,27 @@ def is_large(path):
 
 
 def require_publishable(staged):
-    """Raise ValueError for a link, a pickle, a hidden file or an access token."""
+    """Raise UserError for a link, a pickle, a hidden file or an access token."""
     for path in sorted(staged.rglob("*")):
         name = path.relative_to(staged).as_posix()
         if path.is_symlink():
-            raise ValueError(f"{name} is a symbolic link: only real files are published.")
+            raise UserError(f"{name} is a symbolic link: only real files are published.")
         if path.suffix in PICKLES or path.name.startswith("."):
-            raise ValueError(f"{name} is never published: it may hold code, an optimizer's state or credentials.")
+            raise UserError(f"{name} is never published: it may hold code, an optimizer's state or credentials.")
         if path.is_file() and path.suffix != ".safetensors" and ACCESS_TOKEN.search(path.read_bytes()):
-            raise ValueError(f"{name} holds what looks like an access token: remove it from the run's folder.")
+            raise UserError(f"{name} holds what looks like an access token: remove it from the run's folder.")
 
 
 def require_verified(staged, repo_id):
-    """Raise ValueError with the reasons of the checks that failed."""
+    """Raise UserError with the reasons of the checks that failed."""
     if failed := [check for check in verify_folder(staged, repo_id=repo_id) if not check.passed]:
         reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed)
-        raise ValueError(f"the built repository fails its checks, and nothing was sent: {reasons}")
+        raise UserError(f"the built repository fails its checks, and nothing was sent: {reasons}")
 
 
 def logits_of(checkpoint, pixels):
     """The checkpoint's logits, B x C x H x W; on one thread, as in the other process, so that sums agree."""
-    model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]
-    model = find_variant(model_type)[1].from_pretrained(checkpoint).eval()
+    model = load_network(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():

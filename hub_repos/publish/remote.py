@@ -10,10 +10,11 @@ from pathlib import Path
 
 from httpx2 import TimeoutException
 from huggingface_hub import get_session
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from hub_unets.hub_repos.repository.builder import MANIFEST, sha256
+from hub_unets.training.errors import UserError
 
 CURES = {
     401: "the Hub does not accept who you are: run `hf auth login`, or set HF_TOKEN to a token with write access.",
@@ -117,7 +118,7 @@ def _is_same(path, there):
 
 @contextlib.contextmanager
 def explained(repo_id, so_far=""):
-    """Turn the client's errors, after its own retries, into a ValueError with the cure.
+    """Turn the client's errors, after its own retries, into a UserError with the cure.
 
     Args:
         repo_id: the repository in question.
@@ -125,8 +126,10 @@ def explained(repo_id, so_far=""):
     """
     try:
         yield
+    except HFValidationError as error:
+        raise UserError(f"{so_far}{error}") from error
     except (HTTPError, OfflineModeIsEnabled) as error:
-        raise ValueError(so_far + _cure_for(error, repo_id)) from error
+        raise UserError(so_far + _cure_for(error, repo_id)) from error
 
 
 def _cure_for(error, repo_id):

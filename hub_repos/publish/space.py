@@ -7,6 +7,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub_unets.hub_repos.publish.publication import commit_files
 from hub_unets.hub_repos.publish.remote import changes, explained, list_files
+from hub_unets.training.errors import UserError
 
 FILES = Path(__file__).with_name("space_app")
 
@@ -33,13 +34,13 @@ def push_space(api, repo_id, commit, private, scratch, dry_run=False):
         dry_run: compare only.
 
     Raises:
-        ValueError: what went wrong, and the cure.
+        UserError: what went wrong, and the cure.
     """
     stage_space(scratch / "space", repo_id, commit or "COMMIT")
     with explained(f"the Space {repo_id}"):
         head, files, is_private = _read_space(api, repo_id)
         if private and head and not is_private:
-            raise ValueError(f"the Space {repo_id} is public and its model is not: make it private on the Hub first.")
+            raise UserError(f"the Space {repo_id} is public and its model is not: make it private on the Hub first.")
         changed = changes(scratch / "space", files)
         if not changed:
             print(f"Nothing changed: Space {repo_id}, commit {head}.")

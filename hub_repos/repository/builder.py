@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -11,13 +10,14 @@ from PIL import Image
 from hub_unets.hub_repos.repository.card import EXAMPLE, write_card
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, copy_code, release, remote_code
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
+from hub_unets.hub_repos.repository.folders import replaced
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.errors import UserError
+from hub_unets.training.measure.models import read_variant
 from hub_unets.training.records.results import read_results
 
 MANIFEST = "manifest.json"
-
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
 
 
@@ -32,30 +32,25 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         onnx: also write the network as model.onnx, which needs the extra `export`.
 
     Raises:
-        ValueError: a file is missing or does not fit, or `out` holds something else.
+        UserError: a file is missing or does not fit, or `out` holds something else.
     """
-    checkpoint, out = Path(checkpoint), Path(out)
+    checkpoint = Path(checkpoint)
     if onnx:
         require_export()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
         if not (checkpoint / name).is_file():
-            raise ValueError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
-    refuse_foreign_folder(out)
+            raise UserError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
     results = read_results(checkpoint / "results.json")
     if "test" not in results["metrics"]:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} was not scored on the test part, whose figures a card needs: leave score_test out."
         )
-    model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
-    config_class, model_class = find_variant(model_type)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staged:
-        staged = Path(staged) / "repository"
-        staged.mkdir()
+    config_class, model_class = read_variant(checkpoint)
+    with replaced(out, is_build, "build") as staged:
         save_model(checkpoint, staged, config_class, model_class)
         if onnx:
             export_onnx(staged, staged / ONNX)
-        copy_code(model_type, staged)
+        copy_code(config_class.model_type, staged)
         for name in ("results.json", "per_image.csv", *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
@@ -65,9 +60,12 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
         write_card(staged, results, repo_id, revision)
         write_manifest(staged)
-        if out.exists():
-            shutil.rmtree(out)
-        staged.rename(out)
+
+
+def is_build(folder):
+    """Whether a folder holds a built repository."""
+    config = folder / "config.json"
+    return config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def save_model(checkpoint, folder, config_class, model_class):
@@ -96,13 +94,3 @@ def sha256(path):
     """The digest of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def refuse_foreign_folder(out):
-    """Raise ValueError unless `out` is absent, empty, or an earlier build."""
-    if not out.exists():
-        return
-    config = out / "config.json"
-    is_build = config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
-    if not out.is_dir() or (any(out.iterdir()) and not is_build):
-        raise ValueError(f"{out} is not empty and not an earlier build: choose another folder.")

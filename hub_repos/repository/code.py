@@ -5,6 +5,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hub_unets.training.errors import UserError
+
 PROJECT = Path(__file__).resolve().parents[2]
 NAME = "hub_unets"  # under which the folders are installed
 PACKAGES = ("configuration", "modeling")
@@ -83,7 +85,7 @@ def project_imports(tree, path):
     """The nodes `from hub_unets.configuration.x import y` and `from hub_unets.modeling.x import y` of a syntax tree.
 
     Raises:
-        ValueError: an import of the project that can't be made flat.
+        UserError: an import of the project that can't be made flat.
     """
     nodes = []
     for node in ast.walk(tree):
@@ -94,7 +96,7 @@ def project_imports(tree, path):
             imported = [one.name.split(".")[0] for one in node.names] if isinstance(node, ast.Import) else []
             ours, fits = NAME in imported, False
         if ours and not fits:
-            raise ValueError(
+            raise UserError(
                 f"{path}:{node.lineno}: only `from {NAME}.modeling.x import y`, and the same of configuration, can be "
                 "published."
             )

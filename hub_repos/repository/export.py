@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import json
 import math
 import warnings
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import nn
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.modeling.variants import find_variant
+from hub_unets.training.errors import UserError
+from hub_unets.training.measure.models import read_variant
 
 ONNX = "model.onnx"
 OPSET = 17
@@ -35,10 +35,10 @@ class Logits(nn.Module):
 
 
 def require_export():
-    """Raise ValueError unless the packages of the extra are installed."""
+    """Raise UserError unless the packages of the extra are installed."""
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"ONNX needs the package {name}: pip install 'hub-unets[export]'")
+            raise UserError(f"ONNX needs the package {name}: pip install 'hub-unets[export]'")
 
 
 def export_onnx(folder, path):
@@ -49,7 +49,7 @@ def export_onnx(folder, path):
         path: the file to write.
 
     Raises:
-        ValueError: the extra is missing, or the file's logits are not PyTorch's at two sizes.
+        UserError: the extra is missing, or the file's logits are not PyTorch's at two sizes.
     """
     require_export()
     model = load_network(folder)
@@ -60,8 +60,7 @@ def export_onnx(folder, path):
 
 def load_network(folder):
     """The model of a repository, by our own class, in evaluation mode."""
-    fields = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    _, model_class = find_variant(fields.get("model_type"))
+    _, model_class = read_variant(folder)
     return model_class.from_pretrained(folder).eval()
 
 
@@ -99,7 +98,7 @@ def traced_size(config):
 
 
 def check_logits(content, model, processor):
-    """Raise ValueError unless the file's logits are the model's, at the processor's size and at another, on noise."""
+    """Raise UserError unless the file's logits are the model's, at the processor's size and at another, on noise."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -113,7 +112,7 @@ def check_logits(content, model, processor):
         (found,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
         difference = largest_difference(found, expected)
         if not difference <= TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"{ONNX}: at {size[0]} x {size[1]} pixels its logits differ from PyTorch's by {difference:.2g}, more "
                 f"than {TOLERANCE}: this network is not exported."
             )

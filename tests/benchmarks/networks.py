@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hub_unets.benchmarks.inference import SMP_ENCODER
+from hub_unets.benchmarks.smp_weights import renamed, smp_block
 from hub_unets.benchmarks.timing import compared, interleaved, peak_mb
 from hub_unets.modeling.variants import find_variant, variant_names
-from tests.modeling.test_references import renamed, smp_block
 
 THEIRS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}
 WIDTHS = {  # smp gives all nodes of U-Net++ but a level's last the width of its skip

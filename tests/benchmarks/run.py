@@ -1,4 +1,4 @@
-"""Measure speed: `python -m tests.benchmarks.run [--data FOLDER] [--model RUN] [--quick]`; writes results.json.
+"""Measure speed: `hub-unets bench [--data FOLDER] [--model RUN] [--quick]`; writes results.json.
 
 Without data the images are generated; without a model its weights are random, and Dice then says nothing.
 """
@@ -100,7 +100,7 @@ def save_random(folder, profile):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hub-unets bench", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=PHANTOMS, help="Folder of Kvasir-SEG; default: generated frames.")
     parser.add_argument("--model", help="Folder of a run or repository; default: random weights.")
     parser.add_argument("--quick", action="store_true", help="A few minutes, fewer rounds.")
@@ -108,7 +108,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     words = [without_folder(word) for word in (sys.argv[1:] if argv is None else argv)]
     results = measure(arguments.data, arguments.model, QUICK if arguments.quick else FULL)
-    results["command"] = shlex.join(["python", "-m", "tests.benchmarks.run", *words])
+    results["command"] = shlex.join(["hub-unets", "bench", *words])
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / page.RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     page.main([str(arguments.output)])

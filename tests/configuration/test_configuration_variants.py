@@ -24,7 +24,7 @@ def test_the_u_net_is_found_by_its_file():
 def test_model_class_names_its_config_class(variant):
     assert model_class(variant).config_class is config_class(variant)
     assert config_class(variant).model_type == variant
-    assert config_class(variant).__module__ == f"configuration.configuration_{variant}"
+    assert config_class(variant).__module__ == f"hub_unets.configuration.configuration_{variant}"
 
 
 @each_variant
@@ -68,7 +68,7 @@ def fields_read(variant):
         module = todo.pop()
         source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
         seen.add(module)
-        imported = re.findall(r"^from ((?:configuration|modeling)\.\w+) import", source, re.M)
+        imported = re.findall(r"^from hub_unets\.((?:configuration|modeling)\.\w+) import", source, re.M)
         todo += [one for one in imported if one not in seen]
         owners = ("config", "self") if module.startswith("configuration") else ("config",)
         tree = ast.parse(source)

@@ -80,7 +80,6 @@ class Pusher:
 
 
 def serve():
-    sys.path.insert(0, str(ROOT))
     import torch
 
     import hub_unets.hub_repos.push  # noqa: F401
@@ -116,6 +115,7 @@ def _child(request):
 
     from hub_unets.hub_repos import push
     from hub_unets.hub_repos.publish import publication
+    from hub_unets.training.errors import run_command
 
     for name in TIMEOUTS:  # read when the client was imported, before the fork
         setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
@@ -124,7 +124,7 @@ def _child(request):
         publication.verify_folder = lambda folder, **options: []
         publication.Publication.reload = _reload_here
     try:
-        push.command(request["argv"])
+        run_command(push.main, request["argv"])
     except SystemExit as error:
         print(error.code or "", file=sys.stderr)
         return int(bool(error.code))
@@ -141,7 +141,9 @@ def _reload_here(publication, commit, pixels):
 
     paths = [str(publication.scratch / name) for name in ("pixels.npy", "logits.npy")]
     np.save(paths[0], pixels)
+    project = sys.modules["hub_unets"]
     reload.main(publication.repo_id, commit, *paths)
+    sys.modules["hub_unets"] = project  # which it hides
     return np.load(paths[1])
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
-from hub_unets.hub_repos import build as building
 from hub_unets.hub_repos.checks.figures import snippets
+from hub_unets.hub_repos.repository import code
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
 from hub_unets.hub_repos.repository.code import code_files, copy_code, flatten
@@ -41,7 +41,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
 def test_the_manifest_has_every_other_file(repository):
     manifest = json.loads((repository / "manifest.json").read_text())
     files = {path.name: path.read_bytes() for path in repository.iterdir() if path.name != "manifest.json"}
-    assert manifest["release"] == building.release()
+    assert manifest["release"] == code.release()
     assert manifest["files"] == {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in sorted(files.items())
@@ -92,8 +92,9 @@ def test_every_published_file_itself_imports_all_that_it_needs(variant, tmp_path
 
 
 def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "PROJECT", tmp_path)
-    for number, line in enumerate(("import modeling.layers", "from modeling import layers")):
+    monkeypatch.setattr(code, "PROJECT", tmp_path)
+    lines = "import hub_unets.modeling.layers", "from hub_unets.modeling import layers", "from .layers import x"
+    for number, line in enumerate(lines):
         path = tmp_path / f"modeling_{number}.py"
         path.write_text(f"{line}\n")
         with pytest.raises(ValueError, match="can be published"):
@@ -101,9 +102,9 @@ def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_multi_line_import_is_flattened(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "PROJECT", tmp_path)
+    monkeypatch.setattr(code, "PROJECT", tmp_path)
     path = tmp_path / "modeling_x.py"
-    path.write_text("from modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
+    path.write_text("from hub_unets.modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
     assert flatten(path, "1.0").splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
 
 

@@ -18,7 +18,7 @@ from hub_unets.training.measure.score import score
 from hub_unets.training.records.results import read_results
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "hub_repos/unet_polyps"
+KEPT = ROOT / "hub_repos/published/unet_polyps"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from httpx2 import ConnectError
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
+from hub_unets.hub_repos.checks import verification
 from hub_unets.hub_repos.checks.check import Check
 from hub_unets.hub_repos.checks.reproduce import REPORT, _compare_report
 from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, run_isolated, verify_folder
@@ -276,7 +277,7 @@ def test_every_variant_passes_the_static_checks(variant, make_checkpoint, tmp_pa
 
 def test_a_backbone_and_pictures_pass_the_static_checks(make_checkpoint, tmp_path):
     checkpoint = make_checkpoint("unet", "mobilenetv2_100")
-    shutil.copyfile(PROJECT / "hub_repos" / "unet_mobilenetv2" / "curves.png", checkpoint / "curves.png")
+    shutil.copyfile(PROJECT / "hub_repos" / "published" / "unet_mobilenetv2" / "curves.png", checkpoint / "curves.png")
     build(checkpoint, tmp_path / "built")
     (tmp_path / "built" / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
     assert failures(tmp_path / "built", run=False) == {}
@@ -394,7 +395,7 @@ def test_what_is_run_is_what_was_checked(copy, monkeypatch):
     code, ran = (copy / "layers.py").read_bytes(), []
     monkeypatch.setitem(STATIC_CHECKS, "late", lambda _: write("layers.py", b"import os")(copy))
     monkeypatch.setattr(
-        verify, "run_isolated", lambda folder, work: ran.append((folder / "layers.py").read_bytes()) or []
+        verification, "run_isolated", lambda folder, work: ran.append((folder / "layers.py").read_bytes()) or []
     )
     verify_folder(copy)
     assert ran == [code] and (copy / "layers.py").read_bytes() != code

@@ -4,8 +4,6 @@ Where a whole network of MONAI or segmentation_models_pytorch is ours for some s
 the largest part that is the same.
 """
 
-import re
-
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -14,6 +12,7 @@ from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.nets import BasicUNet, BasicUNetPlusPlus, attentionunet
 from torch import nn
 
+from hub_unets.benchmarks.smp_weights import renamed, smp_block
 from hub_unets.modeling.modeling_attention_unet import AttentionGate
 from hub_unets.modeling.modeling_resunet import ResidualUnit
 from hub_unets.modeling.modeling_transunet import TransUNetLayer
@@ -41,16 +40,6 @@ def prepared(model):
             for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
     return model.double().eval()
-
-
-def renamed(module, *rules):
-    """The state of a module under the keys that (pattern, replacement) rules make of its own."""
-    state = {}
-    for key, tensor in module.state_dict().items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        state[key] = tensor
-    return state
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
@@ -83,20 +72,6 @@ def test_unetplusplus_decoder_equals_monais():
     decoded = ours(features)
     outputs = [*decoded.auxiliary_logits, theirs.final_conv_0_4(decoded.features)]
     torch.testing.assert_close(outputs, theirs(pixels))
-
-
-def smp_block(block, name, nodes):
-    """Our block's state as one of smp's, which upsamples without a convolution and concatenates the skip last.
-
-    A 1x1 convolution without bias, an interpolation and a zero-padded 3x3 convolution are the interpolation and one
-    3x3 convolution; `nodes` maps stand in the skip, in smp the latest first.
-    """
-    state = {f"{name}.conv{1 + int(key[0])}{key[1:]}": tensor for key, tensor in block.conv.state_dict().items()}
-    projection = block.upsample.conv.weight[:, :, 0, 0]  # out x in
-    skip, upsampled = state[f"{name}.conv1.0.weight"].tensor_split([-len(projection)], dim=1)
-    folded = torch.einsum("omhw,mi->oihw", upsampled, projection)
-    state[f"{name}.conv1.0.weight"] = torch.cat([folded, *reversed(skip.tensor_split(nodes, dim=1))], dim=1)
-    return state
 
 
 def check_against_smp(ours, theirs, blocks):

@@ -167,6 +167,7 @@ def fork(request):
 
 def _child(request):
     from hub_unets.training import run
+    from hub_unets.training.errors import run_command
 
     sys.argv = ["training/run.py", *request["argv"]]
     if not request["draws"]:
@@ -175,7 +176,7 @@ def _child(request):
         name, step, *stops = request["moment"]
         MOMENTS[name](step, signal.SIGSTOP if stops else signal.SIGKILL)
     try:
-        run.command()
+        run_command(run.main)
     except SystemExit as error:
         print(error.code or "", file=sys.stderr)
         return int(error.code is not None and error.code != 0)

@@ -465,6 +465,5 @@ class TestCommand:
     def test_an_error_is_one_line(self, monkeypatch, tmp_path, data):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["evaluate", "nowhere", data])
-        monkeypatch.delitem(sys.modules, "training.evaluate")
         with pytest.raises(SystemExit, match=r"^error: model nowhere: no folder with a config.json, nor .*\)$"):
-            runpy.run_module("training.evaluate", run_name="__main__")
+            runpy.run_path(sys.modules[main.__module__].__file__, run_name="__main__")

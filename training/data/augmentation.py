@@ -14,6 +14,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer ve
 import albumentations
 
 from hub_unets.training.data import polyp_free
+from hub_unets.training.errors import UserError
 
 
 class Augmentation:
@@ -25,12 +26,12 @@ class Augmentation:
         seed: the run's.
 
     Raises:
-        ValueError: a transform or an argument that albumentations does not have, with the nearest that it has.
+        UserError: a transform or an argument that albumentations does not have, with the nearest that it has.
     """
 
     def __init__(self, spec, seed):
         if not isinstance(spec, list):
-            raise ValueError(f"augmentation must be a list like [{{HorizontalFlip: {{p: 0.5}}}}], got {spec!r}.")
+            raise UserError(f"augmentation must be a list like [{{HorizontalFlip: {{p: 0.5}}}}], got {spec!r}.")
         self.seed = seed
         self.compose = albumentations.Compose([_transform(entry) for entry in spec])
 
@@ -42,13 +43,13 @@ class Augmentation:
 
 def _transform(entry):
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise ValueError(f"augmentation must list entries like {{HorizontalFlip: {{p: 0.5}}}}, got {entry!r}.")
+        raise UserError(f"augmentation must list entries like {{HorizontalFlip: {{p: 0.5}}}}, got {entry!r}.")
     ((name, arguments),) = entry.items()
     arguments = arguments or {}
     if name not in TRANSFORMS:
         _refuse(f"augmentation {name!r} is not an albumentations transform", str(name), TRANSFORMS)
     if not isinstance(arguments, dict):
-        raise ValueError(f"augmentation {name} takes its arguments by name, like {{p: 0.5}}, got {arguments!r}.")
+        raise UserError(f"augmentation {name} takes its arguments by name, like {{p: 0.5}}, got {arguments!r}.")
     kind = TRANSFORMS[name]
     known = [*inspect.signature(kind.__init__).parameters][1:]
     for argument in arguments:
@@ -57,7 +58,7 @@ def _transform(entry):
     try:
         return kind(**arguments)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"augmentation {name}: {error}") from error
+        raise UserError(f"augmentation {name}: {error}") from error
 
 
 def _is_transform(kind):
@@ -71,4 +72,4 @@ TRANSFORMS = {
 
 def _refuse(message, name, known):
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise ValueError(f"{message}; did you mean {near[0]}?")
+    raise UserError(f"{message}; did you mean {near[0]}?")

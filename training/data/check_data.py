@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from hub_unets.training.data.partition import Partition, leaks
 from hub_unets.training.data.reading import labels_of, read_image, read_mask, require_same_size
 from hub_unets.training.data.rows import first_few
+from hub_unets.training.errors import UserError
 
 QUANTILES = {"5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 SMALLEST_POLYP = 0.0005  # of the image: what is smaller is a speck of the annotation or of its compression
@@ -31,7 +32,7 @@ def check(
     for row in tqdm(rows, desc="checking pairs", disable=None):
         try:
             good.append(_measure(row, num_labels, boundary_width, histogram))
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             bad.append({"name": row["name"], "reason": str(error)})
     return {
         "pairs": len(rows),

@@ -12,17 +12,18 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hub_unets.training.data.rows import ENCODED, first_few
+from hub_unets.training.data.rows import FEATURES, first_few
+from hub_unets.training.errors import UserError
 
 LISTS = "images", "annotations", "categories"
 
 
 def mask_api():
-    """pycocotools.mask. Raises ValueError, naming the extra, where it is not installed."""
+    """pycocotools.mask. Raises UserError, naming the extra, where it is not installed."""
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ValueError("COCO files need pycocotools: pip install 'hub-unets[coco]'") from error
+        raise UserError("COCO files need pycocotools: pip install 'hub-unets[coco]'") from error
     return mask
 
 
@@ -48,10 +49,10 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
         id2label: the model's labels; None is two.
 
     Raises:
-        ValueError: no pycocotools, no COCO instances, an image that is not there, an annotation that is no mask.
+        UserError: no pycocotools, no COCO instances, an image that is not there, an annotation that is no mask.
     """
     if not is_coco(path):
-        raise ValueError(f"{path}: not COCO instances, which have {', '.join(LISTS)}: export it as COCO instances")
+        raise UserError(f"{path}: not COCO instances, which have {', '.join(LISTS)}: export it as COCO instances")
     mask_api()
     content = json.loads(path.read_text(encoding="utf-8"))
     folders = _image_folders(path, images)
@@ -59,7 +60,7 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
     annotations = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         if annotation["image_id"] not in annotations:
-            raise ValueError(f"{_where(path, annotation)} is of image {annotation['image_id']}, which is not listed")
+            raise UserError(f"{_where(path, annotation)} is of image {annotation['image_id']}, which is not listed")
         annotations[annotation["image_id"]].append(annotation)
     rows = [
         {
@@ -69,8 +70,7 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
         }
         for image, name in zip(content["images"], _names(content["images"]), strict=True)
     ]
-    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
-    return datasets.Dataset.from_list(rows, features=features)
+    return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
 def _image_folders(path: Path, given: str | None) -> list[Path]:
@@ -89,7 +89,7 @@ def _image_file(path: Path, image: dict, folders: list[Path]) -> Path:
     found = next((file.absolute() for file in files if file.is_file()), None)
     if found is None:
         places = first_few(map(str, dict.fromkeys(file.parent for file in files)), 5)
-        raise ValueError(f"{path}: no {image['file_name']} in {places}: name the images' folder as image_column")
+        raise UserError(f"{path}: no {image['file_name']} in {places}: name the images' folder as image_column")
     return found
 
 
@@ -105,12 +105,12 @@ def _labels(path: Path, content: dict, id2label: dict[int, str] | None) -> dict[
     names = {category["id"]: category["name"] for category in content["categories"]}
     used = {annotation["category_id"] for annotation in content["annotations"]}
     if unlisted := used - names.keys():
-        raise ValueError(f"{path}: annotations are of category {min(unlisted)}, which is not listed")
+        raise UserError(f"{path}: annotations are of category {min(unlisted)}, which is not listed")
     if id2label is None or len(id2label) == 2:
         return dict.fromkeys(used, 1)
     labels = {name.lower(): int(label) for label, name in id2label.items()}
     if unknown := sorted(names[category] for category in used if names[category].lower() not in labels):
-        raise ValueError(
+        raise UserError(
             f"{path}: no label is called {first_few(unknown)}; the model's are {', '.join(id2label.values())}: "
             "name the categories in model.id2label"
         )
@@ -121,7 +121,7 @@ def _mask(path: Path, image: dict, annotations: list[dict], label_of: dict[int, 
     """Class indices, uint8 H x W."""
     height, width = (image.get(side) for side in ("height", "width"))
     if not height or not width:
-        raise ValueError(f"{path}: {image['file_name']} has no height and width: export it again")
+        raise UserError(f"{path}: {image['file_name']} has no height and width: export it again")
     mask = np.zeros((height, width), np.uint8)
     for annotation in annotations:
         inside = _decoded(_where(path, annotation), annotation.get("segmentation"), height, width)
@@ -133,18 +133,16 @@ def _decoded(where: str, segmentation: list | dict | None, height: int, width: i
     """One annotation's pixels, bool H x W."""
     api = mask_api()
     if not segmentation:
-        raise ValueError(f"{where} has no segmentation, a box is no mask: annotate with polygons or a brush")
+        raise UserError(f"{where} has no segmentation, a box is no mask: annotate with polygons or a brush")
     if isinstance(segmentation, list):
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError(
-                f"{where} has a polygon of fewer than three points, or of half a point: mend or remove it"
-            )
+            raise UserError(f"{where} has a polygon of fewer than three points, or of half a point: mend or remove it")
         run_lengths = api.merge(api.frPyObjects(segmentation, height, width))
     else:
         counts = segmentation.get("counts")
         runs = counts if isinstance(counts, list) else _run_lengths(counts or "")
         if segmentation.get("size") != [height, width] or sum(runs) != height * width or min(runs) < 0:
-            raise ValueError(
+            raise UserError(
                 f"{where} has run lengths of {sum(runs)} pixels and size {segmentation.get('size')}, its image is of "
                 f"size [{height}, {width}]: export it again"
             )

@@ -16,6 +16,7 @@ import numpy as np
 
 from hub_unets.training.data.reading import file_digest
 from hub_unets.training.data.rows import first_few, has_stems
+from hub_unets.training.errors import UserError
 
 SPLITS = Path(__file__).with_name("splits")
 PARTS = "train", "validation", "test"
@@ -76,11 +77,11 @@ def make_partition(
 ) -> tuple[datasets.Dataset, Partition]:
     """All rows of the source, one part after the other, and the split of them that `split` names; "all" is all test.
 
-    Raises ValueError for an unknown split, for one that the source can't serve (a published one without its stems, an
+    Raises UserError for an unknown split, for one that the source can't serve (a published one without its stems, an
     own one without a test part), and where a stem or a file is in two parts.
     """
     if split not in (*PUBLISHED, *DRAWN, "own", "all"):
-        raise ValueError(f"split must be one of {', '.join((*PUBLISHED, *DRAWN, 'own', 'all'))}, got {split!r}")
+        raise UserError(f"split must be one of {', '.join((*PUBLISHED, *DRAWN, 'own', 'all'))}, got {split!r}")
     rows = datasets.concatenate_datasets(list(source.values()))
     names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
     origin = [part for part, own in source.items() for _ in range(len(own))]
@@ -145,7 +146,7 @@ def _published(split: str, names: tuple[str, ...], groups: list[list[int]], rng:
 def _own(origin: list[str], groups: list[list[int]], rng: np.random.Generator) -> list[list]:
     found = sorted(set(origin))
     if not {"train", "test"} <= set(found) <= set(PARTS):
-        raise ValueError(
+        raise UserError(
             f'split "own" needs a train and a test part, and besides only validation; the source has '
             f"{', '.join(found) or 'no rows'}: use one of {', '.join((*DRAWN, *PUBLISHED))}"
         )
@@ -170,7 +171,7 @@ def _cut(groups: list[list[int]], sizes: list[int], rng: np.random.Generator) ->
         next(fits, rest).extend(groups[number])
     if not all([rest, *parts]):
         count = sum(map(len, groups))
-        raise ValueError(
+        raise UserError(
             f"{count} images ({len(groups)} when twins and identical files count once) are too few for parts of "
             f"{', '.join(map(str, sizes))} and a rest to train on: add images, or give a source with its own parts"
         )
@@ -205,7 +206,7 @@ def _refuse_repeated_names(names: tuple[str, ...], origin: list[str]) -> None:
         where.setdefault(name, []).append(part)
     twice = [f"{name} ({' and '.join(parts)})" for name, parts in sorted(where.items()) if len(parts) > 1]
     if twice:
-        raise ValueError(
+        raise UserError(
             f"{len(twice)} stems are twice in the source: {first_few(twice)}: keep each image in one part, "
             "or rename files that only share their name"
         )
@@ -213,7 +214,7 @@ def _refuse_repeated_names(names: tuple[str, ...], origin: list[str]) -> None:
 
 def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -> None:
     if not has_stems(names):
-        raise ValueError(
+        raise UserError(
             f'split "{split}" is a list of file stems and the source has none (only row numbers): {OTHERS}'
         )
     missing, extra = sorted(set(listed) - set(names)), sorted(set(names) - set(listed))
@@ -221,17 +222,17 @@ def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -
         details = f"{len(missing)} of its {len(listed)} stems are missing"
         details += f" ({first_few(missing)})" if missing else ""
         details += f", {len(extra)} images are in no list ({first_few(extra)})" if extra else ""
-        raise ValueError(
+        raise UserError(
             f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHERS}'
         )
 
 
 def _refuse_leaks(found: Leaks, split: str) -> None:
     if found.stems:
-        raise ValueError(f'split "{split}": stems in two parts: {first_few(found.stems)}: keep each in one part')
+        raise UserError(f'split "{split}": stems in two parts: {first_few(found.stems)}: keep each in one part')
     if found.identical:
         pairs = first_few(" = ".join(names) for names in found.identical)
-        raise ValueError(
+        raise UserError(
             f'split "{split}": {len(found.identical)} byte-identical images are in two parts: {pairs}: '
             f"take them out of one part, or draw the split anew with {', '.join(DRAWN)}"
         )

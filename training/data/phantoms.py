@@ -11,6 +11,8 @@ import cv2
 import datasets
 import numpy as np
 
+from hub_unets.training.errors import UserError
+
 PARTS = ("train", "validation", "test")
 MUCOSA = np.float32(
     [[0.82, 0.35, 0.29], [0.82, 0.35, 0.16], [0.76, 0.22, 0.17], [0.86, 0.47, 0.39]]
@@ -23,7 +25,7 @@ def phantom(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndar
     """Draws frame `index` of `seed`: RGB uint8 H x W x 3 and mask uint8 H x W in {0, 255} with one to three lesions.
 
     H is 0.9 to 1.1 of `size` and W is 1 to 1.35 of H, in pixels. The same arguments give the same pixels. Raises
-    ValueError when size is below 64.
+    UserError when size is below 64.
     """
     _require("size", size, 64)
     rng = np.random.default_rng([seed, index])
@@ -51,7 +53,7 @@ def phantom(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndar
 def phantom_dataset(count: int, seed: int = 0, size: int = 256) -> datasets.Dataset:
     """Frames 0 to count - 1 of `seed` as encoded files: columns name, image (JPEG) and annotation (PNG, 0 or 255).
 
-    Both image columns are `datasets.Image(decode=False)`: {"bytes", "path"}. Raises ValueError when count is below 1
+    Both image columns are `datasets.Image(decode=False)`: {"bytes", "path"}. Raises UserError when count is below 1
     or size below 64.
     """
     _require("count", count, 1)
@@ -65,7 +67,7 @@ def phantom_parts(count: int = 240, seed: int = 0, size: int = 256) -> datasets.
     """The three PARTS: `count` frames to train on, a sixth for validation and a quarter to test on, each at least 1.
 
     Part p of `seed` holds frames of the seed 3 * seed + p, so no two parts of any seed share a frame. Raises
-    ValueError when count is below 1 or size below 64.
+    UserError when count is below 1 or size below 64.
     """
     counts = count, max(1, count // 6), max(1, count // 4)
     return datasets.DatasetDict(
@@ -78,7 +80,7 @@ def phantom_parts(count: int = 240, seed: int = 0, size: int = 256) -> datasets.
 
 def _require(field: str, value: int, least: int) -> None:
     if value < least:
-        raise ValueError(f"{field} must be {least} or more, got {value}: pass {field}={least} or a larger number")
+        raise UserError(f"{field} must be {least} or more, got {value}: pass {field}={least} or a larger number")
 
 
 def _row(seed: int, index: int, size: int) -> dict:

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
 
+from hub_unets.training.errors import UserError
+
 CANDIDATES = 64  # rectangles, or places to copy from, that are tried
 CELLS = 64  # along the longer side of a frame whose largest polyp-free part is looked for
 DARK = 40  # a pixel whose brightest channel is below shows no mucosa
@@ -31,7 +33,7 @@ class PolypFreeCrop(albumentations.DualTransform):
     def __init__(self, min_side=0.4, p=0.5):
         super().__init__(p=p)
         if not 0 < min_side <= 1:
-            raise ValueError(f"min_side must lie in 0..1, got {min_side}.")
+            raise UserError(f"min_side must lie in 0..1, got {min_side}.")
         self.min_side = min_side
 
     def get_params_dependent_on_data(self, params, data):
@@ -74,7 +76,7 @@ class PaintOut(albumentations.DualTransform):
     def __init__(self, max_area=0.25, margin=0.03, p=0.5):
         super().__init__(p=p)
         if not (0 < max_area <= 1 and 0 < margin < 1):
-            raise ValueError(f"max_area and margin must lie in 0..1, got {max_area} and {margin}.")
+            raise UserError(f"max_area and margin must lie in 0..1, got {max_area} and {margin}.")
         self.max_area, self.margin = max_area, margin
 
     def get_params_dependent_on_data(self, params, data):

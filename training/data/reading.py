@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from hub_unets.modeling.images import to_rgb
+from hub_unets.training.errors import UserError
 
 IGNORE = 255
 THRESHOLD = 127  # a grey value above it is foreground
@@ -38,12 +39,12 @@ def file_digest(value: dict) -> str:
 
 
 def read_image(value: dict, name: str) -> Image.Image:
-    """The stored image {"bytes", "path"} as upright RGB. Raises ValueError, naming the file, if unreadable."""
+    """The stored image {"bytes", "path"} as upright RGB. Raises UserError, naming the file, if unreadable."""
     return to_rgb(_open(value, name))
 
 
 def read_mask(value: dict, name: str) -> Mask:
-    """The stored mask as one upright channel. Raises ValueError when it can't be decoded, or holds colours."""
+    """The stored mask as one upright channel. Raises UserError when it can't be decoded, or holds colours."""
     image = _open(value, name)
     lossy = image.format in LOSSY
     image = ImageOps.exif_transpose(image)
@@ -63,13 +64,13 @@ def read_labels(value: dict, name: str, num_labels: int = 2, boundary_width: int
     - lossless, one channel (or a palette's indices): the class indices as they are where all lie in
       0..num_labels - 1 or are 255 and one of 1..num_labels - 1 occurs; else black and white, 1 above 127
     With `boundary_width` the polyp's boundary then becomes label 2; see `with_boundary`.
-    Raises ValueError where a mask fits neither, so that cutting at 127 would silently give nothing.
+    Raises UserError where a mask fits neither, so that cutting at 127 would silently give nothing.
     """
     return labels_of(read_mask(value, name), _where(value, name), num_labels, boundary_width)
 
 
 def read_pair(row: dict, num_labels: int = 2, boundary_width: int | None = None) -> tuple[Image.Image, np.ndarray]:
-    """A row's image (RGB) and labels (uint8, H x W). Raises ValueError when their sizes differ."""
+    """A row's image (RGB) and labels (uint8, H x W). Raises UserError when their sizes differ."""
     image = read_image(row["image"], row["name"])
     labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
@@ -79,7 +80,7 @@ def read_pair(row: dict, num_labels: int = 2, boundary_width: int | None = None)
 def labels_of(mask: Mask, name: str, num_labels: int = 2, boundary_width: int | None = None) -> np.ndarray:
     """`read_labels` for a mask that is read already; `name` is for the errors."""
     if num_labels < 2:
-        raise ValueError(f"num_labels must be 2 or more, got {num_labels}: background counts as a label")
+        raise UserError(f"num_labels must be 2 or more, got {num_labels}: background counts as a label")
     labels = _class_indices(mask, name, num_labels)
     return labels if boundary_width is None else with_boundary(labels, boundary_width, name)
 
@@ -89,10 +90,10 @@ def with_boundary(labels: np.ndarray, width: int, name: str) -> np.ndarray:
 
     The band lies inside the polyp: its pixels at most `width` pixels (Euclidean, from centre to centre) from the
     nearest background pixel. Neither what lies beyond the image nor an ignored pixel is background.
-    Raises ValueError, naming the file, where label 2 is there already.
+    Raises UserError, naming the file, where label 2 is there already.
     """
     if (labels == BOUNDARY).any():
-        raise ValueError(
+        raise UserError(
             f"{name}: boundary_width={width} makes label {BOUNDARY} from a mask of two labels, and this mask holds a "
             f"label {BOUNDARY} already: leave boundary_width out, and its own classes are used"
         )
@@ -103,14 +104,14 @@ def with_boundary(labels: np.ndarray, width: int, name: str) -> np.ndarray:
 
 
 def check_boundary_width(width: int | None, num_labels: int) -> None:
-    """Raises ValueError unless a boundary, where one is asked for, is the third of three labels."""
+    """Raises UserError unless a boundary, where one is asked for, is the third of three labels."""
     if width is not None and num_labels != BOUNDARY + 1:
-        raise ValueError(
+        raise UserError(
             f"boundary_width={width} needs three labels (background, polyp, boundary), got num_labels={num_labels}: "
             f"set num_labels to {BOUNDARY + 1}, or leave boundary_width out"
         )
     if width is not None and width < 1:
-        raise ValueError(f"boundary_width must be at least 1 pixel, got {width}; leave it out for no boundary")
+        raise UserError(f"boundary_width must be at least 1 pixel, got {width}; leave it out for no boundary")
 
 
 def _class_indices(mask: Mask, name: str, num_labels: int) -> np.ndarray:
@@ -123,10 +124,10 @@ def _class_indices(mask: Mask, name: str, num_labels: int) -> np.ndarray:
 
 
 def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None:
-    """Raises ValueError, naming both sizes, unless `labels` (H x W) covers `image` pixel by pixel."""
+    """Raises UserError, naming both sizes, unless `labels` (H x W) covers `image` pixel by pixel."""
     height, width = labels.shape
     if image.size != (width, height):
-        raise ValueError(
+        raise UserError(
             f"{name}: the image is {image.width} x {image.height} pixels, its mask {width} x {height} (both upright): "
             "they must agree; export the mask again, or resize it with nearest"
         )
@@ -141,7 +142,7 @@ def _require_black_and_white(mask: Mask, found: np.ndarray, name: str, num_label
         classes = mask.indexed and num_labels > 2 and largest > 0
         odd = 0 < largest <= THRESHOLD or found[-1] > IGNORE or classes
     if odd:
-        raise ValueError(
+        raise UserError(
             f"{name}: labels out of range: found {_listed(found)}; a mask holds class indices 0..{num_labels - 1} "
             "(one channel, lossless; 255 is ignored), or 0 and 255: raise num_labels or export the mask again"
         )
@@ -156,7 +157,7 @@ def _one_channel(values: np.ndarray, mode: str, where: str) -> np.ndarray:
     if mode != "RGB":  # LA, PA: the second channel is the opacity
         return values[..., 0]
     if np.ptp(values, axis=2).max() > NOISE:
-        raise ValueError(
+        raise UserError(
             f"{where}: a mask in colours: which colour is which class is not known; save it as class indices "
             "(PNG, one channel), or as black and white"
         )
@@ -171,11 +172,11 @@ def _open(value: dict, name: str) -> Image.Image:
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
-        raise ValueError(f"{_where(value, name)}: too large an image ({error}); {limit}") from error
+        raise UserError(f"{_where(value, name)}: too large an image ({error}); {limit}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
-        raise ValueError(f"{_where(value, name)}: not a readable image ({reason}): replace the file") from error
+        raise UserError(f"{_where(value, name)}: not a readable image ({reason}): replace the file") from error
     return image
 
 

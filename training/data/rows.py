@@ -12,6 +12,7 @@ PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 ENCODED = datasets.Image(decode=False)
+FEATURES = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
 
 
 def has_stems(names: Iterable[str]) -> bool:

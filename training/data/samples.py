@@ -35,7 +35,7 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
         boundary_width: as `num_labels`.
 
     Raises:
-        ValueError: a bad file, by its name.
+        UserError: a bad file, by its name.
         OSError: the cache can't be written.
     """
     folder = Path(cache_folder or Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets")

@@ -22,8 +22,10 @@ import datasets
 import pyarrow.compute
 from PIL import Image
 
-from hub_unets.training.data.partition import PARTS
-from hub_unets.training.data.rows import ENCODED, IMAGE_SUFFIXES, first_few
+from hub_unets.training.data.coco import coco_rows, is_coco
+from hub_unets.training.data.phantoms import phantom_parts
+from hub_unets.training.data.rows import ENCODED, FEATURES, IMAGE_SUFFIXES, PARTS, first_few
+from hub_unets.training.errors import UserError
 
 IMAGE_FOLDERS = "images", "image", "imgs"
 
@@ -56,7 +58,7 @@ def load_source(
     Each part has the columns name (string), image and annotation (encoded). `image_column` and `mask_column` name the
     columns of a table, or the sub-folders of a folder, where they can't be told by type and name. `id2label` are the
     model's, for the categories of a COCO file; see `training.data.coco.coco_rows`.
-    Raises FileNotFoundError where nothing lies at `data`, ValueError where what lies there can't be paired.
+    Raises UserError where nothing lies at `data`, or what lies there can't be paired.
     """
     path = Path(data).expanduser()
     if data.partition("?")[0] == "phantoms":
@@ -70,32 +72,31 @@ def load_source(
     elif path.is_file() and path.suffix.lower() == ".parquet":
         parts = _table(_parquet([path], path.parent), data, image_column, mask_column)
     elif path.exists():
-        raise ValueError(f"{data}: not a kind of file that holds a data set; {FORMS}")
+        raise UserError(f"{data}: not a kind of file that holds a data set; {FORMS}")
     elif HUB_ID.fullmatch(data) and path.suffix.lower() not in {".zip", ".parquet"}:
         parts = _table(_load(data, data), data, image_column, mask_column)
     else:
-        raise FileNotFoundError(f"{data}: no such file or folder, and not a Hub id; {FORMS}")
+        raise UserError(f"{data}: no such file or folder, and not a Hub id; {FORMS}")
     return datasets.DatasetDict({"all": parts["train"]} if set(parts) == {"train"} else parts)
 
 
 def load_frames(folder: str) -> datasets.Dataset:
     """Every image below `folder`, which shows no polyp: rows as `load_source` gives them, with masks all background.
 
-    Names are paths from the folder. Raises FileNotFoundError, ValueError where no image lies there or one is broken.
+    Names are paths from the folder. Raises UserError where no image lies there or one is broken.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; frames without a polyp are images in one folder")
+        raise UserError(f"{folder}: no such folder; frames without a polyp are images in one folder")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
+        raise UserError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
     columns = {
         "name": [path.relative_to(root).as_posix() for path in files],
         "image": [{"bytes": None, "path": str(path.absolute())} for path in files],
         "annotation": [{"bytes": _blank_mask(path), "path": None} for path in files],
     }
-    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict(columns, features=FEATURES)
 
 
 def _blank_mask(path: Path) -> bytes:
@@ -104,7 +105,7 @@ def _blank_mask(path: Path) -> bytes:
         with Image.open(path) as image:
             size = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
     except OSError as error:
-        raise ValueError(f"{path}: not a readable image ({error}): mend it or take it away") from error
+        raise UserError(f"{path}: not a readable image ({error}): mend it or take it away") from error
     file = io.BytesIO()
     Image.new("L", size).save(file, format="PNG")
     return file.getvalue()
@@ -113,7 +114,7 @@ def _blank_mask(path: Path) -> bytes:
 def load_images(data: str) -> dict[str, datasets.Dataset]:
     """As `load_source` for phantoms and tables (a parquet file, a folder of them, a Hub id): name and image alone.
 
-    Raises ValueError where nothing can be loaded, or which column holds the images can't be told.
+    Raises UserError where nothing can be loaded, or which column holds the images can't be told.
     """
     path = Path(data).expanduser()
     if data.partition("?")[0] == "phantoms":
@@ -139,15 +140,13 @@ def holds_masks(folder: Path) -> bool:
 
 
 def _phantoms(data: str) -> datasets.DatasetDict:
-    from hub_unets.training.data.phantoms import phantom_parts
-
     known, given = ("count", "size", "seed"), {}
     for key, value in urllib.parse.parse_qsl(data.partition("?")[2], keep_blank_values=True):
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ValueError(f"{data}: unknown key {key!r}; did you mean {nearest!r}? Keys are {', '.join(known)}")
+            raise UserError(f"{data}: unknown key {key!r}; did you mean {nearest!r}? Keys are {', '.join(known)}")
         if not re.fullmatch(r"\d+", value):
-            raise ValueError(f"{data}: {key} must be a whole number, got {value!r}; write for example {key}=128")
+            raise UserError(f"{data}: {key} must be a whole number, got {value!r}; write for example {key}=128")
         given[key] = int(value)
     return phantom_parts(**given)
 
@@ -168,7 +167,7 @@ def _folder(
     if len(inside) == 1:  # a zip often wraps everything in one folder
         return _folder(inside[0], image_column, mask_column, id2label)
     found = first_few([sub.name for sub in inside], 8) or "no folders"
-    raise ValueError(
+    raise UserError(
         f"{folder}: needs a folder of images ({'|'.join(IMAGE_FOLDERS)}) and one of masks ({'|'.join(MASK_FOLDERS)}), "
         f"also in train/, validation/ and test/, or metadata.csv with file_name and mask_file_name, or a COCO "
         f".json; found {found}: "
@@ -201,22 +200,18 @@ def _holds_files(folder: Path) -> bool:
 
 def _coco_files(folder: Path) -> dict[str, Path]:
     """The COCO files of a folder, of its annotations/ and of its parts' folders, by part."""
-    from hub_unets.training.data.coco import is_coco
-
     places = [sub for sub in _subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
     found = {}
     for file in [file for place in (folder, *places) for file in sorted(place.glob("*.json")) if is_coco(file)]:
         words = [file.parent.name.lower(), *re.split(r"[^a-z]+", file.stem.lower())]
         part = next((PARTS[word] for word in words if word in PARTS), "train")
         if part in found:
-            raise ValueError(f"{folder}: two COCO files, {found[part].name} and {file.name}: give one of them as data")
+            raise UserError(f"{folder}: two COCO files, {found[part].name} and {file.name}: give one of them as data")
         found[part] = file
     return found
 
 
 def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
-    from hub_unets.training.data.coco import coco_rows
-
     return {part: coco_rows(file, images, id2label) for part, file in files.items()}
 
 
@@ -232,7 +227,7 @@ def _paired_folders(folder: Path, images: str | None, masks: str | None) -> dict
         part = PARTS.get(sub.name.lower())
         two = part and _images_and_masks(sub, images, masks)
         if two and part in found:
-            raise ValueError(f"{folder}: two folders for the part {part}: merge {sub.name} into the other one")
+            raise UserError(f"{folder}: two folders for the part {part}: merge {sub.name} into the other one")
         if two:
             found[part] = two
     return found
@@ -246,7 +241,7 @@ def _images_and_masks(folder: Path, images: str | None, masks: str | None) -> tu
         return None
     kind, known = ("image", IMAGE_FOLDERS) if two[0] is None else ("mask", MASK_FOLDERS)
     beside = (two[0] or two[1]).name
-    raise ValueError(f"{folder}: no {kind}s beside {beside}/: call them {'|'.join(known)}, or name {kind}_column")
+    raise UserError(f"{folder}: no {kind}s beside {beside}/: call them {'|'.join(known)}, or name {kind}_column")
 
 
 def _subfolder(folder: Path, given: str | None, known: tuple[str, ...], kind: str) -> Path | None:
@@ -255,7 +250,7 @@ def _subfolder(folder: Path, given: str | None, known: tuple[str, ...], kind: st
     found = [sub for sub in _subfolders(folder) if sub.name.lower() in known]
     if len(found) > 1:
         names = first_few(sub.name for sub in found)
-        raise ValueError(f"{folder}: two folders may hold the {kind}s ({names}): name one as {kind}_column")
+        raise UserError(f"{folder}: two folders may hold the {kind}s ({names}): name one as {kind}_column")
     return found[0] if found else None
 
 
@@ -264,13 +259,12 @@ def _pairs(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
     for files, others, folder in (images, masks, masks_folder), (masks, images, images_folder):
         if alone := [file.name for stem, file in files.items() if stem not in others]:
             cure = "add what is missing or take these away"
-            raise ValueError(f"{folder}: no file has the stem of {first_few(alone)} ({len(alone)} in all): {cure}")
+            raise UserError(f"{folder}: no file has the stem of {first_few(alone)} ({len(alone)} in all): {cure}")
     stems = sorted(images)
     columns = {"name": stems}
     for column, files in ("image", images), ("annotation", masks):
         columns[column] = [{"bytes": None, "path": str(files[stem])} for stem in stems]
-    features = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict(columns, features=FEATURES)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -279,10 +273,10 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
-            raise ValueError(f"{folder}: {files[file.stem].name} and {file.name} have the same stem: keep one")
+            raise UserError(f"{folder}: {files[file.stem].name} and {file.name} have the same stem: keep one")
         files[file.stem] = file.absolute()
     if not files:
-        raise ValueError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
+        raise UserError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
     return files
 
 
@@ -301,7 +295,7 @@ def unzipped(path: Path) -> Path:
             archive.extractall(unfinished)
         unfinished.rename(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise ValueError(f"{path}: not a readable zip ({error}): download or pack it again") from error
+        raise UserError(f"{path}: not a readable zip ({error}): download or pack it again") from error
     except OSError:
         if not target.is_dir():  # another process may have finished first
             raise
@@ -315,11 +309,11 @@ def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         name = entry.filename
         outside = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[/\\]", name)
         if outside or stat.S_ISLNK(entry.external_attr >> 16):
-            raise ValueError(f"{path}: {name!r} is a link or leads outside the folder: pack plain files only")
+            raise UserError(f"{path}: {name!r} is a link or leads outside the folder: pack plain files only")
     total = sum(entry.file_size for entry in entries)
     limit = min(MAX_UNZIPPED_BYTES, MAX_UNZIPPED_RATIO * path.stat().st_size)
     if total > limit:
-        raise ValueError(f"{path}: unpacks to {total:,} bytes, the limit is {limit:,}: unpack it yourself if sound")
+        raise UserError(f"{path}: unpacks to {total:,} bytes, the limit is {limit:,}: unpack it yourself if sound")
 
 
 def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
@@ -336,7 +330,7 @@ def _load(builder: str, where: str, **options) -> datasets.DatasetDict:
         return datasets.load_dataset(builder, **options)
     except Exception as error:  # the Hub, the network, pyarrow and datasets each raise their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"{where}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
+        raise UserError(f"{where}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
 
 
 def _table(parts: dict, where: str, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:
@@ -345,7 +339,7 @@ def _table(parts: dict, where: str, image_column: str | None, mask_column: str |
         image, mask = _image_and_mask(rows.features, f"{where} ({key})", image_column, mask_column)
         part = PARTS.get(key, key)
         if part in found:
-            raise ValueError(f"{where}: two parts are called {part}: merge {key} into the other one")
+            raise UserError(f"{where}: two parts are called {part}: merge {key} into the other one")
         found[part] = rows, image, mask
     names = _names({part: (rows, image) for part, (rows, image, _) in found.items()})
     return {part: _standard(*row, names[part]) for part, row in found.items()}
@@ -356,14 +350,14 @@ def _image_and_mask(features: dict, where: str, image: str | None, mask: str | N
     listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
     for option, given in ("image_column", image), ("mask_column", mask):
         if given and given not in columns:
-            raise ValueError(f"{where}: {option}={given!r} is not an image column; {listing}")
+            raise UserError(f"{where}: {option}={given!r} is not an image column; {listing}")
     free = [column for column in columns if column not in (image, mask)]
     masks = [mask] if mask else [column for column in free if _is_mask(column)]
     images = [image] if image else [column for column in free if column not in masks]
     for option, kind, chosen in ("image_column", "images", images), ("mask_column", "masks", masks):
         if len(chosen) != 1:
             count = f"{len(chosen)} columns may hold" if chosen else "no image column looks like"
-            raise ValueError(f"{where}: {count} the {kind}; {listing}: name one as {option}")
+            raise UserError(f"{where}: {count} the {kind}; {listing}: name one as {option}")
     return images[0], masks[0]
 
 
@@ -372,7 +366,7 @@ def _image_alone(features: dict, where: str) -> str:
     images = [name for name in columns if not _is_mask(name)]
     if len(images) != 1:
         listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
-        raise ValueError(f"{where}: {len(images)} columns may hold the images; {listing}: give their files instead")
+        raise UserError(f"{where}: {len(images)} columns may hold the images; {listing}: give their files instead")
     return images[0]
 
 

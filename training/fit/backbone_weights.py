@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from hub_unets.modeling.encoder import create_backbone
+from hub_unets.training.errors import UserError
 
 
 def load_backbone_weights(model, source):
@@ -19,7 +20,7 @@ def load_backbone_weights(model, source):
 
     Raises:
         OSError: the download failed or there is no such file; says what else can be given.
-        ValueError: the file does not hold this backbone's weights.
+        UserError: the file does not hold this backbone's weights.
     """
     if source == "none":
         return
@@ -29,14 +30,14 @@ def load_backbone_weights(model, source):
         if Path(source).is_dir():
             source = str(Path(source) / f"{name}.safetensors")
         if not Path(source).is_file():
-            raise FileNotFoundError(f"backbone_weights: there is no file {source}; {_alternatives(name)}.")
+            raise UserError(f"backbone_weights: there is no file {source}; {_alternatives(name)}.")
         overlay = {"file": source}
     random = _create(name, model.config.num_channels, pretrained=False)
     try:
         loaded = _create(name, model.config.num_channels, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # the Hub client, timm and safetensors each raise their own
         if source != "timm":
-            raise ValueError(f"backbone_weights: {source} does not fit {name}: {_first_line(error)}") from error
+            raise UserError(f"backbone_weights: {source} does not fit {name}: {_first_line(error)}") from error
         raise OSError(
             f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); {_alternatives(name)}."
         ) from error
@@ -65,7 +66,7 @@ def _require_all_loaded(random, loaded, name, source):
         if (before.dim() > 1 or key.endswith("running_mean")) and torch.equal(before, after)
     ]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"backbone_weights: {source} lacks {len(missing)} weights of {name}, {missing[0]} among them: it is "
             "another model's, or its keys are not timm's."
         )

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from hub_unets.training.errors import UserError
+
 MARKER = "complete.json"
 
 
@@ -105,7 +107,7 @@ class RunFolder:
         called: what the command calls the folder.
 
     Raises:
-        ValueError: the folder holds a run with other settings; names the first that differs.
+        UserError: the folder holds a run with other settings; names the first that differs.
         OSError: it can't be written, or another run is writing it.
     """
 
@@ -143,7 +145,7 @@ class RunFolder:
         for name in sorted({*before, *self.settings}):
             old, new = before.get(name), self.settings.get(name)
             if old != new:
-                raise ValueError(
+                raise UserError(
                     f"{self.called} {self.path} holds a run with {name}={old}, not {new}: "
                     f"choose another {self.called}, or repeat that run's command to resume it."
                 )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from hub_unets.modeling.modeling_unet import IGNORED_LABELS
+from hub_unets.training.errors import UserError
 
 SMOOTH = 1e-6  # of Dice and Tversky, where stated: an empty mask predicted empty has loss 0
 
@@ -29,7 +30,7 @@ def bce(logits, labels):
 def ce(logits, labels):
     """Cross-entropy over classes, mean over the image's pixels; nats. One logit for each label; no smoothing."""
     if logits.shape[1] == 1:
-        raise ValueError("loss ce needs one logit for each label; this model has a binary head: use bce.")
+        raise UserError("loss ce needs one logit for each label; this model has a binary head: use bce.")
     counted = _counted(labels)
     losses = F.cross_entropy(logits.float(), labels.where(counted, 0), reduction="none")
     return _mean_over_pixels(losses, counted)
@@ -57,7 +58,7 @@ def focal(logits, labels, *, alpha=0.25, gamma=2.0):
         gamma: power of the fading, at least 0; 0 is cross-entropy with these weights.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"loss.focal.alpha must lie in 0..1, got {alpha}: the background's weight is 1 - alpha.")
+        raise UserError(f"loss.focal.alpha must lie in 0..1, got {alpha}: the background's weight is 1 - alpha.")
     counted = _counted(labels)
     classes = (labels == 1).long() if logits.shape[1] == 1 else labels.where(counted, 0)
     odds = _log_odds(logits.float(), classes)
@@ -91,7 +92,7 @@ def focal_tversky(logits, labels, *, alpha=0.3, beta=0.7, gamma=4 / 3):
         gamma: reciprocal of the power, above 0; 1 is the Tversky loss.
     """
     if gamma <= 0:
-        raise ValueError(f"loss.focal_tversky.gamma must be above 0, got {gamma}: the power is 1 / gamma.")
+        raise UserError(f"loss.focal_tversky.gamma must be above 0, got {gamma}: the power is 1 / gamma.")
     losses = _tversky_of_classes(logits, labels, alpha, beta)
     # the slope of the power at 0 is infinite: a loss of 0 gets none
     return losses.clamp(min=torch.finfo(torch.float32).tiny).pow(1 / gamma).mean(dim=1)
@@ -133,7 +134,7 @@ class WeightedSum:
     A loss of weight 0 is off, and its parameters are ignored.
 
     Raises:
-        ValueError: an unknown name, a value that is no number of at least 0, a parameter of a loss that has no weight,
+        UserError: an unknown name, a value that is no number of at least 0, a parameter of a loss that has no weight,
             or no loss at all.
     """
 
@@ -142,18 +143,18 @@ class WeightedSum:
             _refuse_unknown(name)
             loss, _, parameter = name.partition(".")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(
+                raise UserError(
                     f"loss.{name} must be a {'number' if parameter else 'weight'} of at least 0, got {value!r}."
                 )
             if loss not in fields:
-                raise ValueError(f"loss.{name} has no effect without a weight: set loss.{loss} too, as in {loss}: 1.")
+                raise UserError(f"loss.{name} has no effect without a weight: set loss.{loss} too, as in {loss}: 1.")
         self.terms = [
             (float(weight), partial(LOSSES[name], **_chosen(name, fields)))
             for name, weight in fields.items()
             if name in LOSSES and weight > 0
         ]
         if not self.terms:
-            raise ValueError(f"loss needs at least one of {', '.join(LOSSES)} with a positive weight, got {fields}.")
+            raise UserError(f"loss needs at least one of {', '.join(LOSSES)} with a positive weight, got {fields}.")
 
     def __call__(self, logits, labels):
         return sum(weight * loss(logits, labels) for weight, loss in self.terms)
@@ -163,13 +164,13 @@ def _refuse_unknown(name):
     loss, dot, parameter = name.partition(".")
     if loss not in LOSSES:
         near = difflib.get_close_matches(loss, LOSSES, n=1, cutoff=0)
-        raise ValueError(f"loss.{name} is unknown; did you mean {near[0]}? There are {', '.join(LOSSES)}.")
+        raise UserError(f"loss.{name} is unknown; did you mean {near[0]}? There are {', '.join(LOSSES)}.")
     known = parameters(loss)
     if dot and not known:
-        raise ValueError(f"loss.{name} is unknown: {loss} has no parameters.")
+        raise UserError(f"loss.{name} is unknown: {loss} has no parameters.")
     if dot and parameter not in known:
         near = difflib.get_close_matches(parameter, known, n=1, cutoff=0)
-        raise ValueError(f"loss.{name} is unknown; did you mean {loss}.{near[0]}? {loss} has {', '.join(known)}.")
+        raise UserError(f"loss.{name} is unknown; did you mean {loss}.{near[0]}? {loss} has {', '.join(known)}.")
 
 
 def _chosen(loss, fields):
@@ -178,7 +179,7 @@ def _chosen(loss, fields):
 
 def _refuse_classes(loss, logits, cure):
     if logits.shape[1] != 1:
-        raise ValueError(f"loss {loss} is for a binary head; this model has {logits.shape[1]} logits: use {cure}.")
+        raise UserError(f"loss {loss} is for a binary head; this model has {logits.shape[1]} logits: use {cure}.")
 
 
 def _log_odds(logits, classes):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
+from hub_unets.training.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OF_ENCODER = ("num_channels", "backbone", "base_channels", "depth", "padding", "batch_norm", "detail_channels")
@@ -42,7 +43,7 @@ def read_start_config(source):
 
     Raises:
         OSError: neither a folder nor on the Hub.
-        ValueError: config.json is missing, or is none of this project's.
+        UserError: config.json is missing, or is none of this project's.
     """
     return _config_of(_find(source, CONFIG)[0], source)
 
@@ -51,10 +52,10 @@ def _config_of(path, source):
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or UTF-8
-        raise ValueError(f"start_from: {CONFIG} of {source} is not JSON: {error}") from error
+        raise UserError(f"start_from: {CONFIG} of {source} is not JSON: {error}") from error
     model_type = fields.get("model_type") if isinstance(fields, dict) else None
     if model_type not in variant_names():
-        raise ValueError(
+        raise UserError(
             f"start_from: {source} holds a network of type {str(model_type)[:80]!r}; it must be a checkpoint of one "
             f"of {', '.join(variant_names())}."
         )
@@ -62,7 +63,7 @@ def _config_of(path, source):
     try:
         return config_class(**{name: fields[name] for name in config_fields(config_class) if name in fields})
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"start_from: {CONFIG} of {source}: {error}") from error
+        raise UserError(f"start_from: {CONFIG} of {source}: {error}") from error
 
 
 def with_start_fields(given, variant, config):
@@ -94,7 +95,7 @@ def load_start(model, source):
 
     Raises:
         OSError: neither a folder nor on the Hub.
-        ValueError: files that are missing or broken, another backbone, or an encoder of which nothing fits.
+        UserError: files that are missing or broken, another backbone, or an encoder of which nothing fits.
     """
     path, repo_id, commit = _find(source, CONFIG)
     there, here = _config_of(path, source), model.config
@@ -102,7 +103,7 @@ def load_start(model, source):
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"start_from: {WEIGHTS} of {source} is not a safetensors file: {error}") from error
+        raise UserError(f"start_from: {WEIGHTS} of {source} is not a safetensors file: {error}") from error
     own = model.state_dict()
     parts = ("encoder.", "decoder.", "head.") if there.model_type == here.model_type else ("encoder.",)
     fitting = {
@@ -114,7 +115,7 @@ def load_start(model, source):
     if _backbone(here) != _backbone(there) or not any(
         name.startswith("encoder.") and tensor.dim() > 1 for name, tensor in fitting.items()
     ):
-        raise ValueError(
+        raise UserError(
             f"start_from: the encoder of {source} ({_described(there)}) is not that of this run "
             f"({_described(here)}): {differences}. Leave these fields out, and the checkpoint's are taken."
         )
@@ -126,13 +127,13 @@ def _find(source, name):
     """A checkpoint's file: (path, repo id, commit), the last two None in a folder."""
     if Path(source).is_dir():
         if not Path(source, name).is_file():
-            raise ValueError(_missing(source, name))
+            raise UserError(_missing(source, name))
         return Path(source, name), None, None
     repo_id, _, revision = source.partition("@")
     try:
         path = Path(hf_hub_download(repo_id, name, revision=revision or None))
     except RemoteEntryNotFoundError as error:
-        raise ValueError(_missing(source, name)) from error
+        raise UserError(_missing(source, name)) from error
     except (OSError, ValueError) as error:  # the client's own are of both
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise OSError(f"start_from: {source} is no folder, and the Hub does not give it ({reason})") from error

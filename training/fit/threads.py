@@ -5,6 +5,8 @@ import os
 
 import torch
 
+from hub_unets.training.errors import UserError
+
 
 def use_all_cores():
     """Give this process its share of the cores where accelerate's launcher left it one thread; returns the threads.
@@ -38,10 +40,10 @@ def keep_freed_memory():
 
 
 def require_processes(state):
-    """Raise ValueError where accelerate's launcher was asked for several CPU processes and started one."""
+    """Raise UserError where accelerate's launcher was asked for several CPU processes and started one."""
     asked_for_several = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()  # its --cpu names no number
     if asked_for_several and os.environ["ACCELERATE_USE_CPU"] == "True" and state.num_processes == 1:
-        raise ValueError(
+        raise UserError(
             "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless MPI does: give "
             "--multi_gpu instead of --cpu (where there is no GPU it uses the CPU), or --num_processes 1."
         )

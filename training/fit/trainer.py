@@ -14,6 +14,7 @@ from transformers.trainer_utils import SchedulerType
 
 from hub_unets.modeling.modeling_unet import align_labels
 from hub_unets.training.data.samples import EpochSampler, collate
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.measure.metrics import count_pixels, summarize
@@ -32,7 +33,7 @@ class UNetTrainer(Trainer):
         processor: turns logits into masks at the original size.
 
     Raises:
-        ValueError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
+        UserError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
     """
 
     def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
@@ -262,18 +263,16 @@ def out_of_patience(history, patience):
 
 
 def require_resumable(args):
-    """Raise ValueError, naming the field, unless a killed run can go on exactly and end with its best epoch."""
+    """Raise UserError, naming the field, unless a killed run can go on exactly and end with its best epoch."""
     for name, value in FIXED.items():
         if getattr(args, name) != value:
-            raise ValueError(
+            raise UserError(
                 f"{name} must stay {value}: the newest and the best checkpoint are kept, to resume exactly."
             )
     if args.save_strategy == "no":
-        raise ValueError(
-            "save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint."
-        )
+        raise UserError("save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint.")
     if args.early_stopping_patience is not None and args.early_stopping_patience < 1:
-        raise ValueError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
+        raise UserError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
 
 
 def foreground_classes(num_labels):

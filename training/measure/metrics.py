@@ -1,67 +1,21 @@
-"""Dice and its relatives at the original resolution, each named for what it is: per image, or pooled over pixels."""
+"""Dice and its relatives at the original resolution, each named for what it is: per image, or pooled over pixels.
+
+per_image: the metric of each image, then the mean over images. pooled: the metric of the counts summed over images
+("micro"). F1 is the same number as Dice. Where both masks are empty every metric is 1; where only one is, Dice, IoU,
+precision and recall are 0. For more than one foreground class the classes' mean is taken; `per_class` has each, and
+under `present` its Dice over the images that hold it: over all images those without it, rightly left empty, count 1.
+Intervals are 95 % percentile bootstrap intervals over images, 2000 resamples, seed 0 (Maier-Hein et al., Metrics
+reloaded, Nature Methods 2024).
+"""
 
 import itertools
 
-import datasets
-import evaluate
 import numpy as np
 
 NAMES = ("dice", "iou", "precision", "recall", "f1", "accuracy")
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 RESAMPLES = 2000
 SIZES = (0, 0.025, 0.05, 0.1, 0.2, 1)  # share of the image that is polyp: the bounds of the rows by size
-
-_DESCRIPTION = """Overlap of predicted and true masks from pixel counts.
-
-per_image: the metric of each image, then the mean over images. pooled: the metric of the counts summed over images
-("micro"). F1 is the same number as Dice. Where both masks are empty every metric is 1; where only one is, Dice, IoU,
-precision and recall are 0. For more than one foreground class the classes' mean is taken; `per_class` has each, and
-under `present` its Dice over the images that hold it: over all images those without it, rightly left empty, count 1.
-Intervals are 95 % percentile bootstrap intervals over images, 2000 resamples, seed 0.
-"""
-_INPUTS = "predictions, references: masks of class indices, H x W each, any sizes; 255 in a reference is ignored."
-
-
-class SegmentationOverlap(evaluate.Metric):
-    """An `evaluate` metric that keeps four numbers an image and class, whatever the images' size.
-
-    Args:
-        classes: for each foreground class the label indices that count as it; the default is one class, label 1.
-    """
-
-    def __init__(self, classes=((1,),), **kwargs):
-        self.classes = [tuple(labels) for labels in classes]
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="Maier-Hein et al., Metrics reloaded, Nature Methods 2024",
-            inputs_description=_INPUTS,
-            features=datasets.Features({"counts": datasets.Sequence(datasets.Value("int64"))}),
-        )
-
-    def add_batch(self, *, predictions=None, references=None, counts=None, **kwargs):
-        """Count a batch of masks, or take their `counts`, one row of classes x 4 an image."""
-        if counts is None:
-            counts = [
-                count_pixels(prediction, reference, self.classes).ravel()
-                for prediction, reference in zip(predictions, references, strict=True)
-            ]
-        super().add_batch(counts=[np.asarray(row).ravel().tolist() for row in counts], **kwargs)
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Count one mask."""
-        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
-
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """The summary of every image added, and of those given."""
-        if predictions is not None:
-            self.add_batch(predictions=predictions, references=references)
-        return super().compute(**kwargs)
-
-    def _compute(self, counts):
-        return summarize(np.asarray(counts, np.int64).reshape(len(counts), len(self.classes), 4))
 
 
 def count_pixels(prediction, reference, classes=((1,),)):
@@ -88,7 +42,7 @@ def count_pixels(prediction, reference, classes=((1,),)):
 
 
 def metrics_from_counts(counts):
-    """Counts ... x 4 to a dictionary of the six metrics, float64, ...; see `SegmentationOverlap` for empty masks."""
+    """Counts ... x 4 to a dictionary of the six metrics, float64, ...; see above for empty masks."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     empty = tp + fp + fn == 0
 

@@ -7,21 +7,19 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSeg
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant, variant_names
+from hub_unets.training.errors import UserError, about_input
 
 
+@about_input()
 def load_model(name, trust_remote_code=False, revision=None):
     """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
 
     Raises:
-        ValueError: the repository's code would have to be run and `trust_remote_code` is not given.
+        UserError: the repository's code would have to be run and `trust_remote_code` is not given.
         OSError: nothing can be loaded from `name`.
     """
     local = Path(name) / "config.json"
-    if (
-        local.is_file()
-        and "auto_map" not in (fields := json.loads(local.read_text("utf-8")))
-        and fields.get("model_type") in variant_names()
-    ):
+    if local.is_file() and "auto_map" not in (fields := _read(local)) and fields.get("model_type") in variant_names():
         _, model_class = find_variant(fields["model_type"])
         return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
@@ -34,11 +32,33 @@ def load_model(name, trust_remote_code=False, revision=None):
     return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
 
 
+def read_variant(folder):
+    """The config class and the model class of a checkpoint of ours, by its config.json.
+
+    Raises:
+        UserError: the file is none of a variant.
+    """
+    path = Path(folder) / "config.json"
+    with about_input():
+        return find_variant(_read(path).get("model_type"))
+
+
+def _read(path):
+    """The fields of a config.json."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} must map names to values, got {str(fields)[:60]}.")
+    return fields
+
+
 def polyp_labels_of(config):
     """Which labels of a model mean polyp: all but a label called background, those called polyp, or 1 of two.
 
     Raises:
-        ValueError: the names do not tell.
+        UserError: the names do not tell.
     """
     names = {int(label): str(name).lower() for label, name in config.id2label.items()}
     if "background" in names.values():
@@ -46,4 +66,4 @@ def polyp_labels_of(config):
     polyps = tuple(label for label in sorted(names) if "polyp" in names[label])
     if polyps or len(names) == 2:
         return polyps or (1,)
-    raise ValueError(f"which of the labels {list(names.values())[:8]} mean polyp? Name their numbers: --polyp_labels.")
+    raise UserError(f"which of the labels {list(names.values())[:8]} mean polyp? Name their numbers: --polyp_labels.")

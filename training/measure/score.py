@@ -12,6 +12,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from hub_unets.modeling.modeling_unet import segmentation_loss
 from hub_unets.training.data.polyp_free import largest_free_crop
 from hub_unets.training.data.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
 from hub_unets.training.measure.false_alarms import MIN_SIDE, marked_pixels, summarize_crops
 from hub_unets.training.measure.flips import predict_with_flips
@@ -116,7 +117,7 @@ def score(
         Scores, in the order of the rows.
 
     Raises:
-        ValueError: a bad file, by its name; labels or a threshold that the model does not have; a boundary without
+        UserError: a bad file, by its name; labels or a threshold that the model does not have; a boundary without
             three labels.
     """
     classes = _foreground(model.config, polyp_labels, threshold)
@@ -154,11 +155,11 @@ def _in_crop(model, processor, options, image, truth):
 def _foreground(config, polyp_labels, threshold):
     """For each foreground class the model's labels that count as it."""
     if threshold is not None and not getattr(config, "binary_head", False):
-        raise ValueError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
+        raise UserError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
     if polyp_labels is None:
         return tuple((label,) for label in range(1, config.num_labels))
     if not set() < set(polyp_labels) < set(range(config.num_labels)):
-        raise ValueError(
+        raise UserError(
             f"polyp_labels must be some of the model's labels, 0 to {config.num_labels - 1}, and not all of them, "
             f"got {list(polyp_labels)}."
         )

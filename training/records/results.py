@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import torch
 
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
 from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
 
@@ -71,20 +72,20 @@ def read_results(path):
     """A results.json that fits the schema.
 
     Raises:
-        ValueError: it does not; says where.
+        UserError: it does not; says where.
     """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     check_results(results, path)
     return results
 
 
 def check_results(results, path="results.json"):
-    """Raise ValueError, naming the place, unless the results fit the schema."""
+    """Raise UserError, naming the place, unless the results fit the schema."""
     for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(results):
-        raise ValueError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}")
+        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}")
 
 
 def summary_lines(results):

@@ -20,6 +20,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hub_unets.modeling.variants import config_fields, find_variant
+from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.fit.losses import LOSSES, WeightedSum, parameters
 from hub_unets.training.fit.start import read_start_config, with_start_fields
 
@@ -149,23 +150,23 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.copies < 1:
-            raise ValueError(f"copies must be at least 1, got {self.copies}.")
+            raise UserError(f"copies must be at least 1, got {self.copies}.")
         if self.start_from is not None and self.backbone_weights not in ("timm", "none"):
-            raise ValueError(
+            raise UserError(
                 "start_from gives the encoder its weights, too: leave backbone_weights out, got "
                 f"{self.backbone_weights!r}."
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+            raise UserError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
         asked = self.bf16, self.fp16
         self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
         if any(asked) and asked != (self.bf16, self.fp16):
-            raise ValueError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
+            raise UserError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
         if isinstance(self.lr_scheduler_kwargs, str):
@@ -193,7 +194,7 @@ def parse(argv=None):
 
     Raises:
         SystemExit: an unknown name (with the nearest), a value of the wrong type, or `--help`.
-        ValueError: the recipe can't be found or read, or is no mapping.
+        UserError: the recipe can't be found or read, or is no mapping.
     """
     argv = ["--help" if text == "-h" else text for text in (sys.argv[1:] if argv is None else argv)]
     recipe = {}
@@ -205,7 +206,8 @@ def parse(argv=None):
     start, variant = ((overrides.get(f"--{name}") or [recipe.get(name)])[0] for name in ("start_from", "variant"))
     start_config = None if start is None else read_start_config(start)
     variant = variant or getattr(start_config, "model_type", "unet")
-    config_class = find_variant(variant)[0]
+    with about_input():
+        config_class = find_variant(variant)[0]
     parser = _parser(config_class)
     parser.set_defaults(variant=variant)
     given = {f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}
@@ -213,9 +215,10 @@ def parse(argv=None):
         del given[name], overrides[name]
     given |= overrides
     _refuse_unknown(given, parser)
-    arguments, namespace = parser.parse_args_into_dataclasses(
-        [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
-    )
+    with about_input():
+        arguments, namespace = parser.parse_args_into_dataclasses(
+            [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
+        )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
     if start_config is not None:
@@ -233,20 +236,18 @@ def find_recipe(name, folder="."):
             return path
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
-    raise ValueError(
-        f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file."
-    )
+    raise UserError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
 
 
 def read_recipe(path, above=()):
     """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
 
     Raises:
-        ValueError: not YAML, not a mapping of names to values, or recipes that stand on one another.
+        UserError: not YAML, not a mapping of names to values, or recipes that stand on one another.
     """
     path = Path(path).resolve()
     if path in above:
-        raise ValueError(f"{path} stands on itself: recipe must name another one.")
+        raise UserError(f"{path} stands on itself: recipe must name another one.")
     own = _flat(path)
     base = own.pop("recipe", None)
     inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
@@ -259,14 +260,14 @@ def _flat(path):
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise UserError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
+        raise UserError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
     flat = {}
     for name, value in content.items():
         if name in NESTED:
             if not isinstance(value, dict):
-                raise ValueError(f"{path}: {name} must map names to values, got {value!r}.")
+                raise UserError(f"{path}: {name} must map names to values, got {value!r}.")
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
@@ -327,7 +328,7 @@ def pairs(argv):
             name = f"--{name[2:].replace('-', '_')}"
             found[name] = [value] if equals else []
         elif name is None:
-            raise ValueError(f"unexpected {text!r}: a recipe comes first, then --name value.")
+            raise UserError(f"unexpected {text!r}: a recipe comes first, then --name value.")
         else:
             found[name].append(text)
     return found
@@ -354,7 +355,7 @@ def _mapping(name, text):
     """Command-line text as a mapping of names to values, each read as `value_of` does."""
     mapping = value_of(text)
     if not isinstance(mapping, dict):
-        raise ValueError(f"{name} must map names to values, as in '{{factor: 0.5, patience: 3}}', got {text!r}.")
+        raise UserError(f"{name} must map names to values, as in '{{factor: 0.5, patience: 3}}', got {text!r}.")
     return {key: value_of(str(value)) for key, value in mapping.items()}
 
 

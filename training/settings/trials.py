@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 
 from hub_unets.modeling.variants import find_variant
+from hub_unets.training.errors import UserError
 from hub_unets.training.settings.arguments import (
     find_recipe,
     pairs,
@@ -67,11 +68,11 @@ def parse_sweep(argv):
     """The command line to a Sweep.
 
     Raises:
-        ValueError: no recipe, no grid and no space or both, or one that no run can be started with.
+        UserError: no recipe, no grid and no space or both, or one that no run can be started with.
         SystemExit: a field that a run does not have, as training/run.py says it.
     """
     if not argv or argv[0].startswith("-"):
-        raise ValueError("a recipe with grid: or space: comes first, as in `training/sweep.py family`.")
+        raise UserError("a recipe with grid: or space: comes first, as in `training/sweep.py family`.")
     given = pairs(argv[1:])
     own = {name: given.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials")}
     recipe = read_recipe(find_recipe(argv[0]))
@@ -84,7 +85,7 @@ def parse_sweep(argv):
         for kind in ("grid.", "space.")
     )
     if bool(grid) == bool(space):
-        raise ValueError(f"{argv[0]}: a sweep needs a grid or a space, and not both, got {sorted(dimensions)}.")
+        raise UserError(f"{argv[0]}: a sweep needs a grid or a space, and not both, got {sorted(dimensions)}.")
     output_dir = Path(own["output_dir"] or f"runs/{Path(argv[0]).stem}").absolute()
     sweep = Sweep(
         recipe=argv[0],
@@ -103,7 +104,7 @@ def parse_sweep(argv):
 
 def _trials(text):
     if not re.fullmatch(r"[1-9]\d*", str(text)):
-        raise ValueError(f"trials must be a whole number of at least 1, got {text!r}.")
+        raise UserError(f"trials must be a whole number of at least 1, got {text!r}.")
     return int(text)
 
 
@@ -115,13 +116,13 @@ def _choices(name, values):
     if isinstance(values, dict) and values and all(isinstance(one, dict) for one in values.values()):
         return {str(label): _texts(settings) for label, settings in values.items()}
     if not isinstance(values, list) or not values:
-        raise ValueError(f"grid.{name} must list its values, got {values!r}.")
+        raise UserError(f"grid.{name} must list its values, got {values!r}.")
     choices = {}
     for value in values:
         texts = _texts(value if isinstance(value, dict) else {name: value})
         choices["-".join(Path(text).name for text in next(iter(texts.values())))] = texts
     if len(choices) < len(values):
-        raise ValueError(f"grid.{name}: the values, or the first settings of mappings, must differ, got {values}.")
+        raise UserError(f"grid.{name}: the values, or the first settings of mappings, must differ, got {values}.")
     return choices
 
 
@@ -140,7 +141,7 @@ def _require_runnable(sweep):
             arguments, model, _, _ = parse(sweep.arguments(settings, sweep.folder(name)))
             find_variant(arguments.variant)[0](**model)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise UserError(f"{name}: {error}") from error
 
 
 def settings_of(sweep, trial):
@@ -162,7 +163,7 @@ def _suggest(trial, name, spec):
         whole = isinstance(limits["low"], int) and isinstance(limits["high"], int)
         return (trial.suggest_int if whole else trial.suggest_float)(name, **limits)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"space.{name} must be a list, or low and high (and log: true, or step), got {spec!r}: {error}"
         ) from error
 

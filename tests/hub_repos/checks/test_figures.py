@@ -20,7 +20,7 @@ from hub_unets.training.measure.reliability import TABLE_BINS
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.results import write_results
 
-HUB_REPOS = Path(__file__).parents[2] / "hub_repos"
+HUB_REPOS = Path(__file__).parents[3] / "hub_repos"
 COMMITTED = sorted(HUB_REPOS.glob("**/results.json"))
 
 

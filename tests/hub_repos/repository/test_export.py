@@ -119,8 +119,10 @@ def test_a_build_with_onnx_passes_every_check(exported):
 
 def test_a_push_builds_with_onnx(checkpoint, monkeypatch):
     built = []
-    monkeypatch.setattr("hub_repos.publish.publication.build", lambda *arguments: built.append(arguments) or 1 / 0)
-    monkeypatch.setattr("hub_repos.push.read_remote", lambda *_: Remote())
+    monkeypatch.setattr(
+        "hub_unets.hub_repos.publish.publication.build", lambda *arguments: built.append(arguments) or 1 / 0
+    )
+    monkeypatch.setattr("hub_unets.hub_repos.push.read_remote", lambda *_: Remote())
     with pytest.raises(ZeroDivisionError):
         push(checkpoint, "someone/unet", dry_run=True, onnx=True)
     assert built[0][-1] is True

@@ -97,7 +97,7 @@ def test_print(folder, capsys):
 
 
 def test_real_set():
-    default = Path(__file__).parents[2].parent / "shared" / "kvasir-seg"
+    default = Path(__file__).parents[4] / "shared" / "kvasir-seg"
     folder = Path(os.environ.get("KVASIR_SEG", default))
     if not (folder / "images").is_dir():
         pytest.skip(f"{folder} not found; set KVASIR_SEG")

@@ -17,7 +17,7 @@ TWIN_A, TWIN_B = near_duplicates()[0]
 
 @pytest.fixture(scope="module")
 def real_source() -> datasets.DatasetDict:
-    default = Path(__file__).parents[2].parent / "shared" / "kvasir-seg"
+    default = Path(__file__).parents[4] / "shared" / "kvasir-seg"
     folder = Path(os.environ.get("KVASIR_SEG", default))
     if not (folder / "images").is_dir():
         pytest.skip(f"{folder} not found; set KVASIR_SEG")

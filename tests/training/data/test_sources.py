@@ -12,11 +12,12 @@ from PIL import Image
 from hub_unets.training.data import sources
 from hub_unets.training.data.rows import first_few, has_stems
 from hub_unets.training.data.sources import load_source
+from hub_unets.training.errors import UserError
 
 
 def real_set() -> Path:
     """Kvasir-SEG's folder, or the test is skipped."""
-    default = Path(__file__).parents[2].parent / "shared" / "kvasir-seg"
+    default = Path(__file__).parents[4] / "shared" / "kvasir-seg"
     folder = Path(os.environ.get("KVASIR_SEG", default))
     if not (folder / "images").is_dir():
         pytest.skip(f"{folder} not found; set KVASIR_SEG")
@@ -314,7 +315,7 @@ class TestElsewhere:
         (tmp_path / "empty").mkdir()
         monkeypatch.chdir(tmp_path / "empty")
         if data:
-            with pytest.raises(FileNotFoundError, match="no such file .*give a folder or a .zip .*Hub id .*phantoms"):
+            with pytest.raises(UserError, match="no such file .*give a folder or a .zip .*Hub id .*phantoms"):
                 load_source(data)
         else:
             with pytest.raises(ValueError, match="needs a folder of images .* found no folders"):

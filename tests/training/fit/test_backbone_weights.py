@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from hub_unets.configuration.configuration_unet import UNetConfig
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 
 BACKBONE = "test_resnet"  # 0.4 million weights
@@ -75,7 +76,7 @@ def test_a_folder_holds_the_file_under_the_backbones_name(tmp_path):
     model = a_model()
     load_backbone_weights(model, str(tmp_path))
     assert all(torch.equal(tensor, written[key]) for key, tensor in encoder_tensors(model).items())
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*/test_byobnet.safetensors; give a local file"):
+    with pytest.raises(UserError, match=r"there is no file .*/test_byobnet.safetensors; give a local file"):
         load_backbone_weights(a_model("test_byobnet"), str(tmp_path))
 
 
@@ -95,7 +96,7 @@ def test_none_leaves_the_random_weights():
 
 def test_a_missing_file(tmp_path):
     cures = r"--backbone_weights FILE.safetensors\), or train from scratch \(--backbone_weights none\)"
-    with pytest.raises(FileNotFoundError, match=rf"there is no file .*gone.safetensors; give a local file.*{cures}"):
+    with pytest.raises(UserError, match=rf"there is no file .*gone.safetensors; give a local file.*{cures}"):
         load_backbone_weights(a_model(), str(tmp_path / "gone.safetensors"))
 
 
@@ -144,7 +145,7 @@ def test_a_backbone_that_timm_never_trained_is_an_error():
 
 def test_the_real_file():
     """The ImageNet weights of mobilenetv2_100, where they are at hand."""
-    default = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+    default = Path(__file__).parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
     path = Path(os.environ.get("WEIGHTS", default))
     if not path.is_file():
         pytest.skip(f"{path.name} not found; set WEIGHTS to it")

@@ -1,12 +1,10 @@
 """Counts and metrics against values worked out by hand, their intervals, and the `evaluate` metric made of them."""
 
-import evaluate
 import numpy as np
 import pytest
 
 from hub_unets.training.measure.metrics import (
     NAMES,
-    SegmentationOverlap,
     by_size,
     count_pixels,
     mean_with_interval,
@@ -131,64 +129,6 @@ class TestIntervals:
         few, many = (mean_with_interval([0.0, 1.0] * half) for half in (10, 1000))
         assert few["high"] - few["low"] == pytest.approx(2 * 1.96 * 0.5 / 20**0.5, rel=0.15)
         assert many["high"] - many["low"] == pytest.approx(2 * 1.96 * 0.5 / 2000**0.5, rel=0.15)
-
-
-class TestSegmentationOverlap:
-    def test_is_a_metric_of_evaluate(self):
-        metric = SegmentationOverlap()
-        assert isinstance(metric, evaluate.Metric)
-        assert "per_image" in metric.description and "255" in metric.inputs_description
-
-    def test_by_hand(self):
-        result = SegmentationOverlap().compute(predictions=[PREDICTION], references=[REFERENCE])
-        assert result["per_image"]["dice"]["value"] == pytest.approx(0.5)
-        assert result["per_image"]["iou"]["value"] == pytest.approx(1 / 3)
-        assert result["per_image"]["accuracy"]["value"] == pytest.approx(3 / 5)
-
-    def test_every_way_to_add_gives_the_same(self):
-        predictions, references = random_masks(5)
-        at_once = SegmentationOverlap().compute(predictions=predictions, references=references)
-        one_by_one, batches, counts, mixed = (SegmentationOverlap() for _ in range(4))
-        for prediction, reference in zip(predictions, references, strict=True):
-            one_by_one.add(prediction=prediction, reference=reference)
-        for part in (slice(0, 3), slice(3, 5)):
-            batches.add_batch(predictions=predictions[part], references=references[part])
-        counts.add_batch(counts=[count_pixels(*pair) for pair in zip(predictions, references, strict=True)])
-        mixed.add_batch(predictions=predictions[:3], references=references[:3])
-        assert one_by_one.compute() == at_once
-        assert batches.compute() == at_once
-        assert counts.compute() == at_once
-        assert mixed.compute(predictions=predictions[3:], references=references[3:]) == at_once
-
-    def test_an_instance_starts_afresh_after_compute(self):
-        metric = SegmentationOverlap()
-        metric.compute(predictions=[[[1, 0]]], references=[[[0, 1]]])
-        assert metric.compute(predictions=[[[1, 0]]], references=[[[1, 0]]])["pooled"]["dice"]["value"] == 1
-
-    @pytest.mark.parametrize(("classes", "dice"), [(((1,), (2,)), [2 / 3, 2 / 3]), (((1, 2),), 1.0)])
-    def test_classes(self, classes, dice):
-        grouped = len(classes) == 1
-        reference = [[1, 1, 1, 0]] if grouped else [[1, 1, 2, 0]]
-        result = SegmentationOverlap(classes).compute(predictions=[[[1, 2, 2, 0]]], references=[reference])
-        if grouped:
-            assert result["per_image"]["dice"]["value"] == dice
-        else:
-            assert [one["pooled"]["dice"]["value"] for one in result["per_class"]] == pytest.approx(dice)
-
-    def test_keeps_four_numbers_an_image_and_class(self, monkeypatch):
-        kept = []
-        add_batch = evaluate.Metric.add_batch
-        monkeypatch.setattr(
-            evaluate.Metric, "add_batch", lambda self, **given: (kept.append(given), add_batch(self, **given))[1]
-        )
-        metric = SegmentationOverlap(((1,), (2,)))
-        for side in (4, 400):
-            metric.add(prediction=np.ones((side, side), np.uint8), reference=np.ones((side, side), np.uint8))
-        assert kept == [{"counts": [[side**2, 0, 0, 0, 0, 0, 0, side**2]]} for side in (4, 400)]
-
-    def test_sizes_must_agree(self):
-        with pytest.raises(ValueError, match="give the same H x W"):
-            SegmentationOverlap().add(prediction=[[1, 0]], reference=[[1], [0]])
 
 
 def test_rows_by_size_by_hand():

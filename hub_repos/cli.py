@@ -1,0 +1,74 @@
+"""The one command, `hub-unets`: each thing that a user does is a sub-command, whose module is imported when named."""
+
+import difflib
+import importlib
+import sys
+from importlib.metadata import version
+
+from hub_unets.training.errors import UserError, run_command
+
+GROUPS = {  # sub-command: its module, and what it does
+    "train": {
+        "check-data": ("hub_unets.training.check", "look at images and masks before training: sizes, values, leaks"),
+        "train": ("hub_unets.training.run", "train a model, score it, draw what it does"),
+        "sweep": (
+            "hub_unets.training.sweep",
+            "train every cell of a grid, or search a space; ends in a leaderboard",
+        ),
+    },
+    "judge": {
+        "evaluate": ("hub_unets.training.evaluate", "score any segmentation model at the images' original size"),
+        "verify": ("hub_unets.hub_repos.verify", "judge a built repository, and compute its figures again"),
+        "bench": ("hub_unets.benchmarks.run", "measure speed beside other libraries"),
+        "report": ("hub_unets.hub_repos.report", "make the results page from kept records"),
+        "keep": ("hub_unets.hub_repos.keep", "keep the records of finished runs, and the median run's model"),
+    },
+    "publish": {
+        "build": ("hub_unets.hub_repos.build", "make a Hub repository of a run: weights, code, card"),
+        "push": ("hub_unets.hub_repos.push", "publish a run, or a sweep, on the Hub"),
+    },
+    "use": {
+        "predict": ("hub_unets.hub_repos.predict", "mark the polyps in images, folders, videos"),
+        "demo": ("hub_unets.hub_repos.demo", "try a model in the browser, on this machine"),
+        "browser": ("hub_unets.hub_repos.browser", "make a page of static files that runs a model by itself"),
+    },
+}
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+
+
+def usage():
+    """What `hub-unets --help` says."""
+    lines = ["usage: hub-unets COMMAND ...", "", "U-Nets as Hugging Face models: train, judge, publish, use."]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:<12}{summary}" for name, (_, summary) in commands.items())]
+    lines += ["", "hub-unets COMMAND --help lists a command's options. Training on several processes:"]
+    return "\n".join([*lines, "accelerate launch training/run.py RECIPE, or training/sweep.py RECIPE."])
+
+
+def main(argv=None):
+    """Run the sub-command that comes first.
+
+    Raises:
+        UserError: there is no such command; names the nearest.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"hub-unets {version('hub-unets')}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
+        raise UserError(f"hub-unets has no command {name!r}; did you mean {near}? There are {', '.join(COMMANDS)}.")
+    sys.argv = [f"hub-unets {name}", *rest]  # which a run's record quotes
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
+
+
+def command():
+    """The entry point of the installed script."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
