@@ -41,6 +41,7 @@ class Task:
         Raises:
             UserError: labels that the model does not have, or all of them.
         """
+        check_boundary_width(boundary_width, mask_labels or 2)
         labels = tuple(polyp_labels or polyp_labels_of(config))
         if not set() < set(labels) < set(range(config.num_labels)):
             raise UserError(
