@@ -129,7 +129,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     unscored = {part: indices[part] for part in parts if part not in scores}
     scores |= score_parts(model, processor, rows, unscored, folder, arguments.boundary_width)
     results = {
-        "run": run_record(arguments, settings, model, best, history) | {"started_from": start and start.record},
+        "run": run_record(arguments, settings, model, best) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -141,7 +141,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     }
     with naming_write_errors(folder / "results.json"):
         draw(folder, history, scores, rows, model, processor, arguments.boundary_width)
-        write_results(folder, results, scores, partition.twins)
+        write_results(folder, results, scores, partition.twins, history)
 
 
 def make_samples(arguments, rows, partition, indices, model, processor):
@@ -176,7 +176,7 @@ def load_negatives(folder, partition):
     return frames, digests
 
 
-def run_record(arguments, settings, model, best, history):
+def run_record(arguments, settings, model, best):
     return {
         "name": Path(arguments.output_dir).name,
         "model_type": model.config.model_type,
@@ -186,7 +186,6 @@ def run_record(arguments, settings, model, best, history):
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),
         "best": best,
-        "history": history,
     }
 
 

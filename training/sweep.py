@@ -167,7 +167,7 @@ class Worker:
             self.study.tell(trial, state=TrialState.FAIL)
             return f"{name}: FAILED: {reason} (log: {log})"
         results = read_results(folder / "results.json")
-        results["run"].pop("history")
+        results["run"].pop("history", None)  # of an earlier release
         trial.set_user_attr("results", results)
         trial.set_user_attr("dice", _dice(folder / "per_image.csv", scored_part(results)))
         dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]

@@ -28,7 +28,7 @@ KNOWN_FILES = {
     r"preprocessor_config\.json": "json",
     r"results\.json": "json",
     r"manifest\.json": "json",
-    r"per_image\.csv": "text",
+    r"(per_image|history)\.csv": "text",
     r"model\.(safetensors|onnx)": "weights",
     r"requirements\.txt": "text",
     r"[a-z0-9_]+\.png": "picture",

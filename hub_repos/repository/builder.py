@@ -15,7 +15,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
-from hub_unets.training.records.results import read_results
+from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
@@ -51,7 +51,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", *PICTURES):
+        for name in ("results.json", "per_image.csv", HISTORY, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:

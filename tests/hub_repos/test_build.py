@@ -34,7 +34,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt"}
     assert {path.name for path in repository.iterdir()} == code | data | {
-        "results.json", "manifest.json", "example.png"
+        "results.json", "history.csv", "manifest.json", "example.png"
     }  # fmt: skip
 
 

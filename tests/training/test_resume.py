@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hub_unets.training.records.results import read_history
 from tests.training.runs import run, run_in_two_processes, scratch
 
 # 20 images: 3 steps an epoch, the last of 4 images; checkpoints at 2, 4 and after each validation (3, 6)
@@ -108,7 +109,7 @@ def test_rate_that_falls_on_a_plateau_falls_alike_after_a_resume(tmp_path):
     assert run(tmp_path / "run", **options).code == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole", step=12)
     for folder in ("run", "whole"):
-        history = json.loads((tmp_path / folder / "results.json").read_text())["run"]["history"]
+        history = read_history(tmp_path / folder, {})
         rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
         assert rates == [0.01, 0.01, 0.005, 0.0025]
 

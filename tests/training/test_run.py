@@ -15,7 +15,7 @@ from hub_unets.hub_repos.repository.builder import build
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.records.drawing import GREEN
-from hub_unets.training.records.results import read_results
+from hub_unets.training.records.results import read_history, read_results
 from tests.training import runs
 from tests.training.runs import run
 
@@ -243,7 +243,7 @@ def test_training_samples_may_have_a_size_of_their_own(tmp_path):
     for name, (image_size, train_size) in sizes.items():
         fields = {"image_size": image_size, "train_size": train_size, "num_train_epochs": 1, "logging_steps": 1}
         assert run(tmp_path / name, **fields).code == 0
-        history = read_results(tmp_path / name / "results.json")["run"]["history"]
+        history = read_history(tmp_path / name, {})
         losses[name] = [next(one[key] for one in history if key in one) for key in ("loss", "eval_loss")]
     assert losses["own"][0] == losses["small"][0] != losses["large"][0]
     assert losses["own"][1] not in (losses["small"][1], losses["large"][1])
@@ -265,7 +265,7 @@ def test_frames_without_a_polyp_are_trained_on_too(tmp_path):
     results = read_results(tmp_path / "run" / "results.json")
     plain = run(tmp_path / "plain", num_train_epochs=1)
     assert plain.code == 0, plain.stderr
-    steps = [read_results(tmp_path / name / "results.json")["run"]["history"][-1]["step"] for name in ("run", "plain")]
+    steps = [read_history(tmp_path / name, {})[-1]["step"] for name in ("run", "plain")]
     assert steps[0] == steps[1] + 1  # 8 frames are one more batch
     assert results["run"]["settings"]["negatives"] == "normal"
     assert results["data"]["sizes"] == read_results(tmp_path / "plain" / "results.json")["data"]["sizes"]

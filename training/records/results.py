@@ -14,6 +14,7 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
 from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
 
+HISTORY = "history.csv"
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 _PACKAGES = (
     "torch",
@@ -28,14 +29,15 @@ _PACKAGES = (
 )
 
 
-def write_results(folder, results, scores, twins=()):
-    """Write `results.json` (checked against the schema) and `per_image.csv`.
+def write_results(folder, results, scores, twins=(), history=()):
+    """Write `results.json` (checked against the schema), `per_image.csv` and, of a training, `history.csv`.
 
     Args:
         folder: where; made if need be.
         results: run, data, environment and cost; schema_version and metrics are added.
         scores: "validation", "test" or both to Scores.
         twins: test names with a twin in training or validation; then the test is also summarised without them.
+        history: the Trainer's log: dictionaries of numbers.
 
     Returns:
         str: the figures, to print.
@@ -51,10 +53,37 @@ def write_results(folder, results, scores, twins=()):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_per_image(folder / "per_image.csv", scores, set(twins))
+    if history:
+        _write_history(folder / HISTORY, history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
+
+
+def _write_history(path, history):
+    """A row for each entry of the log; what an entry lacks, or has no finite number for, is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for entry in history for name in entry)), restval="")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_history(folder, results):
+    """The Trainer's log of a run as dictionaries of numbers: of history.csv, or of an older run's results.json.
+
+    Raises:
+        UserError: a value is no number.
+    """
+    path = Path(folder) / HISTORY
+    if not path.exists():
+        return results["run"].get("history", [])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: a value is no number ({error}): it is not the file that a run wrote.") from error
 
 
 def definitions(part):
