@@ -348,7 +348,7 @@ def say_resumed(resumed, passed_over):
 def say_results(folder):
     print("\n".join(summary_lines(read_results(Path(folder) / "results.json"))))
     print(f"Results, weights and pictures: {folder}")
-    print(f"Next: python -m hub_repos.build {folder} {folder}/repository")
+    print(f"Next: hub-unets build {folder} {folder}/repository")
 
 
 def command_line():

@@ -247,7 +247,7 @@ def _shared_settings(entries):
 def _build(folder):
     """The trial's Hub repository, built where its weights are; says how that went."""
     if not (folder / "model.safetensors").exists():
-        return "build its repository on the machine that trained it: python -m hub_repos.build"
+        return "build its repository on the machine that trained it: hub-unets build"
     command = [sys.executable, "-m", "hub_unets.hub_repos.build", str(folder), str(folder / "repository")]
     done = subprocess.run(command, capture_output=True, text=True)
     return f"its repository: {folder / 'repository'}" if done.returncode == 0 else done.stderr.strip()

@@ -39,7 +39,9 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         require_export()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
         if not (checkpoint / name).is_file():
-            raise UserError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
+            published = checkpoint.parent / "published" / checkpoint.name
+            cure = f"it is {published} now" if published.is_dir() else "train with training/run.py"
+            raise UserError(f"{checkpoint} is not a finished run: {name} is missing; {cure}.")
     results = read_results(checkpoint / "results.json")
     if "test" not in results["metrics"]:
         raise UserError(

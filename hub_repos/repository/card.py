@@ -59,6 +59,7 @@ def render_card(folder, results, repo_id=None, revision=None):
     card = ModelCard.from_template(
         card_data(results, config, repo_id, revision),
         template_path=str(TEMPLATE),
+        title=title(results, config),
         results=results,
         config=config,
         repo_id=repo_id,
@@ -135,7 +136,7 @@ def card_data(results, config, repo_id=None, revision=None):
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
         if repo_id
         else None,
-        model_name=results["run"]["name"],
+        model_name=title(results, config),
         eval_results=figures,
     )
 
@@ -149,6 +150,13 @@ def is_kvasir(results):
 def is_phantoms(results):
     """Whether the data were generated: of other data the terms are not known, and no licence is claimed."""
     return results["data"]["source"].startswith("phantoms")
+
+
+def title(results, config):
+    """What a model is: its variant, its encoder, and the data that it was trained on."""
+    variant = find_variant(config["model_type"])[1].__name__.removesuffix("ForSemanticSegmentation")
+    encoder = f" on {config['backbone']}" if config.get("backbone") else ""
+    return f"{variant}{encoder}, trained on {dataset_name(results)}"
 
 
 def dataset_name(results):
