@@ -1,12 +1,11 @@
 """Label maps of any form to class indices: a map is what a viewer shows, or is refused."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from hub_unets.modeling.images import orientation, to_array, upright
+from hub_unets.modeling.images import opened, orientation, to_array, upright
 
 LOSSY = "JPEG", "MPO", "JPEG2000", "WEBP"
 NOISE = 16  # how far a lossy format may lift black, lower white, or part the channels of a grey image
@@ -29,12 +28,15 @@ def to_labels(label_map):
     Raises:
         ValueError: colours, transparency, probabilities, another shape, or class indices in a lossy format.
     """
-    if isinstance(label_map, (str, Path)):
-        with Image.open(label_map) as opened:
-            try:
-                return to_labels(opened)
-            except ValueError as error:
-                raise ValueError(f"{label_map}: {error}") from error
+    label_map = opened(label_map)
+    try:
+        return _labels(label_map)
+    except ValueError as error:
+        name = getattr(label_map, "filename", "")  # of an image that was opened from a path
+        raise ValueError(f"{name}: {error}" if name else str(error)) from error
+
+
+def _labels(label_map):
     if isinstance(label_map, Image.Image):
         lossy = label_map.format in LOSSY
         values = _one_channel(_shown(upright(label_map)))
@@ -136,5 +138,5 @@ def _is_black_and_white(found, lossy):
 
 def _white(values, found, lossy):
     if not lossy and len(found) <= 2:
-        warnings.warn(BLACK_AND_WHITE, stacklevel=4)
+        warnings.warn(BLACK_AND_WHITE, stacklevel=5)
     return (values > (THRESHOLD if found[-1] <= 255 else 32767)).astype(np.int64)

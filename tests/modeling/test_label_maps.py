@@ -110,7 +110,7 @@ def test_a_file_is_read_and_named(tmp_path):
     assert np.array_equal(batch["labels"][0], THREE)
     Image.fromarray(THREE).save(tmp_path / "mask.jpg", quality=100)
     with pytest.raises(ValueError, match="mask.jpg: .*JPEG"):
-        to_labels(tmp_path / "mask.jpg")
+        UNetImageProcessor(do_resize=False)(np.zeros((40, 48, 3), np.uint8), tmp_path / "mask.jpg")
 
 
 @pytest.mark.parametrize(("white", "warned"), [(255, True), (1, False)])

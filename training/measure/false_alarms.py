@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.measure.metrics import mean_with_interval
+from hub_unets.training.measure.models import pixel_values
 
 ALARM_COLUMNS = ("crop_pixels",)
 MIN_SIDE = 1 / 3  # of a crop, as a share of the image's
@@ -36,8 +37,7 @@ def on_frames(model, processor, rows, progress=""):
 @torch.inference_mode()
 def marked_pixels(model, processor, image, **options):
     """How many pixels of a PIL image the model gives another label than 0; `options` are those of the processor."""
-    pixel_values = processor(image, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
-    outputs = model(pixel_values=pixel_values)
+    outputs = model(pixel_values=pixel_values(model, processor, image))
     (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]], **options)
     return int((mask > 0).sum())
 

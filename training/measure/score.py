@@ -23,6 +23,7 @@ from hub_unets.training.measure.metrics import (
     metrics_from_counts,
     summarize,
 )
+from hub_unets.training.measure.models import pixel_values
 from hub_unets.training.measure.polyps import count_polyps, summarize_polyps
 from hub_unets.training.measure.reliability import TABLE_BINS, expected_calibration_error, reliability_table
 
@@ -135,7 +136,7 @@ def score(
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
         sizes = [truth.shape for truth in truths]
-        outputs = _forward(model, processor(images, return_tensors="pt"), flips)
+        outputs = _forward(model, pixel_values(model, processor, images), flips)
         masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
             _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
@@ -173,11 +174,10 @@ def _truth(row, num_labels, boundary_width, grouped):
 
 
 @torch.inference_mode()
-def _forward(model, inputs, flips):
-    pixel_values = inputs["pixel_values"].to(model.device, model.dtype)
+def _forward(model, pixels, flips):
     if flips:
-        return SemanticSegmenterOutput(logits=predict_with_flips(model, pixel_values).logits)
-    return model(pixel_values=pixel_values)
+        return SemanticSegmenterOutput(logits=predict_with_flips(model, pixels).logits)
+    return model(pixel_values=pixels)
 
 
 def _at_size(logits, size, polyp_labels):
