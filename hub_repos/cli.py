@@ -9,7 +9,7 @@ from hub_unets.training.errors import UserError, run_command
 
 GROUPS = {  # sub-command: its module, and what it does
     "train": {
-        "check-data": ("hub_unets.training.check", "look at images and masks before training: sizes, values, leaks"),
+        "check-data": ("hub_unets.training.run", "look at images and masks before training: sizes, values, leaks"),
         "train": ("hub_unets.training.run", "train a model, score it, draw what it does"),
         "sweep": (
             "hub_unets.training.sweep",
@@ -33,6 +33,7 @@ GROUPS = {  # sub-command: its module, and what it does
         "browser": ("hub_unets.hub_repos.browser", "make a page of static files that runs a model by itself"),
     },
 }
+ALWAYS = {"check-data": ("--check_data", "true")}  # what a sub-command adds to the options given
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
@@ -62,7 +63,7 @@ def main(argv=None):
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
         raise UserError(f"hub-unets has no command {name!r}; did you mean {near}? There are {', '.join(COMMANDS)}.")
     sys.argv = [f"hub-unets {name}", *rest]  # which a run's record quotes
-    return importlib.import_module(COMMANDS[name][0]).main(rest)
+    return importlib.import_module(COMMANDS[name][0]).main([*rest, *ALWAYS.get(name, ())])
 
 
 def command():

@@ -1,11 +1,11 @@
 """The accuracy page, its picture and README's table: `hub-unets report [FOLDER]`.
 
-Everything is read from the records that hub_repos.keep left in FOLDER (default: hub_repos/published): RECIPE/seeds/RUN, with the
-evaluations of a run in folders of its own, and RECIPE/ablations/TRIAL. No figure is written here by hand but those of
-other papers.
+Everything is read from the records that `hub-unets keep` left in FOLDER (default: hub_repos/published):
+RECIPE/seeds/RUN, with the evaluations of a run in folders of its own, and RECIPE/ablations/TRIAL. No figure is written
+here by hand but those of other papers.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from hub_unets.hub_repos.accuracy.page import PAGE, PICTURE, PUBLISHED, page, short_table, with_table
@@ -26,10 +26,12 @@ def write(folder, readme):
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    folder = Path(argv[0]) if argv else PROJECT / "hub_repos" / "published"
-    write(folder, PROJECT / "README.md")
-    print(f"{folder / PAGE}, {PICTURE} and the table of README.md")
+    parser = argparse.ArgumentParser(prog="hub-unets report", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=PROJECT / "hub_repos" / "published", help="of records")
+    parser.add_argument("--readme", type=Path, default=PROJECT / "README.md", help="file whose table is made anew")
+    arguments = parser.parse_args(argv)
+    write(arguments.folder, arguments.readme)
+    print(f"{arguments.folder / PAGE}, {PICTURE} and the table of {arguments.readme}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training loop of training/README.md trains; no committed record names a machine's folder. Its table: test_report.py."""
+"""The documents: the training loop of training/README.md trains; no committed record names a machine's folder."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A new variant is three new files: those of modeling/README.md, in a copy of the project, trained, built and loaded."""
+"""A new variant is three new files: those of modeling/README.md, in a copy of the project, trained, built, loaded."""
 
 import hashlib
 import os

@@ -15,16 +15,18 @@ from transformers import HfArgumentParser
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, run_command
-from hub_unets.training.measure.false_alarms import on_frames, share_marked
-from hub_unets.training.measure.models import load_model, polyp_labels_of
+from hub_unets.training.measure.false_alarms import marked_on_frames, share_marked
+from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.segmenter import Segmenter
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import data_record, environment_record, write_results
 
 
-def negatives_record(folder, model, processor):
-    """What results.json says of a folder of frames without a polyp."""
-    pixels = on_frames(model, processor, load_frames(folder), progress="Score frames without a polyp")
+def negatives_record(folder, segment, labels):
+    """What results.json says of a folder of frames without a polyp; arguments as `marked_on_frames`."""
+    pixels = marked_on_frames(segment, labels, load_frames(folder), progress="Score frames without a polyp")
     return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
 
 
@@ -77,21 +79,18 @@ def main(argv=None):
     id2label = model.config.id2label if multi_class else None
     source = load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
     rows, partition = make_partition(source, arguments.split or "all", arguments.split_seed)
-    options = {
-        "polyp_labels": None if multi_class else tuple(arguments.polyp_labels or polyp_labels_of(model.config)),
-        "mask_labels": arguments.mask_labels or 2,
-        "boundary_width": arguments.boundary_width,
-        "threshold": arguments.threshold,
-        "batch_size": arguments.batch_size,
-        "flips": arguments.flips,
-    }
+    if multi_class:
+        task = Task.of_classes(model.config, arguments.boundary_width)
+    else:
+        task = Task.of_polyps(model.config, arguments.polyp_labels, arguments.mask_labels, arguments.boundary_width)
+    chosen = {"threshold": arguments.threshold, "flips": arguments.flips}
+    options = {**chosen, "batch_size": arguments.batch_size, "crops": True}
     parts = {}
     for part in ("validation", "test") if arguments.score_test else ("validation",):
         indices = getattr(partition, part)
         if indices:
-            parts[part] = score(
-                model, processor, rows.select(indices), **options, crops=True, progress=f"Score {part}"
-            )
+            progress = f"Score {part}"
+            parts[part] = score(model, processor, rows.select(indices), task, **options, progress=progress)
     if not parts:
         raise UserError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
@@ -103,7 +102,8 @@ def main(argv=None):
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }
     if arguments.negatives:
-        results["negatives"] = negatives_record(arguments.negatives, model, processor)
+        segment = Segmenter(model, processor, **chosen)
+        results["negatives"] = negatives_record(arguments.negatives, segment, task.labels)
     print(write_results(arguments.output, results, parts, partition.twins))
     reliability(parts, Path(arguments.output) / "reliability.png")
 

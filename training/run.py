@@ -38,8 +38,9 @@ from hub_unets.training.fit.trainer import UNetTrainer
 from hub_unets.training.measure.calibration import calibrate
 from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
 from hub_unets.training.measure.metrics import metrics_from_counts
-from hub_unets.training.measure.models import load_model, polyp_labels_of
+from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import CURVE_THRESHOLDS, score
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records import curves, pictures
 from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import (
@@ -47,6 +48,7 @@ from hub_unets.training.records.results import (
     environment_record,
     read_results,
     summary_lines,
+    without_folder,
     write_results,
 )
 from hub_unets.training.settings.arguments import parse
@@ -117,15 +119,15 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         return
     history = finite(trainer.state.log_history)
     model = as_published(model, processor, arguments)
-    calibration = {}
+    calibration, scores = {}, {}
     if arguments.calibrate:
         log_scoring(folder, "validation", len(indices["validation"]), "to calibrate")
-        calibration["calibration"] = calibrate(
-            model, processor, rows.select(indices["validation"]), arguments.half_precision
-        )
+        fitted = calibrate(model, processor, rows.select(indices["validation"]), arguments.half_precision)
+        calibration, scores = {"calibration": fitted.record}, {"validation": fitted.scores}
         model = as_published(model, processor, arguments)
-    indices = {part: indices[part] for part in ("validation", "test") if part == "validation" or arguments.score_test}
-    scores = score_parts(model, processor, rows, indices, folder, arguments.boundary_width)
+    parts = ("validation", "test") if arguments.score_test else ("validation",)
+    unscored = {part: indices[part] for part in parts if part not in scores}
+    scores |= score_parts(model, processor, rows, unscored, folder, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, model, best, history) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
@@ -134,7 +136,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
         "cost": {
             "training_seconds": history[-1]["seconds"],
             "peak_memory_mb": round(peak_memory_mb(), 1),
-            "latency": measure_latency(model, processor, rows.select([*indices.values()][-1][:TIMED_IMAGES])),
+            "latency": measure_latency(model, processor, rows.select(indices[parts[-1]][:TIMED_IMAGES])),
         },
     }
     with naming_write_errors(folder / "results.json"):
@@ -232,19 +234,11 @@ def require_images(arguments, training, validation):
 
 def score_parts(model, processor, rows, indices, folder, boundary_width=None):
     """Scores of each part of `indices`, as a user of the published model would get them; each scoring is logged."""
-    labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
-    scores = {}
+    task, scores = Task.of_run(model.config, boundary_width), {}
     for part, chosen in indices.items():
         log_scoring(folder, part, len(chosen))
-        scores[part] = score(
-            model,
-            processor,
-            rows.select(chosen),
-            labels,
-            progress=f"Score {part}",
-            crops=True,
-            boundary_width=boundary_width,
-        )
+        progress = f"Score {part}"
+        scores[part] = score(model, processor, rows.select(chosen), task, crops=True, progress=progress)
     return scores
 
 
@@ -360,11 +354,6 @@ def say_results(folder):
 
 def command_line():
     return shlex.join(["accelerate", "launch", "training/run.py", *map(without_folder, sys.argv[1:])])
-
-
-def without_folder(text):
-    """The last name of an absolute path: results are published, and a machine's folders are nobody's business."""
-    return Path(text).name if Path(text).is_absolute() else text
 
 
 def finite(history):

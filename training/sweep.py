@@ -307,11 +307,22 @@ def become_worker():
     return int(number)
 
 
+def usage():
+    """What `--help` says."""
+    print(f"usage: hub-unets sweep RECIPE.yaml [--any.field value]\n\n{__doc__}")
+    print("--grid.FIELD and --space.FIELD set a dimension, --trials how many a space gets, --storage the database,")
+    print("--output_dir the study's folder. All other fields are those of `hub-unets train --help`.")
+
+
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv[:1]):
+        usage()
+        sys.exit(0)
     number = become_worker()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    worker = Worker(parse_sweep(sys.argv[1:] if argv is None else argv), number)
+    worker = Worker(parse_sweep(argv), number)
     worker.work()
     conclude(worker)
 

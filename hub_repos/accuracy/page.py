@@ -64,12 +64,16 @@ def short_table(recipes):
         external = recipe.external()
         elsewhere = [[one.value("test", "per_image", "dice") for one in external.get(name, ())] for name in outside]
         rows.append([
-            f"`{recipe.name}`", f"{recipe.runs[0].results['run']['parameters'] / 1e6:.1f} M", len(recipe.runs),
+            f"`{recipe.name}`", megas(recipe.runs[0].results["run"].get("parameters")), len(recipe.runs),
             interval(recipe.dice_with_interval("test"), 3),
             f"{np.mean(recipe.of_seeds('test', 'per_image', 'iou')):.3f}",
             *(f"{np.mean(dices):.3f}" if dices else "–" for dices in elsewhere),
         ])  # fmt: skip
     return table(["model", "parameters", "seeds", "test Dice", "test IoU", *(f"Dice, {one}" for one in outside)], rows)
+
+
+def megas(parameters):
+    return "–" if parameters is None else f"{parameters / 1e6:.1f} M"
 
 
 def introduction(recipes):

@@ -110,5 +110,5 @@ def load(folder):
     names = {path.parent.parent.parent for path in folder.glob("*/seeds/*/results.json")}
     names |= {path.parent for path in folder.glob("*/results.json")}
     if not names:
-        raise UserError(f"{folder} holds no records: python -m hub_repos.keep puts them there.")
+        raise UserError(f"{folder} holds no records: hub-unets keep puts them there.")
     return sorted(map(Recipe, names), key=lambda one: (-len(one.runs), one.name))

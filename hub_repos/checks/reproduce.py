@@ -12,8 +12,8 @@ from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.metrics import metrics_from_counts
-from hub_unets.training.measure.models import polyp_labels_of
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records.results import read_results
 
 IMAGE_TOLERANCE = 1e-3  # of an image's Dice, pixels and loss: another processor moves a pixel at a mask's edge
@@ -83,9 +83,8 @@ def _compare(model, processor, images, rows, boundary_width, metrics):
     """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much."""
     index = {name: number for number, name in enumerate(images["name"])}
     of_part = images.select([index[row["name"]] for row in rows])
-    labels = polyp_labels_of(model.config) if model.config.num_labels == 2 else None
     crops = "false_alarms" in metrics
-    scores = score(model, processor, of_part, labels, boundary_width=boundary_width, crops=crops)
+    scores = score(model, processor, of_part, Task.of_run(model.config, boundary_width), crops=crops)
     counts, said = np.stack(scores.counts), np.stack([row["counts"] for row in rows])
     moved = np.abs(counts - said).sum(axis=(1, 2)) / 2  # pixels; Dice alone would not tell recall from precision
     most = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (said @ [2, 1, 1, 0]).sum(axis=1))

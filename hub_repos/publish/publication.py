@@ -18,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from httpx2 import TransportError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
 from hub_unets.hub_repos.checks.verification import verify_folder
-from hub_unets.hub_repos.publish.remote import Remote, changes, explained, list_files
+from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explained, list_files
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.hub_repos.repository.export import load_network
@@ -132,7 +131,7 @@ class Publication:
             self.api.delete_branch(self.repo_id, branch=BRANCH)
         try:
             self.api.create_branch(self.repo_id, branch=BRANCH, revision=self.remote.head)
-        except TransportError:  # it may have been made all the same
+        except CLIENT.TransportError:  # it may have been made all the same
             self.remove_branch()
             raise
         try:

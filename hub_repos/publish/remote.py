@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from httpx2 import TimeoutException
 from huggingface_hub import get_session
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -25,6 +25,7 @@ CURES = {
     412: "someone else pushed to {repo_id} since its files were compared: repeat the command. Nothing is lost.",
     429: "the Hub takes no more requests from you for now: repeat the command in some minutes.",
 }
+CLIENT = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx of huggingface_hub 1, httpx2 of 2
 PATIENCE = 300  # seconds for which an answer is awaited; alone, the client waits for ever
 
 
@@ -136,7 +137,7 @@ def _cure_for(error, repo_id):
     if isinstance(error, OfflineModeIsEnabled):
         return "the client is set to stay offline: unset HF_HUB_OFFLINE."
     response = getattr(error, "response", None)
-    if isinstance(error, TimeoutException):
+    if isinstance(error, CLIENT.TimeoutException):
         return (
             "the Hub did not answer in time: repeat the command, with HF_HUB_DOWNLOAD_TIMEOUT=600 (seconds) if it "
             "happens again; what arrived is not sent again."

@@ -31,6 +31,7 @@ from hub_unets.training.data.samples import EpochSampler, TrainingSamples, cache
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.task import Task
 
 OURS, PLAIN = "ours", "plain"
 RECIPE = Path("training/recipes/unet_mobilenetv2.yaml")
@@ -170,6 +171,6 @@ def evaluation_memory(counts, size=64):
     found = []
     for count in [len(frames), *counts]:  # the first one warms up
         rows = frames.select([number % len(frames) for number in range(count)])
-        added = peak_mb(lambda rows=rows: score(network, processor, rows, (1,), crops=True).summary())
+        added = peak_mb(lambda rows=rows: score(network, processor, rows, Task(), crops=True).summary())
         found.append({"images": count, "added_mb": added})
     return found[1:]

@@ -24,7 +24,7 @@ from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.fit.threads import usable_cores
-from hub_unets.training.run import without_folder
+from hub_unets.training.records.results import without_folder
 
 HERE = Path(__file__).parent
 PHANTOMS = "phantoms?count=60&size=512&seed=0"

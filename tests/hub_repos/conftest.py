@@ -13,6 +13,7 @@ from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records.results import data_record, environment_record, write_results
 from tests.variants import small_config
 
@@ -32,10 +33,8 @@ def make_checkpoint(tmp_path_factory):
         rows, partition = make_partition(load_source(DATA), "own")
         parts = {part: rows.select(getattr(partition, part)) for part in ("validation", "test")}
         width = 3 if model.config.num_labels == 3 else None
-        labels = None if width else (1,)
-        scores = {
-            part: score(model, processor, of_part, labels, boundary_width=width) for part, of_part in parts.items()
-        }
+        task = Task.of_run(model.config, width)
+        scores = {part: score(model, processor, of_part, task) for part, of_part in parts.items()}
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         run = {"name": f"{variant}-test", "model_type": variant, "settings": {"data": DATA}, "command": "a command"}

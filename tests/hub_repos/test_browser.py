@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hub_unets.hub_repos import browser
 from hub_unets.hub_repos.browser import main
+from hub_unets.hub_repos.page import page as pages
 from hub_unets.hub_repos.page.page import PACKAGE, RUNTIME, build_page, fetch_runtime
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
@@ -316,8 +316,8 @@ def test_unpadded_convolutions_get_their_mirrored_borders(open_page, picture, tm
 
 def test_a_page_that_can_not_start_says_why(page, tmp_path):
     check_quiet(page.driver, page.address.rsplit("/", 2)[0])
-    folder = shutil.copytree(browser.TEMPLATES, tmp_path / "page")
-    for source, target in browser.FILES.items():
+    folder = shutil.copytree(pages.TEMPLATES, tmp_path / "page")
+    for source, target in pages.FILES.items():
         (folder / source).rename(folder / target)
     (folder / "onnxruntime.js").write_text("export const env = {};")
     with served(folder) as address:
@@ -352,8 +352,8 @@ def test_the_repositorys_own_onnx_is_taken(repository, hollow_runtime, tmp_path)
 
 
 def test_no_file_of_the_page_names_a_host():
-    for name in browser.FILES:
-        text = (browser.TEMPLATES / name).read_text()
+    for name in pages.FILES:
+        text = (pages.TEMPLATES / name).read_text()
         assert "//" not in text.replace("// ", "") and "http:" not in text
 
 

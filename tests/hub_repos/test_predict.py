@@ -21,6 +21,7 @@ from hub_unets.hub_repos.inference.predictions import Predictions, read_records,
 from hub_unets.hub_repos.predict import main
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.errors import run_command
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model
 
@@ -141,7 +142,7 @@ def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, 
     (frames / "cut.png").write_bytes((frames / "b.png").read_bytes()[:2000])
     (frames / "notes.txt").write_text("left out")
     out = tmp_path / "out"
-    assert run(checkpoint, frames, out, "--batch_size", 2) == 3
+    assert run(checkpoint, frames, out, "--batch_size", 2) == 1
     assert {path.name for path in (out / "masks").rglob("*.png")} == {"a.png", "b.png"}
     assert [Path(row["file"]).name for row in table(out / "left_out.csv")] == ["notes.txt"]
     failed = table(out / "failed.csv")
@@ -156,11 +157,11 @@ def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, 
 def test_the_exit_code_is_1_where_a_file_could_not_be_read(checkpoint, frames, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict", str(checkpoint), str(frames), str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
-        command.command()
+        run_command(command.main)
     assert ended.value.code == 0
     (frames / "zero.jpg").write_bytes(b"")
     with pytest.raises(SystemExit) as ended:
-        command.command()
+        run_command(command.main)
     assert ended.value.code == 1
 
 
@@ -287,7 +288,7 @@ def test_other_settings_in_the_same_folder_are_refused(checkpoint, three_class_c
     ):
         with pytest.raises(ValueError, match="OUTPUT .* holds a run with .*choose another OUTPUT, or repeat"):
             run(model, inputs, out, *options)
-    with pytest.raises(ValueError, match="not empty and not an earlier OUTPUT of this command"):
+    with pytest.raises(ValueError, match="is not empty and not an earlier OUTPUT of this command"):
         run(checkpoint, out, frames)
 
 

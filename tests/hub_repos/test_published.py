@@ -15,6 +15,7 @@ from hub_unets.hub_repos.repository.card import render_card
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records.results import read_results
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_rows_of_real_images_are_found_again(kvasir):
     source = load_source(str(kvasir))["all"]
     chosen = [index for index, name in enumerate(source["name"]) if name in rows][:6]
     model, processor = load_model(KEPT)
-    scores = score(model, processor, source.select(chosen), (1,))
+    scores = score(model, processor, source.select(chosen), Task())
     assert len(chosen) == 6
     for name, loss, counts in zip(scores.names, scores.losses, scores.counts, strict=True):
         assert loss == pytest.approx(float(rows[name]["loss"]), abs=1e-4)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from httpx2 import ConnectError
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
@@ -21,6 +20,7 @@ from hub_unets.hub_repos.checks import verification
 from hub_unets.hub_repos.checks.check import Check
 from hub_unets.hub_repos.checks.reproduce import REPORT, _compare_report
 from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, run_isolated, verify_folder
+from hub_unets.hub_repos.publish.remote import CLIENT
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import Standing, write_card
 from hub_unets.hub_repos.verify import main
@@ -403,7 +403,7 @@ def test_what_is_run_is_what_was_checked(copy, monkeypatch):
 
 def test_a_hub_that_is_not_reached_is_an_error_for_people(monkeypatch):
     def download(*arguments):
-        raise ConnectError("refused")
+        raise CLIENT.ConnectError("refused")
 
     monkeypatch.setattr(verify, "download", download)
     with pytest.raises(ValueError, match=r"the connection to the Hub broke \(refused\): repeat the command"):

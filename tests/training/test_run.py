@@ -215,7 +215,7 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     torch.testing.assert_close(heads[1], heads[0] / record["temperature"])
     lines = (tmp_path / "true/scorings.log").read_text().splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
-        "validation 3 images to calibrate", "validation 3 images", "test 5 images"
+        "validation 3 images to calibrate", "test 5 images"
     ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Temperature and thresholds of a binary head, fitted on validation and kept by the model and its processor."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -10,13 +12,21 @@ from hub_unets.training.data.reading import IGNORE, read_pair
 from hub_unets.training.measure.false_alarms import MIN_SIDE
 from hub_unets.training.measure.flips import FLIPS
 from hub_unets.training.measure.metrics import metrics_from_counts
-from hub_unets.training.measure.models import pixel_values, polyp_labels_of
-from hub_unets.training.measure.score import logit_centres, score
+from hub_unets.training.measure.models import pixel_values
+from hub_unets.training.measure.score import Scores, logit_centres, score
+from hub_unets.training.measure.task import Task
 
 TEMPERATURES = 0.1, 10.0  # the range that is searched
 THRESHOLDS = np.arange(6, 15) / 20  # of pixels
 SCORES = np.arange(100) / 100  # of regions
 COST = 0.001  # of Dice
+
+
+class Calibration(NamedTuple):
+    """What was fitted, as results.json holds it, and the Scores of the images with it."""
+
+    record: dict
+    scores: Scores
 
 
 def calibrate(model, processor, rows, half_precision=False):
@@ -32,20 +42,20 @@ def calibrate(model, processor, rows, half_precision=False):
         half_precision: round the head's new weights to float16, as they are stored.
 
     Returns:
-        dict: what results.json holds of it as `calibration`.
+        Calibration.
     """
-    labels = polyp_labels_of(model.config)
+    task = Task.of_polyps(model.config)
     processor.mask_threshold, processor.score_threshold = 0.5, 0.0
-    before = score(model, processor, rows, labels, progress="Fit temperature")
+    before = score(model, processor, rows, task, progress="Fit temperature")
     temperature = fit_temperature(before.logits / len(before.names))
     fold_temperature(model, temperature, half_precision)
     dice, alarms = by_thresholds(model, processor, rows)
     pixels, regions = choose(dice, alarms)
     processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
-    after = score(model, processor, rows, labels, progress="Score with thresholds")
+    after = score(model, processor, rows, task, crops=True, progress="Score with thresholds")
     first, second = before.summary(), after.summary()
     half = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
-    return {
+    record = {
         "images": len(rows),
         "temperature": temperature,
         "threshold": processor.mask_threshold,
@@ -60,6 +70,7 @@ def calibrate(model, processor, rows, half_precision=False):
         "false_alarms_after": float(alarms[pixels, regions]),
         "by_size": [_cost_of_size(*rows) for rows in zip(first["by_size"], second["by_size"], strict=True)],
     }
+    return Calibration(record, after)
 
 
 def _cost_of_size(before, after):

@@ -1,12 +1,11 @@
 """How often a model marks a polyp where there is none: on polyp-free parts of the images, or on a folder of frames."""
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from hub_unets.training.data.polyp_free import largest_free_crop
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.measure.metrics import mean_with_interval
-from hub_unets.training.measure.models import pixel_values
 
 ALARM_COLUMNS = ("crop_pixels",)
 MIN_SIDE = 1 / 3  # of a crop, as a share of the image's
@@ -22,24 +21,29 @@ def summarize_crops(pixels):
     return share_marked([one for one in pixels if one is not None], "crops")
 
 
-def on_frames(model, processor, rows, progress=""):
+def marked_on_frames(segment, labels, rows, progress=""):
     """Marked pixels of each of some frames that show no polyp.
 
     Args:
-        model, processor: as of `training.evaluate.score`.
+        segment: a `training.measure.segmenter.Segmenter`.
+        labels: the model's labels that count as polyp.
         rows: Dataset with name and image (encoded).
         progress: what the progress bar says; empty shows none.
     """
     bar = tqdm(rows, desc=progress, unit="image", disable=not progress, leave=False)
-    return [marked_pixels(model, processor, read_image(row["image"], row["name"])) for row in bar]
+    return [marked_pixels(segment, labels, read_image(row["image"], row["name"])) for row in bar]
 
 
-@torch.inference_mode()
-def marked_pixels(model, processor, image, **options):
-    """How many pixels of a PIL image the model gives another label than 0; `options` are those of the processor."""
-    outputs = model(pixel_values=pixel_values(model, processor, image))
-    (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]], **options)
-    return int((mask > 0).sum())
+def marked_in_crop(segment, labels, image, truth):
+    """Marked pixels of the polyp-free crop of one image, PIL, with its true labels H x W; None where it has none."""
+    crop = largest_free_crop(image, truth, MIN_SIDE)
+    return None if crop is None else marked_pixels(segment, labels, crop)
+
+
+def marked_pixels(segment, labels, image):
+    """How many pixels of a PIL image get one of these labels."""
+    (mask,), _ = segment([image])
+    return int(np.isin(mask, labels).sum())
 
 
 def share_marked(pixels, of="frames"):

@@ -1,21 +1,16 @@
 """Score a segmentation model at the images' original size, by the path that a user of the model takes."""
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hub_unets.modeling.modeling_unet import segmentation_loss
-from hub_unets.training.data.polyp_free import largest_free_crop
-from hub_unets.training.data.reading import IGNORE, check_boundary_width, read_image, read_labels, require_same_size
-from hub_unets.training.errors import UserError
+from hub_unets.training.data.reading import IGNORE, read_image, require_same_size
 from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
-from hub_unets.training.measure.false_alarms import MIN_SIDE, marked_pixels, summarize_crops
-from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.false_alarms import marked_in_crop, summarize_crops
 from hub_unets.training.measure.metrics import (
     by_size,
     count_pixels,
@@ -23,9 +18,10 @@ from hub_unets.training.measure.metrics import (
     metrics_from_counts,
     summarize,
 )
-from hub_unets.training.measure.models import pixel_values
 from hub_unets.training.measure.polyps import count_polyps, summarize_polyps
 from hub_unets.training.measure.reliability import TABLE_BINS, expected_calibration_error, reliability_table
+from hub_unets.training.measure.segmenter import Segmenter
+from hub_unets.training.measure.task import Task
 
 BINS = 200  # of probability
 
@@ -86,105 +82,49 @@ class Scores:
         return summary
 
 
-def score(
-    model,
-    processor,
-    rows,
-    polyp_labels=None,
-    threshold=None,
-    batch_size=8,
-    progress="",
-    mask_labels=2,
-    boundary_width=None,
-    flips=False,
-    crops=False,
-):
+def score(model, processor, rows, task=None, threshold=None, flips=False, crops=False, batch_size=8, progress=""):
     """Score every row.
 
     Args:
         model: a semantic segmentation model, in eval mode.
         processor: its image processor, with `post_process_semantic_segmentation`.
         rows: Dataset with name, image, annotation (encoded).
-        polyp_labels: the model's labels that count as polyp; None takes the masks' classes to be the model's own.
+        task: what counts as what; None is polyps, label 1 of two.
         threshold: for our binary heads; None takes the processor's `mask_threshold`.
-        batch_size: images a forward pass.
-        progress: what the progress bar says; empty shows none.
-        mask_labels: with `polyp_labels`, the number of labels in the masks; every label above 0 counts as polyp.
-        boundary_width: makes label 2 of the true masks, as for training; see `training.data.reading.with_boundary`.
         flips: take the mean logits of each image and its mirror images; see `training.measure.flips`.
         crops: of one class, look for false alarms in each image's polyp-free crop too.
+        batch_size: images a forward pass.
+        progress: what the progress bar says; empty shows none.
 
     Returns:
         Scores, in the order of the rows.
 
     Raises:
-        UserError: a bad file, by its name; labels or a threshold that the model does not have; a boundary without
-            three labels.
+        UserError: a bad file, by its name; a threshold that the model does not have.
     """
-    classes = _foreground(model.config, polyp_labels, threshold)
-    grouped = polyp_labels is not None
-    num_labels = mask_labels if grouped else model.config.num_labels
-    check_boundary_width(boundary_width, num_labels)
-    options = {} if threshold is None else {"threshold": threshold}
+    task = task or Task()
+    segment = Segmenter(model, processor, threshold, flips)
     model.to(memory_format=torch.channels_last)
-    scores = Scores(class_names=[] if grouped else [model.config.id2label[label] for (label,) in classes])
+    names = [] if task.is_grouped else [model.config.id2label[label] for label in task.labels]
+    scores = Scores(class_names=names)
     bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-        images = [read_image(row["image"], row["name"]) for row in batch]
-        truths = [_truth(row, num_labels, boundary_width, grouped) for row in batch]
+        images, truths = [read_image(row["image"], row["name"]) for row in batch], [task.truth(row) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
-        sizes = [truth.shape for truth in truths]
-        outputs = _forward(model, pixel_values(model, processor, images), flips)
-        masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
-        for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
-            _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
-        if crops and len(classes) == 1:
-            scores.crops += map(partial(_in_crop, model, processor, options), images, truths)
+        masks, each_logits = segment(images)
+        for row, truth, mask, logits in zip(batch, truths, masks, each_logits, strict=True):
+            _add(scores, row["name"], truth, mask, _at_size(task.evidence(logits), truth.shape), task.classes)
+        if crops and len(task.classes) == 1:
+            scores.crops += [marked_in_crop(segment, task.labels, *pair) for pair in zip(images, truths, strict=True)]
         bar.update(len(batch))
     bar.close()
     return scores
 
 
-def _in_crop(model, processor, options, image, truth):
-    """Pixels marked in the polyp-free crop of one image; None where it has none."""
-    crop = largest_free_crop(image, truth, MIN_SIDE)
-    return None if crop is None else marked_pixels(model, processor, crop, **options)
-
-
-def _foreground(config, polyp_labels, threshold):
-    """For each foreground class the model's labels that count as it."""
-    if threshold is not None and not getattr(config, "binary_head", False):
-        raise UserError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
-    if polyp_labels is None:
-        return tuple((label,) for label in range(1, config.num_labels))
-    if not set() < set(polyp_labels) < set(range(config.num_labels)):
-        raise UserError(
-            f"polyp_labels must be some of the model's labels, 0 to {config.num_labels - 1}, and not all of them, "
-            f"got {list(polyp_labels)}."
-        )
-    return (tuple(polyp_labels),)
-
-
-def _truth(row, num_labels, boundary_width, grouped):
-    """A row's labels; grouped, every label above 0 is 1."""
-    labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
-    return np.where(labels == IGNORE, IGNORE, labels > 0).astype(np.uint8) if grouped else labels
-
-
-@torch.inference_mode()
-def _forward(model, pixels, flips):
-    if flips:
-        return SemanticSegmenterOutput(logits=predict_with_flips(model, pixels).logits)
-    return model(pixel_values=pixels)
-
-
-def _at_size(logits, size, polyp_labels):
-    """One image's logits C x h x w to float32 1 x K x H x W; K = 1, the polyp's log-odds, where labels are grouped."""
-    if polyp_labels is not None and logits.shape[0] > 1:
-        rest = [label for label in range(logits.shape[0]) if label not in polyp_labels]
-        logits = (logits[list(polyp_labels)].logsumexp(0) - logits[rest].logsumexp(0))[None]
+def _at_size(logits, size):
+    """One image's logits K x h x w to float32 1 x K x H x W."""
     return F.interpolate(logits[None].float(), size=size, mode="bilinear")
 
 

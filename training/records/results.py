@@ -153,6 +153,11 @@ def data_record(data, partition, boundary_width=None):
     }
 
 
+def without_folder(text):
+    """The last name of an absolute path: results are published, and a machine's folders are nobody's business."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
 def environment_record(model):
     """Hardware and versions."""
     device = model.device

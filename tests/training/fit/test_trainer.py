@@ -176,7 +176,7 @@ def test_average_equals_the_one_computed_by_hand_and_is_what_is_scored(make_trai
 def dice_of_score(trainer, model):
     """The validation Dice by the path of a user: image files, processor, model."""
     table = phantom_dataset(IMAGES + VALIDATION, size=64).select(range(IMAGES, IMAGES + VALIDATION))
-    scores = score(model.eval(), trainer.processor, table, polyp_labels=(1,))
+    scores = score(model.eval(), trainer.processor, table)
     return metrics_from_counts(np.stack(scores.counts))["dice"].mean()
 
 

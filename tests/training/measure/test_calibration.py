@@ -23,6 +23,8 @@ from hub_unets.training.measure.calibration import (
 from hub_unets.training.measure.false_alarms import MIN_SIDE, marked_pixels
 from hub_unets.training.measure.flips import FLIPS
 from hub_unets.training.measure.score import LOGIT_BINS, logit_centres, score
+from hub_unets.training.measure.segmenter import Segmenter
+from hub_unets.training.measure.task import Task
 from tests.training.test_evaluate import FEATURES, box, png, random_model, rows_of
 
 
@@ -84,7 +86,7 @@ def fitted():
         model.head.classifier.weight.data *= 3
         model.head.classifier.bias.data += 0.3
     rows = noisy_rows(models[0], processor)
-    return *models, processor, rows, calibrate(models[1], processor, rows)
+    return *models, processor, rows, calibrate(models[1], processor, rows).record
 
 
 def test_what_is_kept_is_what_is_recorded(fitted):
@@ -93,12 +95,12 @@ def test_what_is_kept_is_what_is_recorded(fitted):
     assert 0.2 < record["temperature"] < 5
     pixels = processor(read_image(rows[0]["image"], "f0")).pixel_values
     torch.testing.assert_close(after(pixels).logits, before(pixels).logits / record["temperature"])
-    summary = score(after, processor, rows, (1,), crops=True).summary()
+    summary = score(after, processor, rows, Task(), crops=True).summary()
     assert summary["loss"]["value"] == record["loss_after"] < record["loss_before"]
     assert summary["calibration"]["ece"] == record["ece_after"]
     assert summary["per_image"]["dice"]["value"] == record["dice_after"]
     processor.mask_threshold, processor.score_threshold = 0.5, 0.0
-    at_half = score(before, processor, rows, (1,)).summary()
+    at_half = score(before, processor, rows, Task()).summary()
     assert at_half["per_image"]["dice"]["value"] == record["dice_before"]
     assert (record["images"], at_half["loss"]["value"]) == (3, record["loss_before"])
 
@@ -115,10 +117,10 @@ def test_both_tables_are_what_scoring_says_of_images_and_mirror_images(fitted):
     ]
     for pixels, regions in ((0, 0), (4, 40), (5, 60), (8, 99)):
         processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
-        means = [score(model, processor, one, (1,)).summary()["per_image"]["dice"]["value"] for one in turned]
+        means = [score(model, processor, one, Task()).summary()["per_image"]["dice"]["value"] for one in turned]
         assert dice[pixels, regions] == pytest.approx(np.mean(means), abs=1e-12)
         shown = [Image.fromarray(mirrored(crop, dims)) for crop in crops for dims in FLIPS]
-        marked = [marked_pixels(model, processor, crop) > 0 for crop in shown]
+        marked = [marked_pixels(Segmenter(model, processor), [1], crop) > 0 for crop in shown]
         assert alarms[pixels, regions] == pytest.approx(np.mean(marked), abs=1e-12)
     assert alarms[0, 0] > 0 and alarms[8, 99] == 0
 
@@ -147,7 +149,7 @@ def test_no_other_temperature_has_a_lower_loss(fitted):
         other = random_model()
         other.load_state_dict(before.state_dict())
         fold_temperature(other, factor * record["temperature"])
-        assert score(other, processor, rows, (1,)).summary()["loss"]["value"] > record["loss_after"]
+        assert score(other, processor, rows, Task()).summary()["loss"]["value"] > record["loss_after"]
 
 
 def test_dice_by_score_by_hand():

@@ -6,6 +6,7 @@ from PIL import Image
 
 from hub_unets.training.measure.reliability import TABLE_BINS, reliability_table
 from hub_unets.training.measure.score import score
+from hub_unets.training.measure.task import Task
 from hub_unets.training.records.curves import _draw_curve, reliability
 from hub_unets.training.records.drawing import BLUE
 from tests.training.test_evaluate import PROCESSOR, box, constant_model, random_model, rows_of
@@ -15,7 +16,7 @@ ROWS = rows_of([box((20, 30), 12, 15), box((17, 16), 9, 9)])
 
 @pytest.mark.parametrize("parts", [("test",), ("validation", "test")])
 def test_a_panel_for_each_part(tmp_path, parts):
-    scores = score(random_model(), PROCESSOR, ROWS, (1,))
+    scores = score(random_model(), PROCESSOR, ROWS, Task())
     reliability(dict.fromkeys(parts, scores), tmp_path / "reliability.png")
     picture = Image.open(tmp_path / "reliability.png")
     assert picture.width == 440 * len(parts)
@@ -24,7 +25,8 @@ def test_a_panel_for_each_part(tmp_path, parts):
 
 
 def test_no_picture_without_tables(tmp_path):
-    scores = score(constant_model(0.0, 0.0, 1.0, num_labels=3), PROCESSOR, ROWS)
+    model = constant_model(0.0, 0.0, 1.0, num_labels=3)
+    scores = score(model, PROCESSOR, ROWS, Task.of_classes(model.config))
     reliability({"test": scores}, tmp_path / "reliability.png")
     assert not (tmp_path / "reliability.png").exists()
 

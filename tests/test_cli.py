@@ -1,0 +1,81 @@
+"""`hub-unets`: each sub-command explains itself, a misspelt one names the nearest, errors are one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hub_unets.hub_repos import cli
+from hub_unets.training.errors import UserError, about_input, run_command
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name:<12}" in said for name in cli.COMMANDS)
+    assert {"train", "sweep", "evaluate", "check-data", "build", "push", "verify", "predict"} <= cli.COMMANDS.keys()
+    assert {"browser", "demo", "bench", "report"} <= cli.COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        cli.main([name, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ") and len(said.splitlines()) > 3
+    assert f"hub-unets {name}" in said or name in ("train", "check-data", "sweep")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("trian", "train"), ("verfy", "verify"), ("check_data", "check-data")])
+def test_a_misspelt_command_names_the_nearest(given, meant):
+    with pytest.raises(UserError, match=rf"has no command '{given}'; did you mean {meant}\? There are check-data, "):
+        cli.main([given])
+
+
+def test_check_data_trains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["check-data", "unet_phantoms", "--data", "phantoms?count=10&size=64", "--split", "own"])
+    assert ", of them bad: 0" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_installed_script_says_an_error_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "hub_unets.hub_repos.cli", "build", "nowhere", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: nowhere is not a finished run: config.json is missing; train with training/run.py.\n"
+
+
+def failing(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("error", [UserError("a\n  reason"), OSError("a reason")])
+def test_the_first_process_says_a_users_error_and_the_others_leave_without_a_word(error, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(SystemExit, match="^error: a reason$"):
+        run_command(failing(error))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit, match="^0$"):
+        run_command(failing(error))
+
+
+def test_any_other_error_keeps_its_traceback():
+    with pytest.raises(ValueError, match="^of torch$"):
+        run_command(failing(ValueError("of torch")))
+
+
+def test_a_librarys_judgement_of_input_is_a_users_error():
+    with pytest.raises(UserError, match="^no such field$") as raised, about_input():
+        raise ValueError("no such field")
+    assert isinstance(raised.value.__cause__, ValueError)
+    with pytest.raises(TypeError), about_input():
+        raise TypeError("a bug")
+
+
+def test_the_exit_code_is_mains():
+    with pytest.raises(SystemExit, match="^1$"):
+        run_command(lambda argv: int(argv[0]), ["1"])

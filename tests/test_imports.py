@@ -1,0 +1,84 @@
+"""The arrows between the rooms: who may import whom, no circle, and nothing imports from a command."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = "configuration", "modeling", "training", "hub_repos"
+OF_DATA = {"configuration", "modeling", "training.errors"}
+OF_TRAINING = OF_DATA | {f"training.{room}" for room in ("settings", "data", "fit", "measure", "records")}
+ALLOWED = {  # besides a room's own files
+    "configuration": set(),
+    "modeling": {"configuration"},
+    "training.errors": set(),
+    "training.data": OF_DATA,
+    "training.measure": OF_DATA | {"training.data"},
+    "training.fit": OF_DATA | {"training.data", "training.measure"},
+    "training.settings": OF_DATA | {"training.data", "training.fit"},
+    "training.records": OF_DATA | {"training.data", "training.measure"},
+    "hub_repos.repository": OF_TRAINING,
+    "hub_repos.checks": OF_TRAINING | {"hub_repos.repository"},
+    "hub_repos.publish": OF_TRAINING | {"hub_repos.repository", "hub_repos.checks"},
+    "hub_repos.inference": OF_TRAINING | {"hub_repos.repository"},
+    "hub_repos.page": OF_TRAINING | {"hub_repos.repository"},
+    "hub_repos.accuracy": OF_TRAINING,
+    "hub_repos.segmentation_overlap": OF_TRAINING,
+}
+
+
+def modules():
+    """Dotted name, without hub_unets, to path of every module but what runs where the project is not installed."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for path in paths if not {"published", "space_app"} & set(path.parts) and path.stem != "__init__"]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+
+
+def imports(path):
+    """Dotted names, without hub_unets, of the modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [one.name for one in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are absolute"
+            names = [node.module, *(f"{node.module}.{name}" for name in names)]
+        found |= {name.removeprefix("hub_unets.") for name in names if name.startswith("hub_unets.")}
+        assert not {name.split(".")[0] for name in names} & set(FOLDERS), f"{path}:{node.lineno}: import hub_unets..."
+    return found & modules().keys()
+
+
+GRAPH = {name: imports(path) for name, path in modules().items()}
+
+
+def room(module):
+    """The room of a module; of a command itself."""
+    return next((one for one in ALLOWED if module == one or module.startswith(f"{one}.")), module)
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_a_module_imports_only_what_its_room_may(module):
+    own = room(module)
+    others = {room(one) for one in GRAPH[module]} - {own}
+    assert others - ALLOWED.get(own, ALLOWED.keys()) == set()
+
+
+def test_nothing_imports_from_a_command():
+    commands = {name for name in GRAPH if name not in ALLOWED and room(name) == name}
+    assert {"training.run", "training.sweep", "training.evaluate", "hub_repos.build", "hub_repos.cli"} <= commands
+    assert {name: found for name, of in GRAPH.items() if (found := of & commands)} == {}
+
+
+def test_there_is_no_circle():
+    left = dict(GRAPH)
+    while free := {name for name, of in left.items() if not of & left.keys()}:
+        left = {name: of for name, of in left.items() if name not in free}
+    assert left == {}
+
+
+def test_every_room_is_installed_and_explained():
+    packages = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for folder in sorted({path.parent for path in modules().values()}):
+        name = ".".join(folder.relative_to(ROOT).parts)
+        assert f'"hub_unets.{name}"' in packages, f"{name} is missing in pyproject.toml's packages"
+        assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')

@@ -1,0 +1,40 @@
+"""Images to masks by the path that a user of the model takes: processor, model, processor."""
+
+import torch
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from hub_unets.training.errors import UserError
+from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.models import pixel_values
+
+
+class Segmenter:
+    """A model with its processor and how they are used.
+
+    Args:
+        model: a semantic segmentation model, in eval mode.
+        processor: its image processor, with `post_process_semantic_segmentation`.
+        threshold: for our binary heads; None takes the processor's `mask_threshold`.
+        flips: take the mean logits of each image and its mirror images; see `training.measure.flips`.
+
+    Raises:
+        UserError: a threshold for a model that has none.
+    """
+
+    def __init__(self, model, processor, threshold=None, flips=False):
+        if threshold is not None and not getattr(model.config, "binary_head", False):
+            raise UserError("threshold is for a binary head; this model's most probable label is taken: leave it out.")
+        self.model, self.processor, self.flips = model, processor, flips
+        self.options = {} if threshold is None else {"threshold": threshold}
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        """PIL images, RGB, to masks, integer H x W arrays at their own sizes, and logits B x C x h x w."""
+        pixels = pixel_values(self.model, self.processor, images)
+        if self.flips:
+            outputs = SemanticSegmenterOutput(logits=predict_with_flips(self.model, pixels).logits)
+        else:
+            outputs = self.model(pixel_values=pixels)
+        sizes = [(image.height, image.width) for image in images]
+        masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **self.options)
+        return [mask.cpu().numpy() for mask in masks], outputs["logits"]
