@@ -2,7 +2,8 @@
 
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
 several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
-broken, failed.csv; the exit code is then 1. With --flips there is uncertainty/NAME.png, too: how much the predictions
+broken, failed.csv; the exit code is then 1. The lists hold what INPUT holds now; files of a folder that are neither
+image nor video are in left_out.csv. With --flips there is uncertainty/NAME.png, too: how much the predictions
 of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to .5. Frames of
 a video and rows of a table are kept as frames/NAME.jpg.
 Repeating the command goes on where it stopped. Several processes, with or without GPUs:
@@ -10,7 +11,6 @@ Repeating the command goes on where it stopped. Several processes, with or witho
 """
 
 import hashlib
-import itertools
 import json
 import math
 from contextlib import nullcontext
@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
@@ -27,17 +28,25 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from hub_unets.hub_repos.inference.inputs import Video, collect
-from hub_unets.hub_repos.inference.predictions import WORK, Prediction, Predictions, uncertainty, write_documents
+from hub_unets.hub_repos.inference.predictions import (
+    WORK,
+    Prediction,
+    Predictions,
+    read_records,
+    uncertainty,
+    write_documents,
+)
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.data.reading import read_image
+from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
 from hub_unets.training.measure.flips import predict_with_flips
-from hub_unets.training.measure.models import load_model
+from hub_unets.training.measure.models import load_model, pixel_values
 
 LONGEST = timedelta(days=30)  # that one process may wait for another
 
@@ -72,10 +81,10 @@ class Predictor:
 
     def _forward(self, images):
         """Logits, and with flips their uncertainty as a further channel, which tiles blend alike."""
-        pixel_values = self.processor(images)["pixel_values"].to(self.model.device)
+        pixels = pixel_values(self.model, self.processor, images)
         if not self.flips:
-            return self.model(pixel_values).logits
-        found = predict_with_flips(self.model, pixel_values)
+            return self.model(pixels).logits
+        found = predict_with_flips(self.model, pixels)
         return torch.cat([found.logits, found.uncertainty[:, None]], dim=1)
 
     def _prediction(self, logits, image):
@@ -83,32 +92,29 @@ class Predictor:
         if self.flips:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
-        masks = self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=self.threshold)
-        entries = self.processor.post_process_instance_segmentation(
-            logits, target_sizes=sizes, mask_threshold=self.threshold
-        )[0]
-        return Prediction(
-            masks[0].to(torch.uint8).cpu().numpy(),
-            entries["segmentation"].numpy(),
-            entries["segments_info"],
-            uncertainty(upsample(logits, sizes)[0]),
-            disagreement,
-        )
+        logits = upsample(logits, sizes)[0]  # C x H x W
+        (found,) = self.processor.post_process_instance_segmentation(logits[None], mask_threshold=self.threshold)
+        segmentation, segments = found["segmentation"].numpy(), found["segments_info"]
+        labels = np.array([0, *(one["label_id"] for one in segments)], np.uint8)  # ids count from 1
+        return Prediction(labels[segmentation], segmentation, segments, uncertainty(logits), disagreement)
 
     def digest(self):
         """Names weights and processor, so that another model does not go on in the same folder."""
         hashed = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
-            hashed.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+            hashed.update(name.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         fields = {name: value for name, value in self.processor.to_dict().items() if name != "auto_map"}
         hashed.update(json.dumps(fields, sort_keys=True, default=str).encode())
         return hashed.hexdigest()[:16]
 
 
-def predict(predictor, items, predictions, state):
-    """Predict this process's share of what is not done yet; returns pairs of file and reason of what can't be read."""
+def predict(predictor, items, predictions, state, stamps):
+    """Predict this process's share of what is not done yet; returns pairs of file and reason of what can't be read.
+
+    `stamps` gets the stamp of every item, of whatever process, by its name.
+    """
     failures = []
-    share = _share(items, predictions.done(), state)
+    share = _share(items, predictions.done(), state, stamps)
     for batch in in_batches(_read(share, failures), predictor.batch_size):
         found = predictor([image for *_, image in batch])
         for (item, stored, image), prediction in zip(batch, found, strict=True):
@@ -116,13 +122,16 @@ def predict(predictor, items, predictions, state):
     return failures
 
 
-def _share(items, done, state):
+def _share(items, done, state, stamps):
     """Every n-th item, of n processes, that is not done; shows how far it is."""
     count = sum(item.count() if isinstance(item, Video) else 1 for item in items) // state.num_processes
     several = f" (1 of {state.num_processes} processes)" if state.num_processes > 1 else ""
     with tqdm(total=count, desc=f"Predict{several}", unit="image", disable=not state.is_main_process) as bar:
         each = (image for item in items for image in item.items())
-        for item in itertools.islice(each, state.process_index, None, state.num_processes):
+        for number, item in enumerate(each):
+            stamps[item.name] = item.stamp
+            if number % state.num_processes != state.process_index:
+                continue
             if done.get(item.name) != item.stamp:
                 yield item
             bar.update()
@@ -204,7 +213,7 @@ def main(argv=None):
     refuse_foreign_folder(output, lambda folder: (folder / WORK).is_dir(), "OUTPUT of this command")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
-    where, items = collect(inputs, output, arguments.every)
+    where, items, left_out = collect(inputs, output, arguments.every)
     model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
     predictor = Predictor(
         model.to(state.device),
@@ -220,10 +229,12 @@ def main(argv=None):
     ):
         state.wait_for_everyone()
         predictions = Predictions(output, model.config.id2label, state.process_index)
-        failures = gather_object(predict(predictor, items, predictions, state))
+        stamps = {}
+        failures = gather_object(predict(predictor, items, predictions, state, stamps))
         if state.is_main_process:
-            records = write_documents(output, model.config.id2label, failures, arguments.sort == "uncertain")
-            say(output, records, failures)
+            uncertain_first = arguments.sort == "uncertain"
+            records = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
+            say(output, records, failures, left_out)
     return 1 if failures and state.is_main_process else 0
 
 
@@ -236,9 +247,14 @@ def settings(predictor, where, arguments):
     return {name: str(value) for name, value in (chosen | tiling | flips).items()}
 
 
-def say(output, records, failures):
+def say(output, records, failures, left_out):
     polyps = sum(len(record["polyps"]) for record in records)
     print(f"{len(records)} images, {polyps} polyps: {output}")
+    if others := len(read_records(output)) - len(records):
+        print(f"{others} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
+    if left_out:
+        names, table = first_few(Path(file).name for file in left_out), output / "left_out.csv"
+        print(f"{len(left_out)} left out, neither images nor videos ({names}): {table} lists them.")
     for _, reason in failures:
         print(f"failed: {reason}")
     if failures:

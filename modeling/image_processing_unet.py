@@ -14,7 +14,13 @@ from PIL import Image
 from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from hub_unets.modeling.images import to_rgb
+from hub_unets.modeling.images import channels_last, format_name, is_float, laid_out, opened, to_rgb, upright
+from hub_unets.modeling.label_maps import check_pair, flat_list, split_maps, to_labels
+from hub_unets.modeling.processor_options import FIELDS, check_fields, refuse_unsupported
+from hub_unets.modeling.segments import components_as_segments, scored_regions
+
+NO_EFFECT = ["do_convert_rgb", "do_center_crop", "do_pad", "default_to_square", "disable_grouping"]  # once checked
+STOCK_THRESHOLD, STOCK_MASK_THRESHOLD = 0.9, 0.5  # what transformers' own pipeline passes if its user says nothing
 
 
 class UNetImageProcessor(BaseImageProcessor):
@@ -23,13 +29,17 @@ class UNetImageProcessor(BaseImageProcessor):
     Args:
         size: {"height", "width"} in pixels of the field that the logits cover.
         do_resize: False keeps each image's size.
-        resample: a PIL filter for images (2 is bilinear, antialiased); masks are always nearest.
-        do_rescale: multiply 0..255 by `rescale_factor`.
-        do_normalize: subtract `image_mean` and divide by `image_std`, three numbers each.
+        resample: a PIL filter for images (2 is bilinear, antialiased), or torchvision's; masks are always nearest.
+        do_rescale: multiply 0..255 by `rescale_factor`; False also takes floats as they are, of any range.
+        do_normalize: subtract `image_mean` and divide by `image_std`, three numbers each, or one for all.
         mirror_margin: pixels mirrored at each border after resizing, for `valid` padding (92 at depth 4; figure 2 of
             the 2015 paper): `pixel_values` are `size` + 2 x `mirror_margin`.
         mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
         score_threshold: regions whose score, the mean probability over the region, is below this are background.
+        do_reduce_labels: subtract 1 from the labels of segmentation maps; 0 becomes 255, which is ignored.
+
+    Raises:
+        ValueError: a value of another type or range, or an option of other processors that this one lacks.
     """
 
     model_input_names = ["pixel_values"]
@@ -47,62 +57,132 @@ class UNetImageProcessor(BaseImageProcessor):
         mirror_margin=0,
         mask_threshold=0.5,
         score_threshold=0.0,
+        do_reduce_labels=False,
         **kwargs,
     ):
+        refuse_unsupported(kwargs)
         super().__init__(**kwargs)
-        self.size = _size_dict(256 if size is None else size)
-        self.do_resize = do_resize
-        self.resample = int(resample)
-        self.do_rescale = do_rescale
-        self.rescale_factor = rescale_factor
-        self.do_normalize = do_normalize
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
-        self.mirror_margin = mirror_margin
-        self.mask_threshold = mask_threshold
-        self.score_threshold = score_threshold
+        fields = {
+            "size": 256 if size is None else size,
+            "do_resize": do_resize,
+            "resample": resample,
+            "do_rescale": do_rescale,
+            "rescale_factor": rescale_factor,
+            "do_normalize": do_normalize,
+            "image_mean": image_mean,
+            "image_std": image_std,
+            "mirror_margin": mirror_margin,
+            "mask_threshold": mask_threshold,
+            "score_threshold": score_threshold,
+            "do_reduce_labels": do_reduce_labels,
+        }
+        vars(self).update(check_fields(fields))
 
-    def __call__(self, images, **kwargs):
-        return self.preprocess(images, **kwargs)
+    @classmethod
+    def from_dict(cls, image_processor_dict, **kwargs):
+        """Fields that the caller of `from_pretrained` changes are checked, whatever the version of transformers."""
+        changed = {name: kwargs.pop(name) for name in list(kwargs) if name in FIELDS}
+        refuse_unsupported(kwargs)
+        return super().from_dict({**image_processor_dict, **changed}, **kwargs)
 
-    def preprocess(self, images, segmentation_maps=None, return_tensors="pt", **kwargs):
+    def __call__(self, images, segmentation_maps=None, **kwargs):
+        return self.preprocess(images, segmentation_maps, **kwargs)
+
+    def preprocess(
+        self,
+        images,
+        segmentation_maps=None,
+        return_tensors="pt",
+        input_data_format=None,
+        data_format=None,
+        device=None,
+        **kwargs,
+    ):
         """A batch for the model.
 
         Args:
-            images: one image or a list: path, PIL image, NumPy array or torch tensor (H x W, H x W x C or C x H x W;
-                uint8, uint16, or floats in 0..1 or 0..255).
-            segmentation_maps: optionally a mask of class indices for each image, H x W.
+            images: one image or a list, at any depth: path, PIL image, NumPy array or torch tensor (H x W, H x W x C
+                or C x H x W; uint8, uint16, or floats in 0..1, 0..255 or 0..65535), or an array B x C x H x W.
+            segmentation_maps: optionally class indices for each image, as large as the image: see
+                `label_maps.to_labels`; of several images also as one array B x H x W.
             return_tensors: `"pt"` or `"np"`.
-            kwargs: any field of this processor, for this call.
+            input_data_format: `"channels_first"` or `"channels_last"` of arrays whose shape does not tell.
+            data_format: `"channels_last"` gives `pixel_values` as B x H x W x 3.
+            device: where the tensors go.
+            kwargs: any field of this processor, for this call. `do_convert_rgb` (always) and `disable_grouping`
+                (no effect) are taken for the sake of code for other processors.
 
         Returns:
             BatchFeature with `pixel_values` float32, B x 3 x H x W, and `labels` int64, B x H x W, if masks are given.
 
         Raises:
-            ValueError: an image that can't be read as RGB, an unknown option, or without resizing images of different
-                sizes.
+            ValueError: an image that can't be read as RGB, a map that does not fit its image, an unknown option, or
+                without resizing images of different sizes.
         """
         options = self._options(kwargs)
-        pixels = [np.asarray(options.resize(to_rgb(image))) for image in _as_list(images)]
+        given = flat_list(images)
+        if not given:
+            raise ValueError("images is empty: give at least one image.")
+        maps = [None] * len(given) if segmentation_maps is None else split_maps(segmentation_maps, len(given))
+        layout = format_name(input_data_format)
+        prepared = [options._prepared(image, one, layout) for image, one in zip(given, maps, strict=True)]
+        pixels, labels = zip(*prepared, strict=True)
         if len({image.shape for image in pixels}) > 1:
             raise ValueError("do_resize=False needs images of one size in a batch; pass them one by one.")
         data = {"pixel_values": options.normalize(np.stack(pixels))}
+        if format_name(data_format) == "channels_last":
+            data["pixel_values"] = np.ascontiguousarray(np.moveaxis(data["pixel_values"], 1, -1))
         if segmentation_maps is not None:
-            labels = [options.resize_labels(np.asarray(mask)) for mask in _as_list(segmentation_maps)]
-            data["labels"] = np.stack([options.mirror(mask) for mask in labels]).astype(np.int64)
-        return BatchFeature(data=data, tensor_type=return_tensors)
+            data["labels"] = np.stack(labels)
+        batch = BatchFeature(data=data, tensor_type=return_tensors)
+        return batch if device is None else batch.to(device)
 
     def _options(self, changes):
-        """This processor, or a copy with the fields that a call changes."""
-        changes = {name: value for name, value in changes.items() if value is not None}
-        fields = {name: value for name, value in self.to_dict().items() if name in vars(self)}
+        """This processor with the fields that a call changes, all of them checked."""
+        refuse_unsupported(changes)
+        changes = {name: value for name, value in changes.items() if value is not None and name not in NO_EFFECT}
+        fields = {name: value for name, value in self.to_dict().items() if name in FIELDS}
         unknown = sorted(changes.keys() - fields.keys())
         if unknown:
             raise ValueError(f"Unknown option {unknown[0]!r}; this image processor has {', '.join(sorted(fields))}.")
-        return type(self)(**{**fields, **changes}) if changes else self
+        return type(self)(**{**fields, **changes})
+
+    def read(self, image):
+        """An image as the network sees it before it is resized: upright, RGB, 8 bits; see `images.to_rgb`."""
+        return to_rgb(image)
+
+    def _prepared(self, image, label_map, layout):
+        """One image as array H x W x 3 at `size`, uint8 or float32, and its labels for the network, int64 or None."""
+        image, label_map = opened(image), opened(label_map)
+        picture = self._picture(image, layout)
+        labels = None if label_map is None else to_labels(label_map)
+        if labels is not None:
+            size = picture.size[::-1] if isinstance(picture, Image.Image) else picture.shape[:2]
+            check_pair(image, size, label_map, labels)
+            labels = self.mirror(self.resize_labels(self._reduced(labels)))
+        if isinstance(picture, Image.Image):
+            return np.asarray(self.resize(picture)), labels
+        channels = [Image.fromarray(np.ascontiguousarray(one)) for one in np.moveaxis(picture, -1, 0)]
+        return np.stack([np.asarray(self.resize(one)) for one in channels], axis=-1), labels
+
+    def _picture(self, image, layout):
+        """An opened image as RGB PIL image, or where floats are taken as they are, as array float32 H x W x 3."""
+        if isinstance(image, Image.Image):
+            if image.mode != "F" or self.do_rescale:
+                return to_rgb(image)
+            image = np.asarray(upright(image))
+        if layout is not None and getattr(image, "ndim", 2) == 3:
+            image = laid_out(image, layout)
+        return channels_last(image).astype(np.float32) if is_float(image) and not self.do_rescale else to_rgb(image)
+
+    def _reduced(self, labels):
+        if not self.do_reduce_labels:
+            return labels
+        ignored = (labels == 0) | (labels == 255)
+        return np.where(ignored, 255, np.where(labels < 0, labels, labels - 1))
 
     def resize(self, image):
-        """An RGB PIL image at `size`."""
+        """A PIL image at `size`."""
         if not self.do_resize:
             return image
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling(self.resample))
@@ -128,7 +208,7 @@ class UNetImageProcessor(BaseImageProcessor):
         return np.pad(array, margins, mode="reflect")
 
     def normalize(self, pixels):
-        """uint8 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, mirrored where the model asks."""
+        """uint8 or float32 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, with mirrored borders."""
         values = self.mirror(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).astype(np.float32)
         if self.do_rescale:
             values *= np.float32(self.rescale_factor)
@@ -137,18 +217,29 @@ class UNetImageProcessor(BaseImageProcessor):
             values /= np.array(self.image_std, np.float32)[:, None, None]
         return values
 
-    def post_process_semantic_segmentation(self, outputs, target_sizes=None, threshold=None):
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, threshold=None, return_segmentation_scores=False
+    ):
         """Class indices at the original size: the one place where logits become a mask.
 
         Args:
             outputs: a model's output, or its `logits`, B x C x h x w (C = 1: a binary head).
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             threshold: probability above which a binary head's pixel is a polyp; None takes `mask_threshold`.
+            return_segmentation_scores: give the logits, too, those of a binary head as (0, z).
 
         Returns:
-            list of B int64 tensors H x W.
+            list of B int64 tensors H x W; with scores, of B BatchFeatures of `segmentation`, that tensor, and
+            `segmentation_scores`, float32 num_labels x H x W.
         """
-        return [self._without_unlikely(logits, threshold) for logits in upsample(_logits(outputs), target_sizes)]
+        each = upsample(_logits(outputs), target_sizes)
+        masks = [self._without_unlikely(logits, threshold) for logits in each]
+        if not return_segmentation_scores:
+            return masks
+        return [
+            BatchFeature(data={"segmentation": mask, "segmentation_scores": _of_every_label(logits)})
+            for mask, logits in zip(masks, each, strict=True)
+        ]
 
     def post_process_instance_segmentation(
         self,
@@ -166,21 +257,27 @@ class UNetImageProcessor(BaseImageProcessor):
             threshold: drop entries whose score is below this; None takes `score_threshold`, as the semantic mask does,
                 so that their union is the mask.
             mask_threshold: as `threshold` of `post_process_semantic_segmentation`.
-            overlap_mask_area_threshold: taken for the pipeline's sake; components never overlap.
+            overlap_mask_area_threshold: without effect, as components never overlap. Where it is given, as the stock
+                pipeline class always does, that class's defaults, `threshold` .9 and `mask_threshold` .5, count as not
+                given: `pipeline(model=OBJECT)` would drop true polyps by them.
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             return_coco_annotation: only False; the pipeline never asks for it.
 
         Returns:
             list of B dictionaries: `segmentation`, an int32 tensor H x W with 0 for background and the entry's id,
-            and `segments_info`, dictionaries of `id`, `label_id` and `score`, the mean probability over the entry.
+            and `segments_info`, dictionaries of `id`, `label_id`, `score`, the mean probability over the entry,
+            `area` in pixels and `bbox`, x, y, width and height in pixels.
         """
         if return_coco_annotation:
             raise ValueError(
                 "return_coco_annotation=True is not supported: take `segmentation`, an id for each pixel."
             )
+        if overlap_mask_area_threshold is not None:
+            threshold = None if threshold == STOCK_THRESHOLD else threshold
+            mask_threshold = None if mask_threshold == STOCK_MASK_THRESHOLD else mask_threshold
         least = self.score_threshold if threshold is None else threshold
         return [
-            _components_as_segments(self._to_mask(logits, mask_threshold), logits, least)
+            components_as_segments(self._to_mask(logits, mask_threshold), logits, least)
             for logits in upsample(_logits(outputs), target_sizes)
         ]
 
@@ -188,24 +285,26 @@ class UNetImageProcessor(BaseImageProcessor):
         """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
         mask = self._to_mask(logits, threshold)
         if not self.score_threshold:
-            return mask
+            return mask.long()
         classes = mask.cpu().numpy()
         for label in range(1, max(2, len(logits))):
-            of_label, regions, lengths, scores = _scored_regions(classes, logits, label)
+            of_label, found, scores = scored_regions(classes, logits, label)
             unlikely = scores < self.score_threshold
             if unlikely.any():
-                of_label[of_label] = np.repeat(unlikely[regions], lengths)
+                of_label[of_label] = np.repeat(unlikely[found.regions], found.lengths)
                 mask[torch.from_numpy(of_label).to(mask.device)] = 0
-        return mask
+        return mask.long()
 
     def _to_mask(self, logits, threshold):
-        """Logits C x H x W at the original size to class indices H x W, every region kept."""
+        """Logits C x H x W at the original size to class indices H x W, bool of a binary head; every region kept."""
         if logits.shape[0] > 1:
             return logits.argmax(dim=0)
         threshold = self.mask_threshold if threshold is None else threshold
-        if not 0 < threshold < 1:
+        if not 0 <= threshold <= 1:
             raise ValueError(f"mask_threshold must lie between 0 and 1, got {threshold}.")
-        return (logits[0] > math.log(threshold / (1 - threshold))).long()
+        if threshold in (0, 1):  # every probability exceeds 0, and none 1
+            return torch.full_like(logits[0], threshold == 0, dtype=torch.bool)
+        return logits[0] > math.log(threshold / (1 - threshold))
 
 
 class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
@@ -225,7 +324,7 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     def postprocess(
         self, model_outputs, subtask=None, threshold=None, mask_threshold=None, overlap_mask_area_threshold=None
     ):
-        return super().postprocess(model_outputs, subtask, threshold, mask_threshold, overlap_mask_area_threshold)
+        return super().postprocess(model_outputs, subtask, threshold, mask_threshold, None)  # entries never overlap
 
 
 def upsample(logits, target_sizes=None):
@@ -240,108 +339,10 @@ def upsample(logits, target_sizes=None):
     ]
 
 
-def probabilities(logits):
-    """Logits C x ... to probabilities of every class: 1 x ... of the polyp (binary) or C x ... with the background."""
-    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
-
-
-def _scored_regions(classes, logits, label):
-    """The regions of one label: (bool H x W, each run's region from 0, each run's length, float64 scores).
-
-    Only the label's own pixels are turned into probabilities.
-    """
-    mask = classes == label
-    regions, lengths, count = _regions_of_runs(mask)
-    if not count:
-        return mask, regions, lengths, np.zeros(0)
-    pixels = torch.from_numpy(np.stack([one[mask] for one in logits.cpu().numpy()]))  # C x pixels
-    of_label = probabilities(pixels)[0 if len(pixels) == 1 else label].numpy()
-    sums = np.add.reduceat(of_label, np.cumsum(lengths) - lengths, dtype=np.float64)
-    return mask, regions, lengths, np.bincount(regions, sums) / np.bincount(regions, lengths)
-
-
-def _components_as_segments(mask, logits, threshold):
-    segmentation = np.zeros(mask.shape, np.int32)
-    classes = mask.cpu().numpy()
-    segments = []
-    for label in range(1, max(2, len(logits))):
-        of_label, regions, lengths, scores = _scored_regions(classes, logits, label)
-        kept = np.flatnonzero(scores >= threshold)
-        ids = np.zeros(len(scores), np.int32)
-        ids[kept] = np.arange(len(segments) + 1, len(segments) + len(kept) + 1)
-        segmentation[of_label] = np.repeat(ids[regions], lengths)
-        segments += [
-            {"id": int(ids[region]), "label_id": label, "score": float(scores[region])} for region in kept.tolist()
-        ]
-    return {"segmentation": torch.from_numpy(segmentation), "segments_info": segments}
-
-
-def connected_components(mask):
-    """Number the connected regions (8 neighbours) of a boolean mask H x W: (int32 H x W from 1, count)."""
-    regions, lengths, count = _regions_of_runs(mask)
-    numbers = np.zeros(mask.shape, np.int32)
-    numbers[mask] = np.repeat(regions + 1, lengths)
-    return numbers, count
-
-
-def _regions_of_runs(mask):
-    """Each row's runs of a boolean mask H x W, row by row: (int64 region of each from 0, lengths, count of regions).
-
-    Each run hangs below the first run that it touches in the row above; where it touches further ones, their trees are
-    joined by union-find.
-    """
-    height, width = mask.shape
-    padded = np.zeros((height, width + 2), bool)  # so that no run goes over a row's end
-    padded[:, 1:-1] = mask
-    padded = padded.ravel()
-    changes = np.flatnonzero(padded[1:] != padded[:-1])
-    starts, ends = changes[::2], changes[1::2]  # ends exclusive
-    # the runs of the row above that touch run i are first[i] .. last[i] - 1, diagonals included
-    first = np.searchsorted(ends, starts - (width + 2), side="left")
-    last = np.searchsorted(starts, ends - (width + 2), side="right")
-    parents = _roots(np.where(last > first, first, np.arange(len(starts))))
-    joined = parents.tolist()
-
-    def root(run):
-        while joined[run] != run:
-            joined[run] = joined[joined[run]]
-            run = joined[run]
-        return run
-
-    for run in np.flatnonzero(last - first > 1).tolist():
-        for above in range(first[run] + 1, last[run]):
-            low, high = sorted((root(run), root(above)))
-            joined[high] = low
-    roots, regions = np.unique(_roots(np.array(joined, np.int64)), return_inverse=True)
-    return regions, ends - starts, len(roots)
-
-
-def _roots(parents):
-    """The root of each node of a forest of parent indices, halving every path until none is left."""
-    while True:
-        above = parents[parents]
-        if np.array_equal(above, parents):
-            return parents
-        parents = above
+def _of_every_label(logits):
+    """Logits C x H x W with a channel for each label: a binary head's background has the logit 0."""
+    return torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
 
 
 def _logits(outputs):
-    return outputs if isinstance(outputs, torch.Tensor) else outputs["logits"]
-
-
-def _as_list(images):
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        return list(images)
-    return [images]
-
-
-def _size_dict(size):
-    if isinstance(size, int):
-        return {"height": size, "width": size}
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return {"height": int(size[0]), "width": int(size[1])}
-    if {"height", "width"} <= dict(size).keys():
-        return {"height": int(size["height"]), "width": int(size["width"])}
-    raise ValueError(f'size must be {{"height", "width"}} in pixels, or one number for both; got {size!r}.')
+    return (outputs if isinstance(outputs, torch.Tensor) else outputs["logits"]).detach()

@@ -17,15 +17,16 @@ MODULES = {  # what published code may import, and what it may reach in each
         "difflib": "get_close_matches",
         "functools": "cache",
         "itertools": "pairwise",
-        "math": "log",
-        "numpy": "add arange array array_equal asarray ascontiguousarray bincount cumsum flatnonzero float32 float64 "
-        "int32 int64 moveaxis ndarray pad repeat rint searchsorted stack uint8 unique where zeros",
+        "math": "isfinite log",
+        "numpy": "add append arange argsort array array_equal asarray ascontiguousarray bincount cumsum diff "
+        "flatnonzero float32 float64 int32 int64 maximum minimum moveaxis ndarray pad repeat rint searchsorted stack "
+        "uint8 unique where zeros",
         "pathlib": "Path",
-        "PIL": "Image ImageOps",
-        "PIL.Image": "Image Resampling fromarray open",
-        "PIL.ImageOps": "exif_transpose",
+        "PIL": "Image",
+        "PIL.Image": "Image Resampling Transpose fromarray open",
         "timm": "create_model is_model list_models",
-        "torch": "FloatTensor Tensor bool cat compiler device equal from_numpy nn no_grad ones_like stack zeros",
+        "torch": "FloatTensor Tensor bool cat compiler device equal from_numpy full_like nn no_grad ones_like stack "
+        "zeros zeros_like",
         "torch.compiler": "is_compiling",
         "torch.nn": "BatchNorm2d Conv2d ConvTranspose2d GELU Identity LayerNorm Linear MaxPool2d Module ModuleDict "
         "ModuleList Parameter ReLU Sequential init",
@@ -37,6 +38,7 @@ MODULES = {  # what published code may import, and what it may reach in each
         "transformers.image_processing_utils": "BaseImageProcessor BatchFeature",
         "transformers.modeling_outputs": "SemanticSegmenterOutput",
         "typing": "NamedTuple",
+        "warnings": "warn",
     }.items()
 }
 DUNDERS = {"__init__", "__call__", "__name__"}
@@ -63,6 +65,7 @@ OF_ENDPOINT = {
         "torch": "cuda inference_mode",
         "torch.cuda": "is_available",
         "transformers": "AutoImageProcessor AutoModelForSemanticSegmentation",
+        "zlib": "DEFLATED Z_FULL_FLUSH adler32 compressobj crc32",
     }.items()
 }
 

@@ -24,12 +24,12 @@ from torch import nn
 
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.modeling.images import to_rgb
+from hub_unets.modeling.images import orientation, to_rgb
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
 
 MODES = ("bf16", "openvino", "int8")
-ORIENTATION, TRANSPOSED = 0x0112, 5  # the EXIF tag; from 5 on it swaps width and height
+TRANSPOSED = 5  # from this EXIF orientation on width and height are swapped
 GAP = 2  # a reduced JPEG's sides over the network's, at least: closer, masks change
 
 
@@ -108,9 +108,12 @@ def decode(image, wanted):
         return image, (image.height, image.width)
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
         width, height = opened.size
-        turned = opened.getexif().get(ORIENTATION, 1) >= TRANSPOSED
+        turned = opened.format in ("JPEG", "MPO") and orientation(opened) >= TRANSPOSED
         least = GAP * wanted["width"], GAP * wanted["height"]
         opened.draft(None, least[::-1] if turned else least)  # the decoder's own halving; other formats ignore it
+        if opened.size == (width, height):
+            image = to_rgb(opened)
+            return image, (image.height, image.width)
         return to_rgb(opened), (width, height) if turned else (height, width)
 
 

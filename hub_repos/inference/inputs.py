@@ -15,6 +15,9 @@ from hub_unets.training.data.rows import IMAGE_SUFFIXES
 from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
 from hub_unets.training.errors import UserError
 
+FILE_SUFFIXES = IMAGE_SUFFIXES.union(
+    [".jfif", ".jpe", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".apng", ".avif", ".mpo"]
+)
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
 FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
 
@@ -53,12 +56,23 @@ class Video(NamedTuple):
                     stream.thread_type = "AUTO"
                     for index, frame in enumerate(container.decode(stream)):
                         if index % self.every == 0:
-                            yield self._item(index, lambda frame=frame: _encoded(frame.to_image()))
+                            yield self._item(index, lambda index=index, frame=frame: self._read(index, frame))
             problem = "" if index >= 0 else "it holds no frame"
-        except (av.error.FFmpegError, OSError) as error:
-            problem = str(getattr(error, "strerror", None) or error)
+        except Exception as error:  # of a damaged file, of many classes
+            problem = str(getattr(error, "strerror", None) or error) or type(error).__name__
         if problem:
-            yield self._item(index + 1, lambda: _refuse(f"{self.file}: frame {index + 1} can't be read ({problem})"))
+            yield self._item(index + 1, lambda: self._refuse(index + 1, problem))
+
+    def _read(self, index: int, frame) -> dict:
+        """A frame as a JPEG, upright as the video's own header says."""
+        try:
+            image = frame.to_image()
+            return _encoded(image.rotate(frame.rotation, expand=True) if frame.rotation else image)
+        except Exception as error:
+            return self._refuse(index, str(error) or type(error).__name__)
+
+    def _refuse(self, index: int, problem: str) -> dict:
+        raise UserError(f"{self.file}: frame {index} can't be read ({problem}): replace the file")
 
     def _item(self, index: int, read: Callable[[], dict]) -> Item:
         return Item(f"{self.name}/{index:06d}", f"{self.file}, frame {index}", self.stamp, read)
@@ -72,9 +86,9 @@ class Video(NamedTuple):
                 stream = container.streams.video[0]
                 seconds = (container.duration or 0) / av.time_base
                 frames = stream.frames or round(seconds * (stream.average_rate or 0))
-        except (av.error.FFmpegError, OSError, IndexError):
+        except Exception:  # of a damaged file, of many classes
             return 1
-        return -(-frames // self.every)
+        return max(1, -(-frames // self.every))
 
 
 class _Input(NamedTuple):
@@ -83,10 +97,19 @@ class _Input(NamedTuple):
     base: Path | None
     label: str
     found: list[Item | Video]
+    left_out: tuple[Path, ...] = ()
 
 
-def collect(inputs: list[str], output: Path, every: int = 1) -> tuple[str, list[Item | Video]]:
-    """Where the inputs lie, in words, and all their items; what lies in `output` is left out.
+class Collected(NamedTuple):
+    """Where the inputs lie, in words, all their items, and the files of folders that are none."""
+
+    where: str
+    items: list[Item | Video]
+    left_out: list[str]
+
+
+def collect(inputs: list[str], output: Path, every: int = 1) -> Collected:
+    """All that the inputs hold but for what lies in `output`.
 
     Raises:
         UserError: nothing is there, two files would share a name, or a video needs PyAV.
@@ -107,7 +130,9 @@ def collect(inputs: list[str], output: Path, every: int = 1) -> tuple[str, list[
     items = list(by_name.values())
     _check_videos(items)
     where = [str(root)] if root else []
-    return "; ".join(where + sorted(one.label for one in opened if not one.base)), items
+    where = "; ".join(where + sorted(one.label for one in opened if not one.base))
+    taken = {item.file for item in items}
+    return Collected(where, items, sorted({str(file) for one in opened for file in one.left_out} - taken))
 
 
 def _check_videos(items: list[Item | Video]) -> None:
@@ -137,11 +162,16 @@ def _open(text: str, output: Path, every: int) -> _Input:
 
 
 def _of_folder(folder: Path, output: Path, every: int) -> _Input:
+    below = _below(folder, output)
     if holds_masks(folder):
-        return _Input(folder, str(folder), _of_rows(load_source(str(folder)), folder))
-    files = [file for file in _below(folder, "**/*", output) if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+        parts = load_source(str(folder))
+        masks = {rows[index]["annotation"]["path"] for rows in parts.values() for index in range(len(rows))}
+        found = _of_rows(parts, folder)
+        known = {item.file for item in found} | masks
+        return _Input(folder, str(folder), found, tuple(file for file in below if _is_media(file, known)))
+    files = [file for file in below if file.is_file() and file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES]
     if files:
-        return _of_files(folder, files, every)
+        return _of_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
     if any(folder.rglob("*.parquet")):
         return _Input(None, str(folder), _of_rows(load_images(str(folder)), folder))
     raise UserError(f"{folder}: holds no image, video or parquet file: give another folder")
@@ -150,16 +180,40 @@ def _of_folder(folder: Path, output: Path, every: int) -> _Input:
 def _of_glob(pattern: Path, output: Path, every: int) -> _Input:
     magic = next(number for number, part in enumerate(pattern.parts) if glob.has_magic(part))
     base = Path(*pattern.parts[:magic])
-    files = _below(base, str(Path(*pattern.parts[magic:])), output)
+    matching = [one for one in sorted(base.glob(str(Path(*pattern.parts[magic:])))) if not one.is_relative_to(output)]
+    matching = [one for one in matching if not any(map(_is_hidden, one.relative_to(base).parts))]
+    files = [one for one in matching if one.is_file()]
     if not files:
         raise UserError(f"{pattern}: no file matches: give another pattern, in quotes")
-    return _of_files(base, files, every)
+    folders = () if "**" in pattern.parts else tuple(set(matching) - set(files))
+    return _of_files(base, files, every)._replace(left_out=folders)
 
 
-def _below(folder: Path, pattern: str, output: Path) -> list[Path]:
-    """The files that match, sorted; none that is hidden, or of our own making."""
-    files = [file for file in sorted(folder.glob(pattern)) if file.is_file() and not file.is_relative_to(output)]
-    return [file for file in files if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)]
+def _below(folder: Path, output: Path) -> list[Path]:
+    """All that lies in a folder at any depth but folders, sorted; nothing hidden, or of our own making.
+
+    Links to folders are followed, once each.
+    """
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen or here.is_relative_to(output):
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        found += [here / name for name in names if not _is_hidden(name)]
+    return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or holds macOS's own notes in a zip."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_media(file: Path, known: set[str]) -> bool:
+    """Whether a file beside pairs of image and mask is an image or video of no pair."""
+    return file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES and str(file) not in known
 
 
 def _of_files(base: Path, files: list[Path], every: int) -> _Input:
@@ -193,10 +247,6 @@ def _encoded(image) -> dict:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=FRAME_QUALITY, subsampling=0)
     return {"bytes": file.getvalue(), "path": None}
-
-
-def _refuse(reason: str) -> dict:
-    raise UserError(f"{reason}: replace the file")
 
 
 def _require_av() -> None:

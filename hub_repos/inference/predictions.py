@@ -20,6 +20,7 @@ from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
 
 WORK = ".work"
+BAND = 256  # rows: a large image's temporary arrays would take gigabytes
 POSSIBLE = 0.05  # probability from which a pixel counts in the uncertainty
 OVERLAY_QUALITY = 90  # of the JPEG
 IMAGE_COLUMNS = "image", "width", "height", "polyps", "area_percent", "uncertainty"
@@ -45,12 +46,18 @@ def uncertainty(logits):
     The mean entropy, over its largest value, of the pixels whose probability of any class but the background is above
     POSSIBLE; 0 where there is none. A mean over the whole image would follow the polyps' size.
     """
+    sums, counts = zip(*map(_entropy, logits.split(BAND, dim=1)), strict=True)
+    return sum(sums) / max(1, sum(counts))
+
+
+def _entropy(logits):
+    """Sum of the entropies of the pixels that may be more than background, and their number."""
     if logits.shape[0] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits])
     probabilities = logits.softmax(dim=0)
     entropy = torch.special.entr(probabilities).sum(dim=0) / np.log(len(logits))
     possible = probabilities[0] < 1 - POSSIBLE
-    return float(entropy[possible].mean()) if possible.any() else 0.0
+    return float(entropy[possible].double().sum()), int(possible.sum())
 
 
 class Predictions:
@@ -88,7 +95,7 @@ class Predictions:
             grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
             self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
         place = self._place(item, stored)
-        record = _record(item, place, image, prediction, self.id2label)
+        record = _record(item, place, image, prediction)
         self.records.write(json.dumps(record) + "\n")
         self.records.flush()
 
@@ -127,8 +134,8 @@ def _whole_lines(path):
     return path.open("a", encoding="utf-8")
 
 
-def _record(item, place, image, prediction, id2label):
-    polyps = [_polyp(prediction.segmentation == one["id"], one, id2label) for one in prediction.segments]
+def _record(item, place, image, prediction):
+    polyps = [_polyp(prediction.segmentation, one) for one in prediction.segments]
     return {
         "name": item.name,
         "stamp": item.stamp,
@@ -140,18 +147,28 @@ def _record(item, place, image, prediction, id2label):
     }
 
 
-def _polyp(inside, segment, id2label):
+def _polyp(segmentation, segment):
     """One entry as a COCO annotation, without its ids."""
-    api = mask_api()
-    run_lengths = api.encode(np.asfortranarray(inside.astype(np.uint8)))
     return {
         "category_id": segment["label_id"],
-        "segmentation": {"size": list(inside.shape), "counts": run_lengths["counts"].decode()},
-        "bbox": api.toBbox(run_lengths).tolist(),
-        "area": int(api.area(run_lengths)),
+        "segmentation": {"size": list(segmentation.shape), "counts": _run_lengths(segmentation, segment)},
+        "bbox": [float(value) for value in segment["bbox"]],
+        "area": segment["area"],
         "iscrowd": 0,
         "score": round(segment["score"], 6),
     }
+
+
+def _run_lengths(segmentation, segment):
+    """COCO's text of the run lengths, column by column, of one entry; only its own columns are looked at."""
+    height, width = segmentation.shape
+    left, _, columns, _ = segment["bbox"]
+    inside = (segmentation[:, left : left + columns] == segment["id"]).ravel(order="F")
+    edges = np.flatnonzero(np.diff(inside.view(np.int8), prepend=0, append=0)) + left * height
+    counts = np.diff([0, *edges.tolist(), height * width])
+    counts = counts if counts[-1] else counts[:-1]
+    packed = mask_api().frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return packed["counts"].decode()
 
 
 def read_records(folder):
@@ -165,26 +182,37 @@ def read_records(folder):
     return [newest[name] for name in sorted(newest)]
 
 
-def write_documents(folder, id2label, failures, uncertain_first=False):
-    """annotations.json, images.csv, polyps.csv and failed.csv from all records of the folder; returns the records.
+def write_documents(folder, id2label, failures, uncertain_first=False, stamps=None, left_out=()):
+    """annotations.json, images.csv, polyps.csv, failed.csv and left_out.csv; returns the records that they list.
 
     Args:
         folder: the output folder.
         id2label: the model's labels.
         failures: pairs of file and reason; without any there is no failed.csv.
         uncertain_first: lists the images by falling uncertainty, not by name.
+        stamps: what the inputs hold now, each item's stamp by its name; records of anything else are not listed. None
+            lists all.
+        left_out: files of the inputs that are not predicted; without any there is no left_out.csv.
     """
     folder, records = Path(folder), read_records(folder)
+    if stamps is not None:
+        records = [record for record in records if stamps.get(record["name"]) == record["stamp"]]
     if uncertain_first:
         records.sort(key=lambda record: -record["uncertainty"])
     _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
     _write_table(folder / "images.csv", IMAGE_COLUMNS, map(_image_row, records))
     polyps = [_polyp_row(*polyp, id2label) for record in records for polyp in _numbered(record)]
     _write_table(folder / "polyps.csv", POLYP_COLUMNS, polyps)
-    (folder / "failed.csv").unlink(missing_ok=True)
-    if failures:
-        _write_table(folder / "failed.csv", ("file", "reason"), failures)
+    _write_list(folder / "failed.csv", ("file", "reason"), failures)
+    _write_list(folder / "left_out.csv", ("file",), [(file,) for file in left_out])
     return records
+
+
+def _write_list(path, columns, rows):
+    """A table that is there only if it has rows."""
+    path.unlink(missing_ok=True)
+    if rows:
+        _write_table(path, columns, rows)
 
 
 def coco(records, id2label):

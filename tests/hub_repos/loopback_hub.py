@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import select
 import socket
 import struct
 import threading
@@ -131,6 +132,10 @@ class LoopbackHub:
         """Do at once what is asked for, and say so late."""
         self.when(method, path_regex, lambda handler: setattr(handler, "delay", seconds), times)
 
+    def hold(self, method, path_regex):
+        """Do at once what is asked for, and say so when nobody waits for the answer any more."""
+        self.when(method, path_regex, lambda handler: setattr(handler, "held", True), 1)
+
     def rule_for(self, method, path):
         with self.lock:
             for rule in self.rules:
@@ -159,9 +164,11 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on the screen: `hub.requests` is the log."""
 
     def respond(self):
-        self.delay, self.told = 0, None
+        self.delay, self.held, self.told = 0, False, None
         self.handle_request()
         time.sleep(self.delay)  # here, for while it is worked out nobody else is served
+        if self.held:
+            select.select([self.connection], [], [], 60)  # readable when the client closes it
         if self.told:
             with contextlib.suppress(ConnectionError):  # the client did not wait
                 self.send(*self.told)

@@ -144,6 +144,7 @@ def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, 
     out = tmp_path / "out"
     assert run(checkpoint, frames, out, "--batch_size", 2) == 1
     assert {path.name for path in (out / "masks").rglob("*.png")} == {"a.png", "b.png"}
+    assert [Path(row["file"]).name for row in table(out / "left_out.csv")] == ["notes.txt"]
     failed = table(out / "failed.csv")
     assert [Path(row["file"]).name for row in failed] == ["cut.png", "text.png", "zero.jpg"]
     assert "truncated" in failed[0]["reason"] and "format" in failed[1]["reason"]
@@ -232,6 +233,48 @@ def test_repeating_predicts_only_what_is_new_or_changed(checkpoint, frames, tmp_
     run(checkpoint, frames, out)
     assert written == ["a", "c"]
     assert [row["image"] for row in table(out / "images.csv")] == ["a", "b", "c", "sub/a"]
+
+
+def test_the_lists_hold_what_the_inputs_hold_now(checkpoint, frames, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(checkpoint, frames, out)
+    (frames / "a.png").unlink()
+    (frames / "b.png").write_bytes(b"broken since")
+    assert run(checkpoint, frames, out) == 1
+    assert "2 earlier predictions are of inputs that are gone, changed" in capsys.readouterr().out
+    assert [row["image"] for row in table(out / "images.csv")] == ["sub/a"]
+    assert {row["image"] for row in table(out / "polyps.csv")} == {"sub/a"}
+    coco = json.loads((out / "annotations.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["sub/a.png"]
+    assert {one["image_id"] for one in coco["annotations"]} == {1}
+
+
+def test_what_is_left_out_is_counted_and_named(checkpoint, frames, tmp_path, capsys):
+    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+        (frames / name).write_text("no image")
+    assert run(checkpoint, frames, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "4 left out, neither images nor videos (notes.txt, scan.dcm, x.docx and 1 more)" in said
+    assert [Path(row["file"]).name for row in table(tmp_path / "out/left_out.csv")][-1] == "y.docx"
+    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+        (frames / name).unlink()
+    run(checkpoint, frames, tmp_path / "out")
+    assert not (tmp_path / "out/left_out.csv").exists() and "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_saved_in_half_precision_predicts(checkpoint, frames, tmp_path, dtype):
+    model, processor = load_model(checkpoint)
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    if load_model(tmp_path / "half")[0].dtype == torch.float32:
+        pytest.skip("this version of transformers loads float32")
+    for options in ((), ("--flips", "true")):
+        assert run(tmp_path / "half", frames, tmp_path / f"out{len(options)}", *options) == 0
+        assert len(table(tmp_path / f"out{len(options)}/images.csv")) == 3
+    run(checkpoint, frames, tmp_path / "whole")
+    whole, half = (np.asarray(Image.open(tmp_path / f"{name}/masks/b.png")) for name in ("whole", "out0"))
+    assert (whole == half).mean() > 0.97
 
 
 def test_other_settings_in_the_same_folder_are_refused(checkpoint, three_class_checkpoint, frames, tmp_path):

@@ -257,9 +257,9 @@ def test_slow_answers_are_awaited(hub, pusher, run):
 
 
 def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
-    hub.slow("POST", "/preupload/", 4)
-    hub.slow("PUT", "/lfs/", 4)
-    finished = pusher.push(run, REPO, token=TOKEN, seconds=2)
+    hub.hold("POST", "/preupload/")
+    hub.hold("PUT", "/lfs/")
+    finished = pusher.push(run, REPO, token=TOKEN, seconds=5)
     assert finished.code == 0, finished.stderr
     assert finished.stderr.count("timed out' thrown while requesting") == 2
     assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
@@ -268,8 +268,8 @@ def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
 @pytest.mark.parametrize("at", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
 def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_goes_on(at, published, hub, pusher, other_run):
     before = published.branches["main"]
-    hub.slow("POST", at, 4)
-    late = pusher.push(other_run, REPO, token=TOKEN, seconds=2)
+    hub.hold("POST", at)
+    late = pusher.push(other_run, REPO, token=TOKEN, seconds=5)
     assert late.code == 1 and "the Hub did not answer in time: repeat the command" in late.stderr
     assert late.stderr.count("\n") == 1 and published.branches.keys() == {"main"}
     arrived = at in ("/commit/main", "/tag/")  # what was asked for was done
@@ -281,8 +281,8 @@ def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_goes_on(at, p
 
 
 def test_a_hub_that_never_tells_what_it_holds_is_named(published, hub, pusher, run):
-    hub.slow("GET", "/revision/main", 4)
-    finished = pusher.push(run, REPO, token=TOKEN, seconds=2)
+    hub.hold("GET", "/revision/main")
+    finished = pusher.push(run, REPO, token=TOKEN, seconds=5)
     assert finished.code == 1 and finished.stderr.startswith("error: the Hub did not answer in time")
     assert finished.stderr.count("\n") == 1 and {method for method, *_ in hub.requests} == {"GET"}
 

@@ -32,6 +32,8 @@ context.drawImage(image, 0, 0);
 const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
 return [canvas.height, canvas.width, Array.from(pixels)];"""
 
+MASK = "document.querySelector('#mask img')?.src"
+
 
 class App:
     """app.py on a built repository."""
@@ -104,24 +106,34 @@ class Page:
     def find(self, selector):
         return self.driver.find_elements("css selector", selector)
 
+    def ask(self, script):
+        """What the page says at one moment: an element that was found may be replaced before it is read."""
+        return self.driver.execute_script(f"return {script}")
+
     @property
     def text(self):
-        return " ".join(one.text for one in self.find("#polyps")).strip()
+        return self.ask("[...document.querySelectorAll('#polyps')].map((one) => one.innerText).join(' ').trim()")
 
-    def upload(self, path):
-        """Choose a file, and wait until the page says something else than before."""
+    def upload(self, path, answer=""):
+        """Choose a file, and wait until the page says something else than before, and this."""
         before = self.text
         for button in self.find("#upload button[aria-label='Clear']"):
             button.click()
             before = wait(lambda: self.text.startswith("Upload or paste") and self.text)
         (chooser,) = wait(lambda: self.find("#upload input[type=file]"))
         chooser.send_keys(str(path))
-        wait(lambda: self.text != before)
+        wait(lambda: self.text not in ("", before) and self.text.startswith(answer))
 
     def rows(self):
         """The cells of each polyp's row, as text."""
-        rows = self.find("#polyps tr")[1:]
-        return [[cell.text for cell in row.find_elements("tag name", "td")] for row in rows]
+        cells = "[...row.cells].map((cell) => cell.innerText.trim())"
+        return self.ask(f"[...document.querySelectorAll('#polyps tr')].slice(1).map((row) => {cells})")
+
+    def wait_for_rows(self, rows):
+        """Wait until the table says this; fails with what it says instead."""
+        with contextlib.suppress(AssertionError):
+            wait(lambda: self.rows() == rows, seconds=60)
+        assert self.rows() == rows
 
     def pixels(self, selector, number=0):
         """What a picture shows, H x W x 3."""
@@ -131,10 +143,10 @@ class Page:
 
     def set_threshold(self, value):
         number = self.find("#threshold input[type=number]")[0]
-        before = self.find("#mask img")[0].get_attribute("src")
+        before = self.ask(MASK)
         number.clear()
         number.send_keys(f"{value}\n")
-        wait(lambda: self.find("#mask img")[0].get_attribute("src") != before)
+        wait(lambda: self.ask(MASK) not in (None, before))
 
 
 @pytest.fixture
@@ -180,14 +192,14 @@ def test_an_upload_shows_the_processors_mask_and_its_polyps(app, gates_checkpoin
     before, after = (page.pixels("#before-after img", number) for number in (0, 1))
     assert np.array_equal(before, image)
     assert np.array_equal((after != before).any(axis=-1), mask == 1)
-    assert page.rows() == expected_rows(processor, outputs, size)
+    page.wait_for_rows(expected_rows(processor, outputs, size))
 
     ran, threshold = app.runs, round(float(outputs.logits.sigmoid().quantile(0.75)), 2)
     page.set_threshold(threshold)
     moved = processor.post_process_semantic_segmentation(outputs, [size], threshold)[0].numpy()
     assert 0 < moved.sum() < mask.sum()
     assert np.array_equal(page.pixels("#mask img")[..., 0], moved * 255)
-    assert page.rows() == expected_rows(processor, outputs, size, threshold)
+    page.wait_for_rows(expected_rows(processor, outputs, size, threshold))
     assert app.runs == ran
 
     captions = [one.text for one in wait(lambda: page.find("#gates .caption-label"))]
@@ -211,8 +223,8 @@ def test_broken_files_have_a_message_and_leave_no_old_mask(app, driver, upload, 
         ("truncated", "No mask, this file can't be used: "),
         ("text", "No mask: this file is not an image that can be read."),
     ):
-        page.upload(tmp_path / f"{name}.png")
-        assert page.text.startswith(said) and not page.find("#before-after img, #mask img")
+        page.upload(tmp_path / f"{name}.png", said)
+        wait(lambda: not page.find("#before-after img, #mask img"))
 
 
 @pytest.fixture
@@ -243,6 +255,17 @@ def test_several_classes_have_no_threshold_and_no_gates(space_of, three_class_ch
     shown = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
     assert shown == expected_rows(processor, outputs, size, labels=("background", "polyp", "boundary"))
     assert maps == []
+
+
+def test_a_session_keeps_no_pixels_and_its_image_may_be_gone(space_of, checkpoint, upload):
+    space = space_of(checkpoint)
+    seen, (before, after), grey, table, _ = space["segment"](str(upload), 0.5)
+    path, logits = seen
+    assert path == str(upload) and logits.shape == (1, 1, 64, 64)
+    again, other_grey, other_table = space["show"](seen, 0.5)
+    assert np.array_equal(again[1], after) and np.array_equal(grey, other_grey) and table == other_table
+    upload.unlink()
+    assert space["show"](seen, 0.5)[:2] == (None, None) and "upload it again" in space["show"](seen, 0.5)[2]
 
 
 def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, upload, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from hub_unets.modeling.image_processing_unet import UNetImageProcessor, connected_components
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.layers import center_crop
 from tests.variants import small_model
 
@@ -105,12 +105,6 @@ def test_an_unknown_option_is_refused():
         UNetImageProcessor()(COLOUR, sise=8)
 
 
-@pytest.mark.parametrize("size", [{"shortest_edge": 8}, {"height": 8}])
-def test_an_unknown_size_is_refused(size):
-    with pytest.raises(ValueError, match="size must be"):
-        UNetImageProcessor(size=size)
-
-
 def test_options_of_a_call_do_not_stay():
     processor = UNetImageProcessor(size=8)
     before = processor.to_dict()
@@ -121,7 +115,7 @@ def test_options_of_a_call_do_not_stay():
 @pytest.mark.parametrize("form", [np.asarray, Image.fromarray, torch.from_numpy])
 def test_masks_are_enlarged_without_new_values(form):
     mask = np.array([[0, 1], [255, 3]], np.uint8)
-    batch = UNetImageProcessor(size=4)([COLOUR] * 2, segmentation_maps=[form(mask), form(mask)])
+    batch = UNetImageProcessor(size=4)([COLOUR[:, :2]] * 2, segmentation_maps=[form(mask), form(mask)])
     assert batch["labels"].dtype == torch.int64
     assert batch["labels"].shape == (2, 4, 4)
     assert batch["labels"][1].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [255, 255, 3, 3], [255, 255, 3, 3]]
@@ -231,10 +225,33 @@ def test_mask_of_several_classes_by_hand():
     assert mask.tolist() == [[0, 2], [0, 2]]
 
 
-@pytest.mark.parametrize("threshold", [0, 1, -0.5, 2.0])
+@pytest.mark.parametrize("threshold", [-0.5, 2.0, math.nan])
 def test_a_threshold_that_is_no_probability_is_refused(threshold):
     with pytest.raises(ValueError, match="mask_threshold must lie between 0 and 1"):
         UNetImageProcessor().post_process_semantic_segmentation(torch.zeros(1, 1, 2, 2), threshold=threshold)
+
+
+@pytest.mark.parametrize(("threshold", "marked"), [(0, 4), (1, 0), (0.0, 4), (1.0, 0)])
+def test_every_probability_exceeds_0_and_none_1(threshold, marked):
+    logits = torch.tensor([[[[-200.0, 0.0], [200.0, 50.0]]]])
+    for processor, given in ((UNetImageProcessor(), threshold), (UNetImageProcessor(mask_threshold=threshold), None)):
+        (mask,) = processor.post_process_semantic_segmentation(logits, threshold=given)
+        (found,) = processor.post_process_instance_segmentation(logits, mask_threshold=given)
+        assert mask.dtype == torch.int64 and int(mask.sum()) == marked == int((found["segmentation"] > 0).sum())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_that_require_grad_and_scores(channels):
+    logits = torch.randn(2, channels, 3, 4, requires_grad=True)
+    processor = UNetImageProcessor(score_threshold=0.4)
+    masks = processor.post_process_semantic_segmentation({"logits": logits}, [(6, 8), (3, 4)])
+    scored = processor.post_process_semantic_segmentation(logits, [(6, 8), (3, 4)], return_segmentation_scores=True)
+    for mask, one in zip(masks, scored, strict=True):
+        assert torch.equal(mask, one.segmentation) and not one.segmentation_scores.requires_grad
+        assert one.segmentation_scores.shape == (max(2, channels), *mask.shape)
+    plain = UNetImageProcessor().post_process_semantic_segmentation(logits, return_segmentation_scores=True)
+    assert all(torch.equal(one.segmentation_scores.argmax(0), one.segmentation) for one in plain)
+    assert processor.post_process_instance_segmentation(logits)[0]["segmentation"].shape == (3, 4)
 
 
 def test_target_sizes_must_match_the_batch():
@@ -263,6 +280,8 @@ def test_polyps_by_hand():
     segments = result["segments_info"]
     assert [(one["id"], one["label_id"]) for one in segments] == [(1, 1), (2, 1), (3, 1)]
     assert [one["score"] for one in segments] == pytest.approx([0.8, 0.7, 0.6], abs=1e-6)
+    boxes = [(one["area"], one["bbox"]) for one in segments]
+    assert boxes == [(3, [0, 0, 3, 2]), (2, [4, 0, 1, 2]), (1, [0, 3, 1, 1])]
 
 
 @pytest.mark.parametrize(("threshold", "scores"), [(0.65, [0.8, 0.7]), (0.75, [0.8]), (0.9, [])])
@@ -338,18 +357,3 @@ def test_the_union_of_polyps_is_the_mask(channels):
 def test_annotations_of_coco_are_refused():
     with pytest.raises(ValueError, match="return_coco_annotation=True is not supported"):
         UNetImageProcessor().post_process_instance_segmentation(binary_logits(), return_coco_annotation=True)
-
-
-@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (2, 2), (23, 31), (64, 50)])
-def test_components_are_those_of_scipy(density, shape):
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        mask = random.random(shape) < density
-        numbers, count = connected_components(mask)
-        expected, expected_count = ndimage.label(mask, np.ones((3, 3)))
-        assert count == expected_count
-        assert np.array_equal(numbers > 0, mask)
-        pairs = np.unique(np.stack([numbers[mask], expected[mask]]), axis=1)
-        assert pairs.shape[1] == count  # one number of ours for one of theirs
-        assert np.array_equal(np.unique(numbers[mask]), np.arange(1, count + 1))

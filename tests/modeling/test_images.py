@@ -1,15 +1,19 @@
 """Every kind of image becomes the right RGB pixels of 8 bits."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import InterpolationMode, resize, to_tensor
 
-from hub_unets.modeling.images import to_rgb
+from hub_unets.modeling.images import orientation, to_rgb, upright
 
 COLOUR = (np.arange(2 * 5 * 3) * 8).reshape(2, 5, 3).astype(np.uint8)  # height 2, width 5
 GREY = COLOUR[..., 0]
-GREY_16 = GREY.astype(np.uint16) * 257 + 100  # rounds to GREY
+GREY_16 = GREY.astype(np.uint16) * 257 + 100  # rounds to GREY; of a little more than 14 bits
 
 as_float = torch.from_numpy(COLOUR).float()
 
@@ -72,11 +76,10 @@ def test_grey_images(image):
         (np.ones((4, 4, 3), np.int64), 1),
         (np.ones((4, 4, 3), np.float64), 255),
         (torch.ones(3, 4, 4, dtype=torch.bfloat16), 255),
-        (np.full((4, 4), 200, np.uint16), 1),
-        (np.full((4, 4), 200, ">u2"), 1),
         (np.full((4, 4), 65535, np.uint16), 255),
         (np.ones((4, 4), bool), 255),
         (np.zeros((4, 4)), 0),
+        (np.full((4, 4), 300, np.int32), 255),
     ],
 )
 def test_the_type_of_an_array_tells_its_range(image, value):
@@ -128,6 +131,12 @@ def test_printing_colours():
         (torch.randn(3, 8, 8), "undo normalisation"),
         (np.full((8, 8, 3), -1), "undo normalisation"),
         (np.full((8, 8, 3), np.nan), "undo normalisation"),
+        (np.full((8, 8, 3), np.inf), "undo normalisation"),
+        (np.where(np.eye(8) > 0, -0.1, 0.5), "got -0.1..0.5: .*clip what a resize"),
+        (np.full((8, 8), 66000.0), "undo normalisation"),
+        ("image", "No such file"),
+        (None, "a path, a PIL image, an array or a tensor; got NoneType"),
+        ([[1, 2], [3, "a"]], "got list"),
         (np.full((8, 8), 70000), "undo normalisation"),
         (np.zeros((8, 8, 2)), r"C in 1, 3, 4; got \(8, 8, 2\)"),
         (np.zeros((1, 1, 8, 8)), r"C in 1, 3, 4"),
@@ -136,5 +145,83 @@ def test_printing_colours():
     ],
 )
 def test_what_is_no_image_is_refused(image, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         to_rgb(image)
+
+
+@pytest.mark.parametrize("scale", [1, 255, 65535])
+@pytest.mark.parametrize("beyond", [-1e-7, 2e-7, 1e-3, 0.4])
+def test_floats_that_a_resize_pushed_beyond_the_largest_keep_their_scale(scale, beyond):
+    values = np.tile(np.linspace(0, 1, 8), (8, 1))
+    values[0, -1] += beyond if scale < 65535 else min(beyond, 1e-3)
+    expected = np.rint(np.clip(values[0], 0, 1) * 255)
+    assert np.array_equal(np.asarray(to_rgb(values * scale))[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("mode", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+def test_a_resized_tensor_is_not_black(mode):
+    image = np.full((529, 622, 3), 255, np.uint8)
+    image[100:200, 100:300] = 90
+    resized = resize(to_tensor(Image.fromarray(image)), [512, 512], mode).clamp(min=0)
+    assert resized.max() > 1
+    assert np.asarray(to_rgb(resized)).mean() == pytest.approx(image.mean(), abs=2)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 13])
+@pytest.mark.parametrize("kind", [np.uint16, ">u2", np.int32, np.float32])
+def test_a_16_bit_image_that_uses_few_of_them_is_said_to_be_dark(bits, kind):
+    few = np.full((4, 4), 2**bits - 1).astype(kind)
+    few[0, 0] = 512
+    with pytest.warns(UserWarning, match=rf"uses {max(bits, 10)} of them .* by {2 ** (16 - max(bits, 10))} if"):
+        dark = np.asarray(to_rgb(few))
+    assert dark.max() == round(float(few.max()) / 257)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_rgb(few.astype(np.uint16) * np.uint16(2 ** (16 - max(bits, 10))))
+        to_rgb(few * 0)
+
+
+def with_exif(exif, mode="RGB", size=(32, 16)):
+    content = io.BytesIO()
+    Image.new(mode, size).save(content, "JPEG", exif=exif)
+    return Image.open(content)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0" + b"\xff" * 40,
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x05",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
+    ],
+)
+def test_exif_that_cannot_be_read_is_upright(exif):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = with_exif(exif)
+        assert orientation(image) == 1 and to_rgb(image).size == (32, 16)
+
+
+def test_an_image_whose_exif_raises_is_upright(monkeypatch):
+    def broken(self):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    assert to_rgb(Image.fromarray(COLOUR)).size == (5, 2)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_every_orientation_is_that_of_pillow_and_applied_once(number, kind):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = number
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(content, kind, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(content)).convert("RGB"))
+    turned = upright(Image.open(content))
+    for image in (turned, upright(turned), to_rgb(turned), to_rgb(Image.open(content))):
+        assert np.array_equal(np.asarray(image.convert("RGB")), expected)

@@ -78,6 +78,21 @@ def test_the_processors_threshold_is_the_default():
     assert len(pipeline(noise(), threshold=high)) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"mask_threshold": 0.45}, {"score_threshold": 0.5, "mask_threshold": 0.48}])
+def test_the_stock_class_keeps_the_processors_defaults_too(options):
+    """`pipeline("image-segmentation", model=OBJECT, image_processor=OBJECT)` can't know of our class."""
+    model, processor = shared_model("unet", "plain"), UNetImageProcessor(size=32, **options)
+    stock = transformers.pipeline("image-segmentation", model=model, image_processor=processor)
+    assert type(stock) is transformers.ImageSegmentationPipeline
+    mask = semantic_mask(stock, noise())
+    assert mask.sum() > 0 and np.array_equal(union(stock(noise()), {"polyp": 1}), mask)
+    ours = small_pipeline(model, **options)
+    high = max(entry["score"] for entry in stock(noise()))
+    assert stock(noise(), threshold=high + 1e-6) == [] and len(stock(noise(), threshold=high)) == 1
+    given = ours(noise(), threshold=0.9, mask_threshold=0.5, overlap_mask_area_threshold=0.5)
+    assert len(given) == sum(entry["score"] >= 0.9 for entry in ours(noise(), mask_threshold=0.5))
+
+
 def test_an_image_of_16_bits_is_not_clipped(tmp_path):
     pipeline = small_pipeline(shared_model("unet", "plain"))
     grey = noise().convert("L")

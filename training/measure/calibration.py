@@ -12,6 +12,7 @@ from hub_unets.training.data.reading import IGNORE, read_pair
 from hub_unets.training.measure.false_alarms import MIN_SIDE
 from hub_unets.training.measure.flips import FLIPS
 from hub_unets.training.measure.metrics import metrics_from_counts
+from hub_unets.training.measure.models import pixel_values
 from hub_unets.training.measure.score import Scores, logit_centres, score
 from hub_unets.training.measure.task import Task
 
@@ -140,7 +141,7 @@ def mirrored(image, dims):
 
 def _regions(model, processor, image):
     """At each of THRESHOLDS the ids of the regions of an image, uint8 H x W x 3, and their scores."""
-    outputs, sizes = model(**processor(image).to(model.device)), [image.shape[:2]]
+    outputs, sizes = model(pixel_values(model, processor, image)), [image.shape[:2]]
     for threshold in THRESHOLDS:
         (found,) = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hub_unets.training.measure.models import pixel_values
+
 WARM_UPS, REPEATS = 2, 5
 
 
@@ -59,7 +61,7 @@ def end_to_end_milliseconds(model, processor, images, warm_ups=2):
     seconds = []
     for image in [*images[:warm_ups], *images]:
         started = time.perf_counter()
-        outputs = model(processor(image)["pixel_values"].to(model.device))
+        outputs = model(pixel_values(model, processor, image))
         processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].cpu()
         seconds.append(time.perf_counter() - started)
     p50, p95 = np.quantile(seconds[-len(images) :], (0.5, 0.95)) * 1000

@@ -32,6 +32,14 @@ def load_model(name, trust_remote_code=False, revision=None):
     return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
 
 
+def pixel_values(model, processor, images):
+    """What a model takes of images, B x 3 x H x W, on its device and in its precision.
+
+    transformers 5 loads a model in the precision that it was saved in.
+    """
+    return processor(images, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+
+
 def read_variant(folder):
     """The config class and the model class of a checkpoint of ours, by its config.json.
 

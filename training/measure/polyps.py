@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hub_unets.modeling.image_processing_unet import connected_components
+from hub_unets.modeling.regions import connected_components
 from hub_unets.training.measure.metrics import ratio_with_interval
 
 POLYP_COLUMNS = ("polyps", "found", "touched", "false_polyps")

@@ -5,6 +5,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.flips import predict_with_flips
+from hub_unets.training.measure.models import pixel_values
 
 
 class Segmenter:
@@ -29,12 +30,11 @@ class Segmenter:
     @torch.inference_mode()
     def __call__(self, images):
         """PIL images, RGB, to masks, integer H x W arrays at their own sizes, and logits B x C x h x w."""
-        pixel_values = self.processor(images, return_tensors="pt")["pixel_values"]
-        pixel_values = pixel_values.to(self.model.device, self.model.dtype)
+        pixels = pixel_values(self.model, self.processor, images)
         if self.flips:
-            outputs = SemanticSegmenterOutput(logits=predict_with_flips(self.model, pixel_values).logits)
+            outputs = SemanticSegmenterOutput(logits=predict_with_flips(self.model, pixels).logits)
         else:
-            outputs = self.model(pixel_values=pixel_values)
+            outputs = self.model(pixel_values=pixels)
         sizes = [(image.height, image.width) for image in images]
         masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **self.options)
         return [mask.cpu().numpy() for mask in masks], outputs["logits"]

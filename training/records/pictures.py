@@ -20,6 +20,8 @@ from hub_unets.training.records.drawing import (
     save_figure,
 )
 
+BAND = 256  # rows
+
 SIDE = 240  # pixels of the longer side of a drawn picture
 
 LABEL, CELL = 1.5, (2.2, 1.85)  # inches: width of a row's label, width and height of a picture's cell
@@ -112,13 +114,15 @@ def error_overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image, uint8 H x W x 3, with every class of the mask outlined and a quarter filled in its colour."""
     mask, picture = np.asarray(mask), image.copy()
-    colours, painted = coloured(mask), mask > 0
-    picture[painted] = (3 * picture[painted].astype(np.uint16) + colours[painted]) // 4
+    for top in range(0, len(mask), BAND):  # a large image's temporary arrays would take gigabytes
+        band, rows = picture[top : top + BAND], mask[top : top + BAND]
+        painted = rows > 0
+        band[painted] = (3 * band[painted].astype(np.uint16) + coloured(rows[painted][None])[0]) // 4
     thickness = max(1, round(max(mask.shape) / 120))
-    for label in np.unique(mask[painted]):
+    for label in np.unique(mask[mask > 0]):
         region = (mask == label).astype(np.uint8)
         contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, contours, -1, colours[mask == label][0].tolist(), thickness)
+        cv2.drawContours(picture, contours, -1, coloured([[label]])[0, 0].tolist(), thickness)
     return picture
 
 

@@ -28,6 +28,7 @@ COLOURS = np.array(  # one for each entry, from the first again after the last
 )
 HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])  # 0 to 1, evenly
 LARGEST = 25_000_000  # pixels
+SESSIONS = 100  # that are kept, of some hundred kB each; the oldest goes
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from another host
 CSS = """
 .scrolled {max-height: 24em; overflow-y: auto}
@@ -43,7 +44,8 @@ START = "<p>Upload or paste an image, or take an example.</p>"
 @torch.inference_mode()
 def run(image):
     """The network's output for a PIL image."""
-    return NETWORK(**PROCESSOR(image, return_tensors="pt"), output_attentions=True)
+    inputs = PROCESSOR(image, return_tensors="pt").to(NETWORK.device, NETWORK.dtype)  # half precision, if saved so
+    return NETWORK(**inputs, output_attentions=True)
 
 
 OF_BLANK = run(Image.new("RGB", (64, 64)))
@@ -51,17 +53,24 @@ IS_BINARY, HAS_GATES = OF_BLANK.logits.shape[1] == 1, bool(OF_BLANK.attentions)
 
 
 def segment(path, threshold):
-    """An upload to all that the page shows: what `show` needs, before and after, mask, polyps, gates' maps."""
+    """An upload to all that the page shows: what `show` needs, before and after, mask, polyps, gates' maps.
+
+    A session keeps the file's path and the logits, no pixels: those of a large photograph are 75 MB.
+    """
     if path is None:
         return None, None, None, START, None
     try:
         image = read(path)
         outputs = run(image)
     except Exception as error:  # Pillow has no one kind of error for damaged files
-        reason = html.escape(str(error).replace(path, Path(path).name))
-        return None, None, None, f"<p>No mask, this file can't be used: {reason}</p>", None
-    seen = np.asarray(image), outputs.logits
-    return seen, *show(seen, threshold), gate_pictures(outputs.attentions or (), image.size)
+        return None, None, None, refusal(path, error), None
+    shown = draw(np.asarray(image), outputs.logits, threshold)
+    return (path, outputs.logits), *shown, gate_pictures(outputs.attentions or (), image.size)
+
+
+def refusal(path, error):
+    reason = html.escape(str(error).replace(path, Path(path).name))
+    return f"<p>No mask, this file can't be used: {reason}</p>"
 
 
 def read(path):
@@ -69,30 +78,38 @@ def read(path):
     with Image.open(path) as opened:
         if opened.width * opened.height > LARGEST:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {LARGEST:,}: make it smaller.")
-    as_is = {"do_resize": False, "do_rescale": False, "do_normalize": False, "mirror_margin": 0}
-    pixels = PROCESSOR(path, return_tensors="np", **as_is)["pixel_values"][0]
-    return Image.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8))
+    return PROCESSOR.read(path)
 
 
 def show(seen, threshold):
-    """Pixels H x W x 3 and logits to the pair before and after, the mask's picture, and the polyps' table.
-
-    The network does not run again; a head of several classes knows no threshold.
-    """
+    """A file's path and logits to what `draw` gives; the network does not run again."""
     if seen is None:
         return None, None, START
-    pixels, logits = seen
+    path, logits = seen
+    try:
+        pixels = np.asarray(read(path))
+    except OSError:  # uploads are deleted after an hour
+        return None, None, "<p>No mask: this image has been deleted, upload it again.</p>"
+    return draw(pixels, logits, threshold)
+
+
+def draw(pixels, logits, threshold):
+    """Pixels H x W x 3 and logits to the pair before and after, the mask's picture, and the polyps' table.
+
+    A head of several classes knows no threshold.
+    """
     sizes = [pixels.shape[:2]]
-    mask = PROCESSOR.post_process_semantic_segmentation(logits, sizes, threshold)[0].numpy()
-    entries = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)[0]
-    ids = entries["segmentation"].numpy()
-    tinted = (pixels // 2 + COLOURS[(ids - 1) % len(COLOURS)] // 2).astype(np.uint8)
-    after = np.where(mask[..., None] > 0, tinted, pixels)
-    grey = (mask * (255 // (NETWORK.config.num_labels - 1))).astype(np.uint8)
-    return (pixels, after), grey, table(entries["segments_info"], np.bincount(ids.ravel()), ids.size)
+    (found,) = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)
+    ids, segments = found["segmentation"].numpy(), found["segments_info"]
+    labels = np.array([0, *(one["label_id"] for one in segments)], np.uint8)  # ids count from 1
+    after = pixels.copy()
+    marked = ids > 0
+    after[marked] = pixels[marked] // 2 + COLOURS[(ids[marked] - 1) % len(COLOURS)] // 2
+    grey = labels[ids] * np.uint8(255 // (NETWORK.config.num_labels - 1))
+    return (pixels, after), grey, table(segments, ids.size)
 
 
-def table(segments, areas, pixels):
+def table(segments, pixels):
     """Entries as HTML: a row for each, with its score and its area in pixels and per cent of all."""
     if not segments:
         return "<p>Nothing found: no pixel is marked.</p>"
@@ -103,8 +120,8 @@ def table(segments, areas, pixels):
             f"</span>{one['id']}",
             html.escape(NETWORK.config.id2label[one["label_id"]]),
             one["score"],
-            areas[one["id"]],
-            100 * areas[one["id"]] / pixels,
+            one["area"],
+            100 * one["area"] / pixels,
         )
         for one in segments
     ]
@@ -190,4 +207,5 @@ if __name__ == "__main__":
         run_history=False,  # would keep images in the browser
         ssr_mode=False,
         max_file_size="30mb",
+        state_session_capacity=SESSIONS,
     )

@@ -109,6 +109,18 @@ def test_exif_orientation_turns_image_and_size():
     assert image.size == (165, 200)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_orientation_of_other_formats_and_damaged_exif(kind):
+    exif, wanted = Image.Exif(), {"height": 20, "width": 10}
+    exif[0x0112] = 6
+    stored = io.BytesIO()
+    Image.new("RGB", (40, 33)).save(stored, kind, exif=exif)
+    image, size = decode(stored.getvalue(), wanted)
+    assert size == (40, 33) and image.size == (33, 40)
+    image, size = decode(jpeg(Image.new("RGB", (400, 330)), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\xff\xff"), wanted)
+    assert size == (330, 400) and image.width > image.height
+
+
 @pytest.mark.parametrize("resample", [2, 3])
 def test_resize_is_the_processors(resample):
     processor = UNetImageProcessor(size=(48, 64), resample=resample)

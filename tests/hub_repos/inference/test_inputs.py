@@ -1,8 +1,10 @@
 """Whatever a person names becomes items whose names never clash."""
 
 import json
+import os
 import sys
 import zipfile
+from pathlib import Path
 
 import av
 import datasets
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hub_unets.hub_repos.inference import inputs
 from hub_unets.hub_repos.inference.inputs import Video, collect
 from hub_unets.training.data.phantoms import phantom, phantom_dataset
 from hub_unets.training.data.reading import read_image
+from hub_unets.training.errors import UserError
 
 
 def picture(path, colour=90):
@@ -32,8 +36,8 @@ def video(path, frames=5, size=64):
     return str(path)
 
 
-def names(inputs, tmp_path, every=1):
-    return [item.name for one in collect(inputs, tmp_path / "out", every)[1] for item in one.items()]
+def names(given, tmp_path, every=1):
+    return [item.name for one in collect(given, tmp_path / "out", every).items for item in one.items()]
 
 
 def test_files_folders_and_globs_are_named_from_the_folder_they_share(tmp_path):
@@ -46,7 +50,8 @@ def test_files_folders_and_globs_are_named_from_the_folder_they_share(tmp_path):
     assert names([f"{tmp_path}/*/*.jpg"], tmp_path) == ["x/a", "y/a"]
     assert names([f"{x}/**/*.png"], tmp_path) == ["deep/a"]
     assert names([x, f"{x}/a.jpg"], tmp_path) == ["a", "deep/a"]
-    where, items = collect([f"{y}/a.jpg"], tmp_path)
+    where, items, left_out = collect([f"{y}/a.jpg"], tmp_path)
+    assert left_out == []
     assert (where, items[0].file) == (y, f"{y}/a.jpg")
 
 
@@ -58,17 +63,20 @@ def test_the_output_inside_the_input_is_left_out(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     files = [picture(tmp_path / "a.jpg"), picture(tmp_path / "a.png")]
-    for inputs in ([str(tmp_path)], files):
+    for given in ([str(tmp_path)], files):
         with pytest.raises(ValueError, match=r"a.jpg and .*a.png would both be called a: rename one"):
-            collect(inputs, tmp_path / "out")
+            collect(given, tmp_path / "out")
 
 
 def test_a_folder_with_masks_gives_its_images_only(tmp_path):
     for index in range(2):
         picture(tmp_path / f"images/{index}.jpg")
         picture(tmp_path / f"masks/{index}.png")
-    _, items = collect([str(tmp_path)], tmp_path / "out")
+    picture(tmp_path / "fold 2/images/8.jpg"), picture(tmp_path / "extra.jpg")
+    (tmp_path / "list.txt").write_text("no image")
+    _, items, left_out = collect([str(tmp_path)], tmp_path / "out")
     assert [item.name for item in items] == ["0", "1"]
+    assert left_out == [f"{tmp_path}/extra.jpg", f"{tmp_path}/fold 2/images/8.jpg"]  # masks are no images left out
     assert items[0].read() == {"bytes": None, "path": str(tmp_path / "images/0.jpg")}
 
 
@@ -77,7 +85,7 @@ def test_a_coco_file_gives_its_images(tmp_path):
     images = [{"id": 1, "file_name": "0.jpg", "width": 8, "height": 6}]
     content = {"images": images, "annotations": [], "categories": []}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    _, items = collect([str(tmp_path / "a.json")], tmp_path / "out")
+    items = collect([str(tmp_path / "a.json")], tmp_path / "out").items
     assert [(item.name, item.file) for item in items] == [("0", str(tmp_path / "images/0.jpg"))]
 
 
@@ -95,7 +103,7 @@ def test_zips_tables_and_phantoms(tmp_path, monkeypatch):
     rows = phantom_dataset(2, 0, 64)
     rows.select_columns(["name", "image"]).to_parquet(tmp_path / "table" / "rows.parquet")
     for data in (tmp_path / "table", tmp_path / "table" / "rows.parquet"):
-        _, items = collect([str(data)], tmp_path / "out")
+        items = collect([str(data)], tmp_path / "out").items
         assert [item.name for item in items] == ["phantom-0-00000", "phantom-0-00001"]
         assert items[1].read()["bytes"] == rows[1]["image"]["bytes"]
     found = names(["phantoms?count=4&size=64&seed=0"], tmp_path)
@@ -105,7 +113,7 @@ def test_zips_tables_and_phantoms(tmp_path, monkeypatch):
 def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     rows = phantom_dataset(2, 0, 64).select_columns(["image"])
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": rows}))
-    where, items = collect(["owner/set"], tmp_path / "out")
+    where, items, _ = collect(["owner/set"], tmp_path / "out")
     assert where == "owner/set" and [item.name for item in items] == ["phantom-0-00000", "phantom-0-00001"]
     two = rows.add_column("thumbnail", rows["image"]).cast_column("thumbnail", datasets.Image(decode=False))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": two}))
@@ -117,7 +125,7 @@ def test_the_frames_of_a_video_are_named_by_their_index(tmp_path):
     path = video(tmp_path / "clip.mp4")
     assert names([path], tmp_path) == [f"clip/{index:06d}" for index in range(5)]
     assert names([path], tmp_path, every=2) == ["clip/000000", "clip/000002", "clip/000004"]
-    (clip,) = collect([path], tmp_path / "out", 2)[1]
+    (clip,) = collect([path], tmp_path / "out", 2).items
     assert clip.count() == 3
     reds = [np.asarray(read_image(item.read(), item.name))[..., 0].mean() for item in clip.items()]
     np.testing.assert_allclose(reds, [0, 80, 160], atol=12)
@@ -159,5 +167,72 @@ def test_a_changed_file_has_another_stamp(tmp_path):
     stamps = set()
     for index in range(2):
         Image.fromarray(phantom(0, index, 64)[0]).save(path)
-        stamps.add(collect([str(path)], tmp_path / "out")[1][0].stamp)
+        stamps.add(collect([str(path)], tmp_path / "out").items[0].stamp)
     assert len(stamps) == 2
+
+
+def test_no_damaged_video_is_more_than_an_item_that_names_it(tmp_path):
+    whole = Path(video(tmp_path / "clip.mp4")).read_bytes()
+    random = np.random.default_rng(0)
+    for number in range(60):
+        damaged = bytearray(whole)
+        for place in random.integers(len(whole), size=12):
+            damaged[place] = random.integers(256)
+        path = tmp_path / "damaged.mp4"
+        path.write_bytes(damaged if number % 2 else damaged[: random.integers(len(whole))])
+        clip = Video("damaged", str(path), "", 1)
+        assert clip.count() >= 1
+        for item in clip.items():
+            try:
+                assert read_image(item.read(), item.name).width
+            except UserError as error:
+                assert str(error).startswith(f"{path}: frame ")
+
+
+def test_a_frame_that_cannot_be_converted_names_the_video(tmp_path, monkeypatch):
+    (item,) = Video("clip", video(tmp_path / "clip.mp4", 1), "", 1).items()
+    monkeypatch.setattr(inputs, "_encoded", lambda image: 1 / 0)
+    with pytest.raises(ValueError, match="clip.mp4: frame 0 can't be read .division by zero.: replace the file"):
+        item.read()
+
+
+QUARTER = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # clockwise; a, b, c, d of the header's matrix
+
+
+@pytest.mark.parametrize("angle", QUARTER)
+def test_a_video_that_was_filmed_turned_is_read_upright(angle, tmp_path):
+    path = tmp_path / "turned.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 64, 32
+        image = Image.new("RGB", (64, 32))
+        image.paste((255, 0, 0), (0, 0, 32, 32))  # red to the left
+        container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # nine numbers
+    for place, value in zip((0, 1, 3, 4), QUARTER[angle], strict=True):
+        content[matrix + 4 * place : matrix + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(content)
+    (item,) = Video("turned", str(path), "", 1).items()
+    pixels = np.asarray(read_image(item.read(), item.name)).astype(int)
+    upright = np.rot90(np.asarray(image), -angle // 90)  # what is left comes to the top when turned by 90
+    assert pixels.shape == upright.shape and np.abs(pixels - upright).mean() < 10
+
+
+def test_less_usual_suffixes_links_and_what_is_left_out(tmp_path):
+    folder = tmp_path / "set"
+    for number, suffix in enumerate(("jfif", "jp2", "tga", "ppm", "avif", "JPE")):
+        picture(folder / f"part {number}!" / f"{number}.{suffix}")
+    picture(tmp_path / "elsewhere/linked.png"), picture(folder / "__odd/name.png")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/loop").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(folder / "pipe.png")
+    for name in ("notes.txt", "scan.dcm", ".hidden.png"):
+        (folder / name).write_text("no")
+    found = collect([str(folder)], tmp_path / "out")
+    assert len(found.items) == 8 and {"link/linked", "__odd/name", "part 5!/5"} <= {item.name for item in found.items}
+    assert all(read_image(item.read(), item.name).size == (8, 6) for item in found.items)
+    assert found.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.dcm")]
+    assert f"{folder}/__odd" in collect([f"{folder}/*"], tmp_path / "out").left_out
