@@ -1,5 +1,6 @@
 """Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
 
+import json
 import sys
 
 import pytest
@@ -38,7 +39,8 @@ def make_checkpoint(tmp_path_factory):
         }
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        run = {"name": f"{variant}-test", "model_type": variant, "settings": {"data": DATA}, "command": "a command"}
+        settings = {"data": DATA} | {f"model.{name}": json.dumps(value) for name, value in fields.items()}
+        run = {"name": f"{variant}-test", "model_type": variant, "settings": settings, "command": "a command"}
         results = {
             "run": run | {"parameters": model.num_parameters(), "best": None, "history": [], "seed": 0},
             "data": data_record(DATA, partition, width),
