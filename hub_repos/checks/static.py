@@ -4,6 +4,7 @@ Each takes the folder and raises UserError with what is wrong. None of the repos
 network are built by this project's own classes.
 """
 
+import functools
 import json
 import math
 import re
@@ -100,11 +101,15 @@ def known_file(name):
     Raises:
         UserError: a repository has no file of this name.
     """
-    published = {path.name for variant in variant_names() for path in code_files(variant)}
-    found = ("code", CODE_BYTES) if name in published else KNOWN_FILES.get(name)
+    found = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
     if found is None:
         raise UserError(f"{name[:80]} is no file that hub-unets builds")
     return found
+
+
+@functools.cache
+def _published_code():
+    return {path.name for variant in variant_names() for path in code_files(variant)}
 
 
 def check_files(folder):
