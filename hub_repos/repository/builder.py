@@ -15,6 +15,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
+from hub_unets.training.measure.weights import load_weights
 from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
@@ -72,7 +73,7 @@ def is_build(folder):
 
 def save_model(checkpoint, folder, config_class, model_class):
     """Weights, config with every Auto class and the pipeline, and the processor."""
-    model = model_class.from_pretrained(checkpoint)
+    model = load_weights(model_class, checkpoint)
     for field, value in remote_code(config_class, model_class).items():
         setattr(model.config, field, value)
     model.save_pretrained(folder)
