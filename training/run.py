@@ -26,7 +26,7 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples, require_foreground
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
@@ -156,6 +156,7 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     training = TrainingSamples(trained, trains, augmentation)
     validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
+    require_foreground(trained)
     return training, validation
 
 

@@ -1,15 +1,36 @@
-"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts."""
+"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts.
 
+Here, too, is what counts as an image file, how one is set upright, and how what is left out is said.
+"""
+
+import os
 import re
+import sys
 from collections.abc import Iterable
 
 import datasets
+from PIL import ExifTags, Image
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("validation", "val", "valid", "dev"), "validation"
 )
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {  # what Pillow reads
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif",
+    ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".dds", ".qoi",
+}  # fmt: skip
+
+TURNS = {  # EXIF's orientation to what sets the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+DEBRIS = {"thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 
 ENCODED = datasets.Image(decode=False)
 FEATURES = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
@@ -25,3 +46,27 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, and without its EXIF; one that can't be read says nothing."""
+    try:
+        method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError, TypeError and more
+        method = None
+    turned = image.copy() if method is None else image.transpose(method)
+    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(key, None)
+    return turned
+
+
+def is_debris(name: str) -> bool:
+    """Whether a file or folder is hidden or a system's own, which nobody counts as left out."""
+    return name.startswith((".", "__")) or name.lower() in DEBRIS
+
+
+def say_left_out(where: object, names: Iterable[str], why: str) -> None:
+    """One line on stderr, of the first process alone, that counts and names what is not used; none without names."""
+    names = sorted(names)
+    if names and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print(f"{where}: left out {len(names)} {why}: {first_few(names)}", file=sys.stderr, flush=True)
