@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from hub_unets.training.data.coco_masks import annotation_pixels, mask_api, whole_number
-from hub_unets.training.data.rows import FEATURES, first_few, say_left_out, upright
+from hub_unets.training.data.rows import FEATURES, first_few, say_left_out, upright_size
 from hub_unets.training.errors import UserError
 
 LISTS = "images", "annotations", "categories"
@@ -265,7 +265,7 @@ def _size(path: Path, image: _Image) -> tuple[int, int]:
     if any(side in (None, 0, "") for side in given):
         try:
             with Image.open(image.file) as opened:
-                sides = upright(opened).size[::-1]
+                sides = upright_size(opened)[::-1]
         except Exception as error:  # Pillow's decoders raise more than OSError
             raise UserError(f"{image.file}: {path.name} gives no size, and it is not a readable image") from error
     if None in sides or min(sides) < 1 or sides[0] * sides[1] > Image.MAX_IMAGE_PIXELS:

@@ -5,6 +5,7 @@ are class indices, or black and white (perhaps with the noise of a lossy format)
 `labels_of` and nowhere else. There, too, a polyp's boundary becomes a label of its own.
 """
 
+import errno
 import hashlib
 import io
 import warnings
@@ -41,8 +42,11 @@ class Mask(NamedTuple):
 
 
 def file_digest(value: dict) -> str:
-    """The sha256, in hex, of the stored file {"bytes", "path"}."""
-    return hashlib.sha256(_stored(value).read()).hexdigest()
+    """The sha256, in hex, of the stored file {"bytes", "path"}. Raises UserError where it can't be read."""
+    try:
+        return hashlib.sha256(_stored(value).read()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{value['path']}: can't be read ({error.strerror}): replace the file") from error
 
 
 def read_image(value: dict, name: str) -> Image.Image:
@@ -276,7 +280,12 @@ def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
 
 def _stored(value: dict) -> io.BytesIO:
     content = value.get("bytes")
-    return io.BytesIO(Path(value["path"]).read_bytes() if content is None else content)
+    if content is not None:
+        return io.BytesIO(content)
+    path = Path(value["path"])
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return io.BytesIO(path.read_bytes())
 
 
 def _where(value: dict, name: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import datasets
 from PIL import ExifTags, Image
@@ -58,6 +59,29 @@ def upright(image: Image.Image) -> Image.Image:
     for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
         turned.info.pop(key, None)
     return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of `upright(image)`, without decoding it."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # as above
+        turned = False
+    return image.size[::-1] if turned else image.size
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
+
+    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others.
+    """
+    files, others = [], []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_debris(name))
+        others += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
+        for path in (Path(place, name) for name in names if not is_debris(name)):
+            (files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() else others).append(path)
+    return sorted(files), sorted(others)
 
 
 def is_debris(name: str) -> bool:
