@@ -4,6 +4,7 @@ Data, network, training, scoring of the best epoch, pictures; the folder it leav
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import resource
@@ -82,7 +83,7 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept = kept_settings(arguments, settings, partition, state.num_processes)
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         if is_finished(arguments.output_dir):
@@ -91,6 +92,16 @@ def main(argv=None):
             train_and_score(arguments, model_fields, loss_weights, settings, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
+
+
+def kept_settings(arguments, settings, partition, processes):
+    """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
+    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
+    if arguments.negatives:
+        _, digests = load_negatives(arguments.negatives, partition)
+        kept["negatives_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return kept
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):

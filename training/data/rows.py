@@ -73,15 +73,26 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
 
-    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others.
+    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others, as
+    does a file whose name is not UTF-8, which no table can hold.
     """
     files, others = [], []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_debris(name))
         others += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
         for path in (Path(place, name) for name in names if not is_debris(name)):
-            (files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() else others).append(path)
+            wanted = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
+            (files if wanted else others).append(path)
     return sorted(files), sorted(others)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_debris(name: str) -> bool:

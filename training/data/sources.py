@@ -27,6 +27,7 @@ from hub_unets.training.data.rows import (
     PARTS,
     first_few,
     image_files,
+    is_text,
     say_left_out,
     upright_size,
 )
@@ -60,13 +61,15 @@ def load_source(
     model's, for the categories of a COCO file; see `training.data.coco.coco_rows`.
     Raises UserError where nothing lies at `data`, or what lies there can't be paired.
     """
+    if not is_text(data):
+        raise UserError(f"{data!r}: a name that is not UTF-8: rename it")
     path = Path(data).expanduser()
     if data.partition("?")[0] == "phantoms":
         return _phantoms(data)
     if path.is_dir():
         parts = _folder(path, image_column, mask_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".zip":
-        parts = _folder(unzipped(path), image_column, mask_column, id2label)
+        parts = _zip(path, image_column, mask_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".json":
         parts = _coco({"train": path}, image_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".parquet":
@@ -178,6 +181,14 @@ def _folder(
         f".json; found {found}: "
         "rename them, or name them as image_column and mask_column"
     )
+
+
+def _zip(path: Path, *options: object) -> dict[str, datasets.Dataset]:
+    folder = unzipped(path)
+    try:
+        return _folder(folder, *options)
+    except UserError as error:  # the user knows the zip, not the cache
+        raise UserError(str(error).replace(str(folder), str(path))) from error
 
 
 def _metadata_names_masks(folder: Path) -> bool:

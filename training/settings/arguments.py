@@ -10,6 +10,7 @@ import argparse
 import difflib
 import inspect
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,9 @@ from hub_unets.training.fit.start import read_start_config, with_start_fields
 RECIPES = Path(__file__).parents[1] / "recipes"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 NESTED = ("model", "loss", "grid", "space")
+WIDEST, DEEPEST, MOST_LABELS = 8192, 64, 255  # label 255 is for pixels to be ignored
+LARGEST_SIZE = 16_384  # pixels
+LONGEST_RECIPE = 100_000  # bytes, and values
 WHOLE = (
     "loss",
     "grid",
@@ -151,6 +155,9 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        for name in ("image_size", "train_size"):
+            if (size := getattr(self, name)) is not None and not 1 <= size <= LARGEST_SIZE:
+                raise UserError(f"{name} must lie between 1 and {LARGEST_SIZE}, got {size}.")
         if self.copies < 1:
             raise UserError(f"copies must be at least 1, got {self.copies}.")
         if self.start_from is not None and self.backbone_weights not in ("timm", "none"):
@@ -217,12 +224,13 @@ def parse(argv=None):
     _refuse_unknown(given, parser)
     with about_input():
         arguments, namespace = parser.parse_args_into_dataclasses(
-            [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
+            [text for name, texts in given.items() if texts is not None for text in _as_options(name, texts)]
         )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
     if start_config is not None:
         model = with_start_fields(model, variant, start_config)
+    _refuse_wrong_model(model, config_class)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
     _refuse_wrong_losses(loss, parser)
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
@@ -250,6 +258,8 @@ def read_recipe(path, above=()):
         raise UserError(f"{path} stands on itself: recipe must name another one.")
     own = _flat(path)
     base = own.pop("recipe", None)
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: recipe must be the name or the path of another one, got {base!r}.")
     inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
     replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
     return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
@@ -257,21 +267,54 @@ def read_recipe(path, above=()):
 
 def _flat(path):
     """The recipe's own names, those of `model:` and its like dotted."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+    content = _yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
     flat = {}
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a name must be text, got {name!r}.")
         if name in NESTED:
             if not isinstance(value, dict):
-                raise UserError(f"{path}: {name} must map names to values, got {value!r}.")
+                raise UserError(f"{path}: {name} must map names to values, got {repr(value)[:80]}.")
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
     return flat
+
+
+def _yaml(path):
+    """What a recipe's file holds, {} where it is empty.
+
+    Raises:
+        UserError: not YAML, or more than a recipe's worth of it, aliases written out.
+    """
+    try:
+        if path.stat().st_size > LONGEST_RECIPE:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, a recipe at most {LONGEST_RECIPE}.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        if _values(content, {}) > LONGEST_RECIPE:
+            raise UserError(f"{path} stands for more than {LONGEST_RECIPE} values: write it without aliases (*name).")
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply, or within itself.") from error
+    except Exception as error:  # of YAML; ValueError of its dates and numbers, and more
+        raise UserError(f"{path} is not YAML: {error}") from error
+    return content
+
+
+def _values(value, counted):
+    """How many values there are below one, aliases written out. Raises RecursionError for one that holds itself."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = math.nan  # until its own are counted
+        inner = value if isinstance(value, list) else value.values()
+        counted[id(value)] = 1 + sum(_values(one, counted) for one in inner)
+    if math.isnan(counted[id(value)]):
+        raise RecursionError
+    return counted[id(value)]
 
 
 def run_fields(recipe):
@@ -343,6 +386,11 @@ def texts_of(value, nested):
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
 
+def _as_options(name, texts):
+    """One value joined to its name, so that one like --this is none of the command's own names."""
+    return [f"{name}={texts[0]}"] if len(texts) == 1 else [name, *texts]
+
+
 def value_of(text):
     """Command-line text as YAML reads it, and 1e-4 as the number it is."""
     try:
@@ -378,6 +426,28 @@ def _refuse_wrong_types(model, config_class, parser):
         wanted = type(defaults[name])
         if wanted in (bool, int, str) and type(value) is not wanted:
             parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
+
+
+def _refuse_wrong_model(model, config_class):
+    """Refuses fields that describe no network, or one that no machine holds."""
+    limits = {"depth": DEEPEST, "num_labels": MOST_LABELS, "position_grid": 256}
+    for name, value in model.items():
+        for number in value if isinstance(value, list) else [value]:
+            limit = limits.get(name, DEEPEST if name.endswith("layers") else WIDEST)
+            if isinstance(number, int | float) and not number <= limit:  # NaN, too
+                raise UserError(f"model.{name} must be at most {limit}, got {repr(value)[:80]}.")
+    try:
+        config = config_class(**model)
+    except ValueError:
+        return  # said where the network is built
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        fields = ", ".join(f"model.{name}={repr(value)[:80]}" for name, value in model.items())
+        raise UserError(f"the network can't be described by {fields}: {error}.") from error
+    if config.backbone is None and config.base_channels * 2**config.depth > WIDEST:
+        raise UserError(
+            f"model.base_channels={config.base_channels} doubles model.depth={config.depth} times, above {WIDEST} "
+            "channels: choose fewer."
+        )
 
 
 def _refuse_wrong_losses(loss, parser):
