@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import check
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.reading import read_image, read_labels
@@ -257,6 +258,7 @@ def recipes(folder, rng):
         except SystemExit as stopped:  # argparse's own way to refuse: it names the field
             assert stopped.code == 2
             raise UserError(path.name) from stopped
+        Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
         config_class, model_class = find_variant(arguments.variant)
         with about_input(), torch.device("meta"):
             model_class(config_class(**model))
