@@ -78,7 +78,8 @@ def read_mask(value: dict, name: str) -> Mask:
                 f"{where}: a mask in colours: which colour is which class is not known; save it as class indices "
                 "(PNG, one channel), or as black and white"
             )
-        return Mask(values[..., 0], lossy, indexed=not lossy and spread == 0)
+        dark = values[..., 0].max() <= NOISE  # then another channel may hold more
+        return Mask(values.max(axis=2) if dark else values[..., 0], lossy, indexed=not lossy and spread == 0)
     sound = np.isfinite(values) & (values >= 0)
     if not sound.all():
         raise UserError(f"{where}: a mask with the value {values[~sound][0]}: write class indices, or 0 and 255")

@@ -155,6 +155,13 @@ class TestTwoLabels:
         with pytest.raises(ValueError, match="labels out of range: found 0, .*100"):
             read_labels(stored(mask_of(0, 100), "JPEG", quality=100), "a")
 
+    @pytest.mark.parametrize("suffix", ["PNG", "JPEG"])
+    def test_class_indices_in_another_channel(self, suffix):
+        empty, indices = mask_of(0), mask_of(0, 9)
+        image = Image.merge("RGB", [empty, empty, indices])
+        with pytest.raises(ValueError, match="labels out of range: found 0, 9|do not survive a lossy format"):
+            read_labels(stored(image, suffix), "a", 3)
+
     def test_class_indices_in_three_channels_are_those_of_one(self):
         with pytest.raises(ValueError, match="labels out of range: found 0, 3; a mask holds class indices 0..1"):
             read_labels(stored(mask_of(0, 3, mode="RGB")), "a")
