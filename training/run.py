@@ -4,6 +4,7 @@ Data, network, training, scoring of the best epoch, pictures; the folder it leav
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import resource
@@ -26,7 +27,7 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples, require_foreground
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
@@ -84,7 +85,7 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept = kept_settings(arguments, settings, partition, state.num_processes)
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         if is_finished(arguments.output_dir):
@@ -93,6 +94,16 @@ def main(argv=None):
             train_and_score(arguments, model_fields, loss_weights, settings, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
+
+
+def kept_settings(arguments, settings, partition, processes):
+    """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
+    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
+    if arguments.negatives:
+        _, digests = load_negatives(arguments.negatives, partition)
+        kept["negatives_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return kept
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
@@ -158,6 +169,7 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     training = TrainingSamples(trained, trains, augmentation)
     validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
+    require_foreground(trained)
     return training, validation
 
 

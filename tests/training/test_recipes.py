@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hub_unets.training.records.results import read_history
-from hub_unets.training.settings.arguments import RECIPES, read_recipe
+from hub_unets.training.settings.recipes import RECIPES, read_recipe
 from tests.training import runs
 
 SHARED = runs.ROOT.parent / "shared"

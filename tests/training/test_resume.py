@@ -4,8 +4,10 @@ import functools
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hub_unets.training.records.results import read_history
@@ -112,6 +114,38 @@ def test_rate_that_falls_on_a_plateau_falls_alike_after_a_resume(tmp_path):
         history = read_history(tmp_path / folder, {})
         rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
         assert rates == [0.01, 0.01, 0.005, 0.0025]
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def add(*numbers):
+        for number in numbers:
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"set/images/{number}.png")
+            Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / f"set/masks/{number}.png")
+
+    add(*range(20))
+    options = {**SETTINGS, "data": tmp_path / "set", "split": "80/10/10"}
+    assert run(tmp_path / "run", ("after_step", 2), **options).code == -9
+    two = run_in_two_processes(tmp_path / "run", **options)
+    assert two[0].code == 1 and "holds a run with processes=1, not 2: " in two[0].stderr
+    add(0)
+    changed = run(tmp_path / "run", **options)
+    assert changed.code == 1 and "holds a run with files_sha256=" in changed.stderr
+    add(20, 21)
+    larger = run(tmp_path / "run", **options)
+    assert larger.code == 1 and "holds a run with " in larger.stderr and "Resumed" not in larger.stdout
+
+
+def test_a_training_part_without_a_polyp_is_refused(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (32, 32 + number)).save(tmp_path / f"set/{kind}/{number}.png")
+    ended = run(tmp_path / "run", data=tmp_path / "set", split="80/10/10")
+    assert ended.code == 1 and "none of the 16 training masks has a foreground pixel" in ended.stderr
 
 
 def test_two_processes_resume_bit_for_bit(tmp_path):

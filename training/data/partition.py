@@ -34,7 +34,7 @@ OTHERS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
 class Partition:
     """A split: the indices of each part's rows, sorted by name. Row i is called `names[i]`.
 
-    `digests[i]` is the sha256 of its image file.
+    `digests[i]` is the sha256 of its image file, `mask_digests[i]` that of its mask.
     `twins` are the test names that show the same frame or lesion as a name in train or validation.
     """
 
@@ -45,6 +45,7 @@ class Partition:
     test: tuple[int, ...]
     names: tuple[str, ...] = dataclasses.field(repr=False)
     digests: tuple[str, ...] = dataclasses.field(repr=False)
+    mask_digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     twins: tuple[str, ...] = ()
 
     @property
@@ -56,6 +57,12 @@ class Partition:
     def sha256(self) -> str:
         """The digest of who is where: the sorted lines "part<tab>name"."""
         lines = sorted(f"{part}\t{name}\n" for part in PARTS for name in self.names_of(part))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def files_sha256(self) -> str:
+        """The digest of what the files hold: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
+        lines = sorted("\t".join(row) + "\n" for row in zip(self.names, self.digests, self.mask_digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def names_of(self, part: str) -> list[str]:
@@ -96,7 +103,8 @@ def make_partition(
     else:
         parts = _drawn(split, groups, rng)
     parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
-    partition = Partition(split, split_seed, *parts, names=names, digests=digests)
+    masks = tuple(file_digest(mask) for mask in rows["annotation"])
+    partition = Partition(split, split_seed, *parts, names=names, digests=digests, mask_digests=masks)
     found = leaks(rows, partition)
     _refuse_leaks(found, split)
     return rows, dataclasses.replace(partition, twins=tuple(sorted({test for test, _ in found.twins})))

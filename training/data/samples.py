@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from hub_unets.training.data.reading import read_pair
+from hub_unets.training.data.reading import IGNORE, read_pair
+from hub_unets.training.errors import UserError
+
+VERSION = "version 2"  # of how masks are read: another one makes every cache anew
 
 _FEATURES = datasets.Features(
     {
@@ -59,6 +62,15 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
         ) from error
 
 
+def require_foreground(samples):
+    """Raises UserError unless a pixel of some sample has a label that is neither background nor ignored."""
+    if not any(set(sample["labels"]) - {0, IGNORE} for sample in samples.select_columns("labels")):
+        raise UserError(
+            f"none of the {len(samples)} training masks has a foreground pixel, so there is nothing to learn: look at "
+            "the masks (check_data=True lists what they hold), or give training images that show a polyp"
+        )
+
+
 def _sample(row, processor, num_labels, boundary_width):
     image, labels = read_pair(row, num_labels, boundary_width)
     native = io.BytesIO()
@@ -72,7 +84,7 @@ def _sample(row, processor, num_labels, boundary_width):
 
 
 def _cache_key(rows, digests, processor, num_labels, boundary_width):
-    fields = ("version 1", processor.size, processor.resample, num_labels, boundary_width)
+    fields = (VERSION, processor.size, processor.resample, num_labels, boundary_width)
     hashed = hashlib.sha256(repr(fields).encode())
     for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
         hashed.update(f"{row['name']}\t{digest}\t".encode())

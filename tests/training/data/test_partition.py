@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 
 from hub_unets.training.data import partition as module
 from hub_unets.training.data.partition import leaks, make_partition, near_duplicates, published_names
@@ -224,3 +225,22 @@ class TestRealSet:
         _, partition = make_partition(real_source, "official")
         assert len(partition.twins) == 12
         assert len(set(partition.names_of("test")) - set(partition.twins)) == 108
+
+
+def test_digest_of_the_files_is_of_every_name_image_and_mask(tmp_path):
+    def digest():
+        return make_partition(load_source(str(tmp_path)), "80/10/10")[1].files_sha256
+
+    for kind, value in ("images", 1), ("masks", 255):
+        (tmp_path / kind).mkdir()
+        for number in range(20):
+            Image.new("L", (8, 8 + number), value).save(tmp_path / kind / f"{number}.png")
+    found = [digest(), digest()]
+    assert found[0] == found[1]
+    Image.new("L", (8, 8), 2).save(tmp_path / "images/0.png")
+    found.append(digest())
+    Image.new("L", (8, 8), 0).save(tmp_path / "masks/0.png")
+    found.append(digest())
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "0.png").rename(tmp_path / kind / "z.png")
+    assert len({*found, digest()}) == 4

@@ -12,7 +12,14 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data import samples as module
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.reading import file_digest, read_image
-from hub_unets.training.data.samples import EpochSampler, EvaluationSamples, TrainingSamples, cached_samples, collate
+from hub_unets.training.data.samples import (
+    EpochSampler,
+    EvaluationSamples,
+    TrainingSamples,
+    cached_samples,
+    collate,
+    require_foreground,
+)
 
 SIZE = 24
 FEATURES = datasets.Features(
@@ -257,3 +264,30 @@ class TestEpochSampler:
         torch.manual_seed(5)
         assert order(1, 2) == expected
         assert len({tuple(one) for one in (expected, order(2, 1), order(1, 3), order(2, 2))}) == 4
+
+
+class TestForeground:
+    SHAPES = (30, 40), (37, 29), (26, 26)
+
+    def test_one_pixel_is_enough(self, tmp_path):
+        masks = [np.zeros(shape) for shape in self.SHAPES]
+        masks[2][10:14, 10:14] = 255
+        require_foreground(cached(make_rows(masks), tmp_path))
+
+    def test_none_is_refused(self, tmp_path):
+        masks = [np.zeros(shape) for shape in self.SHAPES]
+        with pytest.raises(ValueError, match="none of the 3 training masks has a foreground pixel"):
+            require_foreground(cached(make_rows(masks), tmp_path))
+
+    def test_ignored_pixels_are_no_foreground(self, tmp_path):
+        masks = [np.full(shape, 255) for shape in self.SHAPES]
+        samples = cached(make_rows(masks), tmp_path).map(lambda sample: {"labels": b"\xff\x00" * 288})
+        with pytest.raises(ValueError, match="no.* foreground pixel"):
+            require_foreground(samples)
+
+
+def test_labels_of_an_earlier_reading_are_not_used(tmp_path, monkeypatch, decoded):
+    cached(make_rows(), tmp_path)
+    monkeypatch.setattr(module, "VERSION", "version 1")
+    cached(make_rows(), tmp_path)
+    assert len(decoded) == 6
