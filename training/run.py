@@ -8,7 +8,6 @@ import hashlib
 import logging
 import math
 import resource
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.start import load_start
 from hub_unets.training.fit.threads import keep_freed_memory, require_processes, use_all_cores
 from hub_unets.training.fit.trainer import UNetTrainer
-from hub_unets.training.measure.calibration import calibrate
+from hub_unets.training.measure.calibration import calibrate, to_half
 from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.models import load_model
@@ -49,16 +48,17 @@ from hub_unets.training.records.results import (
     environment_record,
     read_results,
     summary_lines,
-    without_folder,
     write_results,
 )
 from hub_unets.training.settings.arguments import parse
+from hub_unets.training.settings.publishable import command_of, publishable
 
 TIMED_IMAGES = 20
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     logging.captureWarnings(True)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -88,10 +88,12 @@ def main(argv=None):
     kept = kept_settings(arguments, settings, partition, state.num_processes)
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
+        settings = publishable(settings)
         if is_finished(arguments.output_dir):
             state.print(f"{arguments.output_dir} is finished: remove it or choose another output_dir to train again.")
         else:
-            train_and_score(arguments, model_fields, loss_weights, settings, rows, partition)
+            command = command_of("run", argv)
+            train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
 
@@ -106,7 +108,7 @@ def kept_settings(arguments, settings, partition, processes):
     return kept
 
 
-def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
+def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
     """Everything between the data and results.json."""
     folder = Path(arguments.output_dir)
     model, processor = build(arguments, model_fields)
@@ -140,7 +142,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     unscored = {part: indices[part] for part in parts if part not in scores}
     scores |= score_parts(model, processor, rows, unscored, folder, arguments.boundary_width)
     results = {
-        "run": run_record(arguments, settings, model, best) | {"started_from": start and start.record},
+        "run": run_record(arguments, settings, command, model, best) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -188,12 +190,12 @@ def load_negatives(folder, partition):
     return frames, digests
 
 
-def run_record(arguments, settings, model, best):
+def run_record(arguments, settings, command, model, best):
     return {
         "name": Path(arguments.output_dir).name,
         "model_type": model.config.model_type,
-        "settings": {name: without_folder(text) for name, text in settings.items()},
-        "command": command_line(),
+        "settings": settings,
+        "command": command,
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),
@@ -255,7 +257,8 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
 
 def log_scoring(folder, part, count, why=""):
     """A line of scorings.log."""
-    with (folder / "scorings.log").open("a", encoding="utf-8") as log:
+    path = folder / "scorings.log"
+    with naming_write_errors(path), path.open("a", encoding="utf-8") as log:
         log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {why}".rstrip() + "\n")
 
 
@@ -280,7 +283,9 @@ def save_checkpoint(model, processor, folder, half_precision=False):
     processor.save_pretrained(folder)
     if half_precision:
         state = model.state_dict()
-        weights = {name: one.half() if one.is_floating_point() else one for name, one in state.items()}
+        weights = {name: to_half(one) for name, one in state.items()}
+        if wide := [name for name, one in weights.items() if one.dtype == torch.float32]:
+            print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -352,7 +357,7 @@ def say_split(partition):
 
 def say_resumed(resumed, passed_over):
     for folder in passed_over:
-        print(f"Passed over {folder}: it was only half written.", flush=True)
+        print(f"Passed over {folder}: it is half written or damaged.", flush=True)
     if resumed is not None:
         print(f"Resumed from {resumed}.", flush=True)
 
@@ -361,10 +366,6 @@ def say_results(folder):
     print("\n".join(summary_lines(read_results(Path(folder) / "results.json"))))
     print(f"Results, weights and pictures: {folder}")
     print(f"Next: hub-unets build {folder} {folder}/repository")
-
-
-def command_line():
-    return shlex.join(["accelerate", "launch", "training/run.py", *map(without_folder, sys.argv[1:])])
 
 
 def finite(history):

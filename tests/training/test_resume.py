@@ -21,6 +21,7 @@ SETTINGS = {
     "encoder_learning_rate": 0.005,
     "lr_scheduler_type": "cosine",
     "augmentation": "[{HorizontalFlip: {p: 0.5}}, {RandomBrightnessContrast: {p: 0.8}}]",
+    "logging_steps": 3,
 }
 SPREADS = {
     "1x8": {"per_device_train_batch_size": 8},
@@ -89,6 +90,16 @@ def test_damaged_checkpoint_is_passed_over(tmp_path):
     (tmp_path / "run/checkpoint-4/model.safetensors").write_bytes(b"damaged")
     ended = run(tmp_path / "run", **SETTINGS)
     assert "Passed over" in ended.stdout and "checkpoint-3." in ended.stdout
+    assert_same_end(tmp_path / "run", uninterrupted("1x8"))
+
+
+def test_checkpoint_of_zeros_at_the_right_size_is_passed_over(tmp_path):
+    run(tmp_path / "run", ("after_step", 5), **SETTINGS)
+    for name in ("optimizer.pt", "ema.safetensors"):
+        file = tmp_path / "run/checkpoint-4" / name
+        file.write_bytes(bytes(file.stat().st_size))
+    ended = run(tmp_path / "run", **SETTINGS)
+    assert "checkpoint-4: it is half written or damaged" in ended.stdout and "checkpoint-3." in ended.stdout
     assert_same_end(tmp_path / "run", uninterrupted("1x8"))
 
 
@@ -173,6 +184,13 @@ def assert_same_end(found, expected, step=6):
         assert one[field] == other[field], field
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (found, expected))
     assert one["metrics"] == other["metrics"] and one["run"]["best"] == other["run"]["best"]
+    assert losses_of(found / checkpoint) == losses_of(expected / checkpoint)
+
+
+def losses_of(folder):
+    """The training losses of the log, as the curves show them."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [(one["step"], one["loss"]) for one in history if "loss" in one]
 
 
 def assert_equal(one, other):

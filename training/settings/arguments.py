@@ -24,6 +24,7 @@ from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.fit.losses import LOSSES, WeightedSum, parameters
 from hub_unets.training.fit.start import read_start_config, with_start_fields
 from hub_unets.training.settings.recipes import find_recipe, read_recipe, run_fields
+from hub_unets.training.settings.trainer_fields import check_trainer_fields
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 WIDEST, DEEPEST, MOST_LABELS = 8192, 64, 255  # label 255 is for pixels to be ignored
@@ -135,6 +136,7 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate; a checkpoint follows each time."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save further checkpoints: epoch or steps."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: it would hide a diverging loss."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: samples are made on the fly."})
     metric_for_best_model: str = field(
         default="dice",
@@ -145,6 +147,7 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_trainer_fields(self)
         if self.precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         for name in ("image_size", "train_size"):

@@ -19,6 +19,8 @@ from hub_unets.training.settings.arguments import (
     value_of,
 )
 
+LONGEST = 120  # characters of a trial's name: a file's has 255 bytes at most
+
 
 @dataclass
 class Sweep:
@@ -53,10 +55,14 @@ class Sweep:
         if self.space:
             self.cells = {f"trial-{number:03d}": {} for number in range(self.trials)}
         else:
-            self.cells = {_slug("-".join(cell.values())): cell for cell in chosen}
+            self.cells = dict(zip(_names(["-".join(cell.values()) for cell in chosen]), chosen, strict=True))
 
     def folder(self, name):
         return self.output_dir / "trials" / name
+
+    def beside(self, name, suffix):
+        """A trial's file beside its folder; a name may hold dots."""
+        return self.output_dir / "trials" / f"{name}{suffix}"
 
     def arguments(self, settings, output_dir):
         """The command line of one run."""
@@ -168,5 +174,12 @@ def _suggest(trial, name, spec):
         ) from error
 
 
-def _slug(text):
-    return re.sub(r"[^\w.+-]+", "_", text)
+def _names(texts):
+    """A name for each text that can be a folder's, in order; of those alike the second gets -2, the third -3."""
+    slugs = [re.sub(r"[^\w.+-]+", "_", text)[:LONGEST].strip(".") or "_" for text in texts]
+    names = []
+    for slug in slugs:
+        alike = (f"{slug}-{number}" for number in itertools.count(2))
+        is_free = slug not in names
+        names.append(slug if is_free else next(one for one in alike if one not in names and one not in slugs))
+    return names

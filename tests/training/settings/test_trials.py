@@ -122,3 +122,21 @@ def test_unknown_fields_name_the_nearest(recipe, text, capsys):
 def test_sweeps_that_come_with_the_project(name):
     sweep = parse_sweep([name])
     assert len(sweep.cells) == {"family": 24, "unet_resnet50": 4, "unet3plus_efficientnet": 20}[name]
+
+
+def test_cells_whose_names_fold_into_one_all_run(recipe):
+    text = 'grid:\n  choice: {"a b": {seed: 1}, a_b: {seed: 2}, a/b: {seed: 3}, a_b-2: {seed: 4}, "": {seed: 5}}'
+    sweep = parse_sweep([recipe(text)])
+    assert list(sweep.cells) == ["a_b", "a_b-3", "a_b-4", "a_b-2", "_"]
+    assert [ask(sweep, cell)["seed"] for cell in sweep.cells.values()] == [["1"], ["2"], ["3"], ["4"], ["5"]]
+    assert len({sweep.folder(name) for name in sweep.cells}) == 5
+
+
+def test_parts_of_a_name_that_meet_differently_are_told_apart(recipe):
+    text = "grid:\n  one: {a: {seed: 1}, a-b: {seed: 2}}\n  other: {c: {}, b-c: {}}"
+    assert list(parse_sweep([recipe(text)]).cells) == ["a-c", "a-b-c", "a-b-c-2", "a-b-b-c"]
+
+
+def test_a_long_name_is_cut(recipe):
+    sweep = parse_sweep([recipe("grid: {augmentation: ['[{HorizontalFlip: {p: 0." + "5" * 300 + "}}]', '[]']}")])
+    assert max(map(len, sweep.cells)) <= 124
