@@ -70,11 +70,7 @@ class ResUNetForSemanticSegmentation(UNetForSemanticSegmentation):
     config_class = ResUNetConfig
     plain_encoder_class = ResUNetEncoder
     decoder_class = ResUNetDecoder
-    _no_split_modules = [
-        *UNetForSemanticSegmentation._no_split_modules,
-        "CheckpointedResidualUnit",
-        "ResUNetDecoderBlock",
-    ]
+    _no_split_modules = ["BackboneEncoder", "CheckpointedResidualUnit", "ResUNetDecoderBlock"]
     paper = "Zhang, Liu, Wang: Road Extraction by Deep Residual U-Net, IEEE GRSL 2018, arXiv:1711.10684"
 
 

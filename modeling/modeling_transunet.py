@@ -59,8 +59,8 @@ class TransUNetLayer(GradientCheckpointingLayer):
 class TransUNetBottleneck(nn.Module):
     """The deepest map as tokens, one a pixel: B x C x h x w to the same (section 3.2, equation 1).
 
-    Also returns the weights of each layer's attention, none unless it is `eager`. The position embeddings are a learned grid, interpolated bilinearly to h x w, so that any input size works; the
-    paper's are of one size.
+    Also returns the weights of each layer's attention, none unless it is `eager`. The position embeddings are a
+    learned grid, interpolated bilinearly to h x w, so that any input size works; the paper's are of one size.
     """
 
     def __init__(self, config, channels):

@@ -105,9 +105,7 @@ class UNetPreTrainedModel(PreTrainedModel):
                 module.init_non_persistent_buffers()  # Swin's index tables are not in a checkpoint
             return
         if isinstance(module, nn.ConvTranspose2d):
-            initialize(
-                module.weight, nn.init.normal_, std=module.in_channels**-0.5
-            )  # stride = kernel: one tap a pixel
+            initialize(module.weight, nn.init.normal_, std=module.in_channels**-0.5)  # one tap a pixel
         elif isinstance(module, nn.Conv2d):
             initialize(module.weight, nn.init.kaiming_normal_, nonlinearity="relu")
         elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
