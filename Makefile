@@ -14,7 +14,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench test test-all test-lowest test-minimal test-compat lint format clean $(LOADS)
+.PHONY: help train predict demo bench test test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -50,6 +50,15 @@ test-minimal: load-minimal  ## load built repositories with torch, torchvision, 
 
 test-compat: $(OLDER:%=load-%)  ## load built repositories with older versions of transformers
 
+test-newest: $(VENV)/.test  ## test models and built repositories with the registry's newest transformers
+	$(BIN)/python -m venv --clear --without-pip .venv-newest
+	cd .venv-newest/lib/*/site-packages && \
+		echo "import site; site.addsitedir('$$(ls -d $(CURDIR)/$(VENV)/lib/*/site-packages)')" > main.pth
+	PIP_PYTHON=.venv-newest $(PIP) --upgrade transformers
+	.venv-newest/bin/python -c "import transformers; print('transformers', transformers.__version__)"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" \
+		tests/configuration tests/modeling tests/hub_repos/test_load.py
+
 $(LOADS): load-%: $(VENV)/.test .venv-%/.done
 	LOAD_PYTHON=.venv-$*/bin/python LOAD_TRANSFORMERS=$(filter $*,$(OLDER)) OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/hub_repos/test_load.py
@@ -63,7 +72,7 @@ format: $(VENV)/.test  ## mend style
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and runs
-	rm -rf $(VENV) $(LOADS:load-%=.venv-%) .venv-lowest runs
+	rm -rf $(VENV) $(LOADS:load-%=.venv-%) .venv-lowest .venv-newest runs
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -227,6 +227,7 @@ def parse(argv=None):
         )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
+    _refuse_wrong_labels(model, parser)
     if start_config is not None:
         model = with_start_fields(model, variant, start_config)
     _refuse_wrong_model(model, config_class)
@@ -358,6 +359,17 @@ def _refuse_wrong_model(model, config_class):
             f"model.base_channels={config.base_channels} doubles model.depth={config.depth} times, above {WIDEST} "
             "channels: choose fewer."
         )
+
+
+def _refuse_wrong_labels(model, parser):
+    """A config makes its labels fit one another, as a fine-tuning call needs it; a recipe says what it means."""
+    names, count = model.get("id2label"), model.get("num_labels")
+    named = len(names) if isinstance(names, dict) else None
+    if None not in (named, count) and named != count:
+        parser.error(f"model.id2label has {named} names, model.num_labels is {count}: leave one of them out.")
+    labels = next((number for number in (count, named) if number is not None), 2)
+    if model.get("binary_head") and labels != 2:
+        parser.error(f"model.binary_head needs exactly 2 labels, got {labels}: leave it out.")
 
 
 def _refuse_wrong_losses(loss, parser):

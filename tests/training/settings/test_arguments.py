@@ -264,6 +264,14 @@ class TestWrongValues:
             (["--model.padding", "1"], "model.padding must be of type str, got 1"),
             (["--model.batch_norm", "1"], "model.batch_norm must be of type bool, got 1"),
             (["--model.num_labels", "two"], "model.num_labels must be of type int, got 'two'"),
+            (
+                ["--model.num_labels", "3", "--model.id2label", "{0: none, 1: polyp}"],
+                "model.id2label has 2 names, model.num_labels is 3: leave one of them out",
+            ),
+            (
+                ["--model.num_labels", "3", "--model.binary_head", "true"],
+                "model.binary_head needs exactly 2 labels, got 3: leave it out",
+            ),
             (["--loss.dice", "much"], "loss.dice must be a weight of at least 0, got 'much'"),
             (
                 ["--loss.focal", "1", "--loss.focal.gamma", "x"],
