@@ -78,7 +78,7 @@ class ShrinkPolyp(PaintOut):
         draw, mask = self.random_generator, data["mask"]
         polyp = _one_polyp(draw, mask)
         scale = 1 if polyp is None else np.sqrt(_drawn(draw, self.area) / polyp.mean())
-        reach = max(1, round(self.margin * max(mask.shape)))
+        reach = round(max(self.margin * max(mask.shape), 3 / scale))  # 3 pixels around the small polyp
         if scale >= 1 or not _is_whole(data["image"], polyp, reach):
             return {"painted": None}
         painted = super().get_params_dependent_on_data(params, data)["painted"]
@@ -98,7 +98,7 @@ class ShrinkPolyp(PaintOut):
             return
         polyp = (small > 0).astype(np.float32)
         alpha = np.minimum(2 * cv2.GaussianBlur(polyp, (0, 0), max(0.7, min(extent) / 24)), 1)[..., None]
-        around = polyp == 0
+        around = cv2.dilate(polyp, np.ones((3, 3))) == 0
         shift = image[box][around].mean(axis=0) - patch[around].mean(axis=0)
         blended = alpha * (patch + shift) + (1 - alpha) * image[box]
         image[box] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)

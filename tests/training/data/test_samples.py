@@ -200,6 +200,19 @@ class TestTrainingSamples:
         assert torch.equal(samples[(1, 0)]["pixel_values"], samples[(1, 0)]["pixel_values"])
         assert not torch.equal(samples[(1, 0)]["pixel_values"], samples[(2, 0)]["pixel_values"])
 
+    def test_the_augmentation_may_take_any_other_frame(self, tmp_path):
+        processor, taken = UNetImageProcessor(size=SIZE), []
+
+        def augmentation(image, mask, epoch, index, frames):
+            taken.append([frames[number] for number in range(len(frames))])
+            return image, mask
+
+        rows = cached(make_rows(), tmp_path)
+        TrainingSamples(rows, processor, augmentation)[(0, 1)]
+        for (image, mask), row in zip(taken[0], rows, strict=True):
+            assert image.tobytes() == row["pixels"] and image.shape == (SIZE, SIZE, 3)
+            assert mask.tobytes() == row["labels"] and mask.shape == (SIZE, SIZE)
+
 
 def test_mirrored_margins_repeat_the_rows_inside_the_border(tmp_path):
     processor = UNetImageProcessor(size=SIZE, mirror_margin=3)
