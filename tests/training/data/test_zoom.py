@@ -87,10 +87,10 @@ class TestShrinkPolyp:
             assert mask[:, :83].sum() == mask.sum()
 
     def test_the_new_place_s_brightness_is_taken(self, frame):
-        frame[0][:, 75:] = 0, 200, 0
+        frame[0][:, 85:] = 0, 200, 0
         for seed in range(40):
             image, mask = transformed(ShrinkPolyp(area=(0.01, 0.01), p=1), *frame, seed)
-            if mask.any() and not mask[:, :90].any():
+            if mask.any() and not mask[:, :95].any():
                 row, column = np.rint(np.argwhere(mask).mean(axis=0)).astype(int)
                 assert image[row, column].tolist() == [200, 80, 0]  # (200, 0, 0), and the mucosa's 200 - 120
                 return
