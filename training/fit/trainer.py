@@ -15,6 +15,7 @@ from transformers.trainer_utils import SchedulerType
 from hub_unets.modeling.modeling_unet import align_labels
 from hub_unets.training.data.samples import EpochSampler, collate
 from hub_unets.training.errors import UserError
+from hub_unets.training.fit.averages import LastEpochs
 from hub_unets.training.fit.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.measure.metrics import count_pixels, summarize
@@ -62,6 +63,10 @@ class UNetTrainer(Trainer):
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.ema.to(args.device)
         self.add_callback(EpochFollower(self.sampler, self.ema, model))
+        self.last_epochs = None
+        if args.average_last is not None:
+            self.last_epochs = LastEpochs(args.average_last, model if self.ema is None else self.ema.module)
+            self.add_callback(self.last_epochs)
         self.add_callback(CheckpointKeeper())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
@@ -77,6 +82,8 @@ class UNetTrainer(Trainer):
             return
         if self.ema is not None:
             _load_ema(self.ema, checkpoint / EMA_FILE)
+        if self.last_epochs is not None:
+            self.last_epochs.load(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.started -= max((entry.get("seconds", 0) for entry in state.log_history), default=0)
         patience = self.args.early_stopping_patience
@@ -200,6 +207,8 @@ class UNetTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 self._save_ema(folder)
+                if self.last_epochs is not None:
+                    self.last_epochs.save(folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 mark_complete(folder)
@@ -214,9 +223,14 @@ class UNetTrainer(Trainer):
     def load_best(self):
         """Put the weights of the best validation Dice into the model (the averaged ones, if there are any).
 
+        With `average_last` it is the mean of the last epochs' weights instead, whatever their Dice.
+
         Returns:
-            dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation.
+            dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation. With
+            `average_last` those of the end, the Dice of the mean, and `averaged`, the number of epochs.
         """
+        if self.last_epochs is not None:
+            return self._load_average()
         if not self.state.best_global_step:
             if self.ema is not None:
                 self.model.load_state_dict(self.ema.module.state_dict())
@@ -230,6 +244,19 @@ class UNetTrainer(Trainer):
             self.model.load_state_dict(self.ema.module.state_dict())
         epoch = next(entry["epoch"] for entry in self.state.log_history if entry["step"] == step)
         return {"step": step, "epoch": epoch, "dice": self.state.best_metric}
+
+    def _load_average(self):
+        weights = self.last_epochs.mean.module.state_dict()
+        for module in (self.model, self.ema and self.ema.module):
+            if module is not None:
+                module.load_state_dict(weights)
+        dice = self.predict(self.eval_dataset).metrics["test_dice"]
+        return {
+            "step": self.state.global_step,
+            "epoch": self.state.epoch,
+            "dice": dice,
+            "averaged": self.last_epochs.count,
+        }
 
 
 class EpochFollower(TrainerCallback):
@@ -271,6 +298,8 @@ def require_resumable(args):
             )
     if args.save_strategy == "no":
         raise UserError("save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint.")
+    if args.average_last is not None and args.early_stopping_patience is not None:
+        raise UserError("average_last takes the last epochs, early_stopping_patience the best: leave one of them out.")
     if args.early_stopping_patience is not None and args.early_stopping_patience < 1:
         raise UserError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
 

@@ -113,6 +113,13 @@ class RunArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
     )
+    average_last: int | None = field(
+        default=None,
+        metadata={
+            "help": "Publish the mean of the weights (of their moving average, where there is one) after each of the "
+            "last so many epochs, not the best epoch's."
+        },
+    )
     calibrate: bool = field(
         default=False,
         metadata={
@@ -160,6 +167,8 @@ class RunArguments(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+        if self.average_last is not None and self.average_last < 1:
+            raise UserError(f"average_last must be at least 1, got {self.average_last}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
