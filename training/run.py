@@ -26,13 +26,14 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples, without_labels
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.start import load_start
+from hub_unets.training.fit.teacher import Teacher
 from hub_unets.training.fit.threads import keep_freed_memory, require_processes, use_all_cores
 from hub_unets.training.fit.trainer import UNetTrainer
 from hub_unets.training.measure.calibration import calibrate
@@ -103,7 +104,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
     training, validation = make_samples(arguments, rows, partition, indices, model, processor)
-    trainer = UNetTrainer(model, arguments, training, validation, loss, processor)
+    teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
+    trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
     checkpoint, passed_over = last_complete(folder)
     if trainer.is_world_process_zero():
         say_resumed(checkpoint, passed_over)
@@ -151,16 +153,20 @@ def make_samples(arguments, rows, partition, indices, model, processor):
         validated = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
         trained = cached_samples(rows, partition.digests, trains, **options).select(indices["train"])
         if arguments.negatives:
-            frames, digests = load_negatives(arguments.negatives, partition)
+            frames, digests = load_further("negatives", arguments.negatives, partition)
             trained = datasets.concatenate_datasets([trained, cached_samples(frames, digests, trains, **options)])
+        if arguments.unlabelled:
+            frames, digests = load_further("unlabelled", arguments.unlabelled, partition)
+            frames = without_labels(cached_samples(frames, digests, trains, **options))
+            trained = datasets.concatenate_datasets([trained, frames])
     training = TrainingSamples(trained, trains, augmentation)
     validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
     return training, validation
 
 
-def load_negatives(folder, partition):
-    """Frames without a polyp, to train on, and their sha256.
+def load_further(field, folder, partition):
+    """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
 
     Raises:
         UserError: one of them is a validation or test image.
@@ -170,8 +176,19 @@ def load_negatives(folder, partition):
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
     for name, digest in zip(frames["name"], digests, strict=True):
         if digest in held_out:
-            raise UserError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
+            raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
     return frames, digests
+
+
+def load_teacher(arguments, processor, config):
+    return Teacher(
+        arguments.teacher,
+        processor,
+        config,
+        arguments.teacher_flips,
+        arguments.trust_remote_code,
+        arguments.device,
+    )
 
 
 def run_record(arguments, settings, model, best, history):
@@ -180,6 +197,7 @@ def run_record(arguments, settings, model, best, history):
         "model_type": model.config.model_type,
         "settings": {name: without_folder(text) for name, text in settings.items()},
         "command": command_line(),
+        "teacher": [without_folder(name) for name in arguments.teacher or []],
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from hub_unets.training.data.reading import read_pair
+from hub_unets.training.data.reading import IGNORE, read_pair
 
 _FEATURES = datasets.Features(
     {
@@ -70,6 +70,15 @@ def _sample(row, processor, num_labels, boundary_width):
         "labels": processor.resize_labels(labels).tobytes(),
         "native_labels": native.getvalue(),
     }
+
+
+def without_labels(samples):
+    """Cached samples with every pixel ignored, as of frames whose masks are not known."""
+    return samples.map(_ignore, features=samples.features, desc="Leave labels out")
+
+
+def _ignore(sample):
+    return {"labels": bytes([IGNORE]) * len(sample["labels"])}
 
 
 def _cache_key(rows, digests, processor, num_labels, boundary_width):

@@ -18,6 +18,7 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.fit.averages import LastEpochs
 from hub_unets.training.fit.checkpoints import CheckpointKeeper, mark_complete, naming_write_errors, remove_older
 from hub_unets.training.fit.precision import depthwise_in_float32
+from hub_unets.training.fit.teacher import soft_cross_entropy
 from hub_unets.training.measure.metrics import count_pixels, summarize
 
 EMA_FILE = "ema.safetensors"
@@ -32,12 +33,13 @@ class UNetTrainer(Trainer):
             TrainingSamples and EvaluationSamples.
         loss: logits and labels to one number an image.
         processor: turns logits into masks at the original size.
+        teacher: a Teacher, from whose probabilities the network learns too.
 
     Raises:
         UserError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
     """
 
-    def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
+    def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=(), teacher=None):
         require_resumable(args)
         model = model.to(memory_format=torch.channels_last)
         if args.bf16 and args.device.type == "cpu":
@@ -45,7 +47,7 @@ class UNetTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         self.sampler = EpochSampler(len(train_dataset), args.seed, args.copies)
-        self.loss, self.processor, self.ema = loss, processor, None
+        self.loss, self.processor, self.teacher, self.ema = loss, processor, teacher, None
         super().__init__(
             model=model,
             args=args,
@@ -125,7 +127,11 @@ class UNetTrainer(Trainer):
         losses = sum(self.loss(logits, labels) for logits in supervised) / len(supervised)
         if num_items_in_batch is None:
             loss = losses.mean()
-        else:  # the processes' gradients are averaged
+        else:
+            if self.teacher is not None:
+                probabilities = self.teacher(pixel_values, outputs["logits"].shape[-2:])
+                losses = losses + self.args.teacher_weight * soft_cross_entropy(outputs["logits"], probabilities)
+            # the processes' gradients are averaged
             loss = (losses * inputs["weight"]).sum() * self.args.world_size / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 

@@ -12,7 +12,14 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data import samples as module
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.reading import file_digest, read_image
-from hub_unets.training.data.samples import EpochSampler, EvaluationSamples, TrainingSamples, cached_samples, collate
+from hub_unets.training.data.samples import (
+    EpochSampler,
+    EvaluationSamples,
+    TrainingSamples,
+    cached_samples,
+    collate,
+    without_labels,
+)
 
 SIZE = 24
 FEATURES = datasets.Features(
@@ -176,6 +183,13 @@ class TestCachedSamples:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
         cached(make_rows(), None)
         assert len(list((tmp_path / "hub_unets").glob("*.arrow"))) == 1
+
+
+def test_without_labels_every_pixel_is_ignored_and_the_rest_stays(tmp_path):
+    rows = cached(make_rows(), tmp_path)
+    for blank, row in zip(without_labels(rows), rows, strict=True):
+        assert set(blank["labels"]) == {255} and len(blank["labels"]) == SIZE * SIZE
+        assert blank["pixels"] == row["pixels"] and blank["name"] == row["name"]
 
 
 class TestTrainingSamples:
