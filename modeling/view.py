@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+import torch.nn.functional as F
+from PIL import Image
 
 from hub_unets.modeling.image_processing_unet import connected_components
 
@@ -27,13 +28,14 @@ def view_of(image):
     height, width = image.shape[:2]
     scale = min(1, SIDE / max(height, width))
     small = Image.fromarray(image).resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.BOX)
-    bright = Image.fromarray(np.maximum.reduce(np.moveaxis(np.asarray(small), 2, 0)) > DARK).convert("L")
-    regions, count = connected_components(np.asarray(bright.filter(ImageFilter.MinFilter(3))) > 0)
+    dark = np.maximum.reduce(np.moveaxis(np.asarray(small), 2, 0)) <= DARK
+    widened = F.max_pool2d(torch.from_numpy(dark.astype(np.float32))[None], 3, stride=1, padding=1)[0]
+    regions, count = connected_components(widened.numpy() == 0)  # lines of text, a pixel wide, join nothing
     sizes = np.bincount(regions.ravel(), minlength=2)
     sizes[0] = 0
     if not count or sizes.max() < LEAST * regions.size:
         return np.ones((height, width), bool)
-    hull = Image.fromarray(_hull(regions == sizes.argmax(), MARGIN + 1)).convert("L")  # 1: what MinFilter took
+    hull = Image.fromarray(_hull(regions == sizes.argmax(), MARGIN + 1)).convert("L")  # 1: the widened dark
     return np.asarray(hull.resize((width, height), Image.NEAREST)) > 0
 
 
