@@ -26,13 +26,20 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples, require_foreground
+from hub_unets.training.data.samples import (
+    EvaluationSamples,
+    TrainingSamples,
+    cached_samples,
+    require_foreground,
+    without_labels,
+)
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.start import load_start
+from hub_unets.training.fit.teacher import Teacher
 from hub_unets.training.fit.threads import keep_freed_memory, require_processes, use_all_cores
 from hub_unets.training.fit.trainer import UNetTrainer
 from hub_unets.training.measure.calibration import calibrate, to_half
@@ -51,7 +58,7 @@ from hub_unets.training.records.results import (
     write_results,
 )
 from hub_unets.training.settings.arguments import parse
-from hub_unets.training.settings.publishable import command_of, publishable
+from hub_unets.training.settings.publishable import command_of, publishable, without_folders
 
 TIMED_IMAGES = 20
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
@@ -102,9 +109,10 @@ def kept_settings(arguments, settings, partition, processes):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
-    if arguments.negatives:
-        _, digests = load_negatives(arguments.negatives, partition)
-        kept["negatives_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    for name in ("negatives", "unlabelled"):
+        if folder := getattr(arguments, name):
+            _, digests = load_further(name, folder, partition)
+            kept[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
     return kept
 
 
@@ -118,7 +126,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
     training, validation = make_samples(arguments, rows, partition, indices, model, processor)
-    trainer = UNetTrainer(model, arguments, training, validation, loss, processor)
+    teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
+    trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
     checkpoint, passed_over = last_complete(folder)
     if trainer.is_world_process_zero():
         say_resumed(checkpoint, passed_over)
@@ -166,8 +175,12 @@ def make_samples(arguments, rows, partition, indices, model, processor):
         validated = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
         trained = cached_samples(rows, partition.digests, trains, **options).select(indices["train"])
         if arguments.negatives:
-            frames, digests = load_negatives(arguments.negatives, partition)
+            frames, digests = load_further("negatives", arguments.negatives, partition)
             trained = datasets.concatenate_datasets([trained, cached_samples(frames, digests, trains, **options)])
+        if arguments.unlabelled:
+            frames, digests = load_further("unlabelled", arguments.unlabelled, partition)
+            frames = without_labels(cached_samples(frames, digests, trains, **options))
+            trained = datasets.concatenate_datasets([trained, frames])
     training = TrainingSamples(trained, trains, augmentation)
     validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
@@ -175,8 +188,8 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     return training, validation
 
 
-def load_negatives(folder, partition):
-    """Frames without a polyp, to train on, and their sha256.
+def load_further(field, folder, partition):
+    """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
 
     Raises:
         UserError: one of them is a validation or test image.
@@ -186,8 +199,19 @@ def load_negatives(folder, partition):
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
     for name, digest in zip(frames["name"], digests, strict=True):
         if digest in held_out:
-            raise UserError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
+            raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
     return frames, digests
+
+
+def load_teacher(arguments, processor, config):
+    return Teacher(
+        arguments.teacher,
+        processor,
+        config,
+        arguments.teacher_flips,
+        arguments.trust_remote_code,
+        arguments.device,
+    )
 
 
 def run_record(arguments, settings, command, model, best):
@@ -196,6 +220,7 @@ def run_record(arguments, settings, command, model, best):
         "model_type": model.config.model_type,
         "settings": settings,
         "command": command,
+        "teacher": [without_folders(name) for name in arguments.teacher or []],
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),

@@ -1,8 +1,9 @@
 """Train every cell of a grid, or search a space: `accelerate launch training/sweep.py RECIPE.yaml [--field value]`.
 
-RECIPE is a recipe with `grid:` or `space:`. A trial is one run of training/run.py in a process of its own, and an
-Optuna trial; both can be stopped at any moment. Every process that names the same study works on it: a trial is taken
-by one of them, and one whose worker died is taken up again, from its last checkpoint, by a worker on the same folder.
+RECIPE is a recipe with `grid:` or `space:`, or any with `--folds 5` for a cross-validation. A trial is one run of
+training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. Every process that
+names the same study works on it: a trial is taken by one of them, and one whose worker died is taken up again, from
+its last checkpoint, by a worker on the same folder.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
 from hub_unets.training.measure.models import load_model
+from hub_unets.training.records.folds import write_out_of_fold
 from hub_unets.training.records.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard
 from hub_unets.training.records.results import cpu_name, read_results
 from hub_unets.training.settings.publishable import command_of, without_folders
@@ -193,6 +195,9 @@ def conclude(worker, argv):
         return
     if not done:
         raise UserError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
+    if sweep.folds:
+        print_folds(sweep, {trial.user_attrs["name"] for trial in done})
+        return
     title = f"{worker.study.study_name}: {len(sweep.cells)} trials"
     with FileLock(sweep.output_dir / ".lock"):
         entries = _entries(sweep, done)
@@ -201,6 +206,17 @@ def conclude(worker, argv):
         for row in ranked(entries):
             if row["place"] == 1:
                 print(f"First of {row['group']}: {row['name']}; {_build(sweep.folder(row['name']))}")
+
+
+def print_folds(sweep, done):
+    """The figures of each choice whose folds have all ended, and where they are: out_of_fold/CHOICE."""
+    for choice, names in sweep.folds_of_choices().items():
+        if left := [name for name in names if name not in done]:
+            print(f"{choice}: no out-of-fold figures without {', '.join(left)}; repeat the command.")
+            continue
+        output = sweep.output_dir / "out_of_fold" / choice
+        print(f"{choice}, {sweep.folds} folds: {output}")
+        print(write_out_of_fold(choice, [sweep.folder(name) for name in names], output))
 
 
 def _failures(worker):

@@ -159,6 +159,17 @@ def test_a_training_part_without_a_polyp_is_refused(tmp_path):
     assert ended.code == 1 and "none of the 16 training masks has a foreground pixel" in ended.stderr
 
 
+def test_mean_of_the_last_epochs_is_alike_after_a_resume(tmp_path):
+    options = {**SETTINGS, "average_last": 2}
+    run(tmp_path / "whole", **options)
+    for moment in (("after_step", 5), ("before_scoring", 0)):
+        assert run(tmp_path / "run", moment, **options).code == -9
+    assert run(tmp_path / "run", **options).code == 0
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    best = json.loads((tmp_path / "run/results.json").read_text())["run"]["best"]
+    assert best["averaged"] == 2 and best["step"] == 6 and 0 <= best["dice"] <= 1
+
+
 def test_two_processes_resume_bit_for_bit(tmp_path):
     options = {**SETTINGS, **SPREADS["4x2"]}
     killed = run_in_two_processes(tmp_path / "run", ("after_step", 2), num_train_epochs=1, **options)

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.trials import parse_sweep
 from hub_unets.training.sweep import Worker, become_worker
 from tests.training import runs
@@ -84,6 +85,17 @@ def test_two_workers_share_the_trials_and_one_that_fails_stops_none(recipe, tmp_
     assert page.count("| 1 |") == 1 and "from scratch" in page
     assert "FAILED" in stdout + stderr and "Traceback" not in stderr
     assert len(list(folder.glob("trials/*/repository/model.safetensors"))) == 1
+
+
+def test_folds_end_in_figures_of_every_image(recipe, tmp_path):
+    folder = tmp_path / "study"
+    argv = [recipe(""), "--folds", "2", "--output_dir", str(folder), "--num_train_epochs", "1"]
+    stdout, stderr = start(SWEEP, *argv).communicate(timeout=300)
+    assert "mine, 2 folds: " in stdout and "test                  16 images" in stdout, stderr
+    results = read_results(folder / "out_of_fold/mine/results.json")
+    assert results["metrics"]["test"]["images"] == 16 and results["data"]["split"] == "2 folds"
+    tested = [read_results(path)["data"]["sizes"]["test"] for path in sorted(folder.glob("trials/*/results.json"))]
+    assert tested == [8, 8] and not (folder / "leaderboard.md").exists()
 
 
 def test_kill_9_in_the_middle_repeats_no_finished_trial(recipe, tmp_path):

@@ -18,6 +18,7 @@ from hub_unets.modeling.layers import center_crop
 from hub_unets.modeling.modeling_unet import align_labels
 from hub_unets.training.data.samples import EpochSampler, collate
 from hub_unets.training.errors import UserError
+from hub_unets.training.fit.averages import LastEpochs
 from hub_unets.training.fit.checkpoints import (
     CheckpointKeeper,
     last_complete,
@@ -28,6 +29,7 @@ from hub_unets.training.fit.checkpoints import (
 )
 from hub_unets.training.fit.loss_log import LossLog
 from hub_unets.training.fit.precision import depthwise_in_float32
+from hub_unets.training.fit.teacher import soft_cross_entropy
 from hub_unets.training.measure.metrics import count_pixels, summarize
 
 WEIGHTS, EMA_FILE = "model.safetensors", "ema.safetensors"
@@ -42,12 +44,13 @@ class UNetTrainer(Trainer):
             TrainingSamples and EvaluationSamples.
         loss: logits and labels to one number an image.
         processor: turns logits into masks at the original size.
+        teacher: a Teacher, from whose probabilities the network learns too.
 
     Raises:
         UserError: a field of `args` that would leave a killed run without its checkpoint, or without its best one.
     """
 
-    def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=()):
+    def __init__(self, model, args, train_dataset, eval_dataset, loss, processor, callbacks=(), teacher=None):
         require_resumable(args)
         model = model.to(memory_format=torch.channels_last)
         if args.bf16 and args.device.type == "cpu":
@@ -55,7 +58,7 @@ class UNetTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         self.sampler = EpochSampler(len(train_dataset), args.seed, args.copies)
-        self.loss, self.processor, self.ema = loss, processor, None
+        self.loss, self.processor, self.teacher, self.ema = loss, processor, teacher, None
         super().__init__(
             model=model,
             args=args,
@@ -71,6 +74,10 @@ class UNetTrainer(Trainer):
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.ema.to(args.device)
         self.add_callback(EpochFollower(self.sampler, self.ema, model))
+        self.last_epochs = None
+        if args.average_last is not None:
+            self.last_epochs = LastEpochs(args.average_last, model if self.ema is None else self.ema.module)
+            self.add_callback(self.last_epochs)
         self.add_callback(CheckpointKeeper())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
@@ -86,6 +93,8 @@ class UNetTrainer(Trainer):
             return
         if self.ema is not None:
             _load_ema(self.ema, checkpoint / EMA_FILE)
+        if self.last_epochs is not None:
+            self.last_epochs.load(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.best_global_step:
             require_best(self.args.output_dir, state.best_global_step)
@@ -133,7 +142,11 @@ class UNetTrainer(Trainer):
         losses = sum(self.loss(logits, labels) for logits in supervised) / len(supervised)
         if num_items_in_batch is None:
             loss = losses.mean()
-        else:  # the processes' gradients are averaged
+        else:
+            if self.teacher is not None:
+                probabilities = self.teacher(pixel_values, outputs["logits"].shape[-2:])
+                losses = losses + self.args.teacher_weight * soft_cross_entropy(outputs["logits"], probabilities)
+            # the processes' gradients are averaged
             loss = (losses * inputs["weight"]).sum() * self.args.world_size / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
@@ -234,9 +247,14 @@ class UNetTrainer(Trainer):
     def load_best(self):
         """Put the weights of the best validation Dice into the model (the averaged ones, if there are any).
 
+        With `average_last` it is the mean of the last epochs' weights instead, whatever their Dice.
+
         Returns:
-            dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation.
+            dict: `step` and `epoch` of the best checkpoint and its validation `dice`; None before any validation. With
+            `average_last` those of the end, the Dice of the mean, and `averaged`, the number of epochs.
         """
+        if self.last_epochs is not None:
+            return self._load_average()
         if not self.state.best_global_step:
             if self.ema is not None:
                 self.model.load_state_dict(self.ema.module.state_dict())
@@ -273,12 +291,27 @@ class UNetTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 self._save_ema(folder)
+                if self.last_epochs is not None:
+                    self.last_epochs.save(folder)
                 self.losses.save(folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 mark_complete(folder)
                 remove_older(output_dir, {step, self.state.best_global_step})
         self.saved_step = step
+
+    def _load_average(self):
+        weights = self.last_epochs.mean.module.state_dict()
+        for module in (self.model, self.ema and self.ema.module):
+            if module is not None:
+                module.load_state_dict(weights)
+        dice = self.predict(self.eval_dataset).metrics["test_dice"]
+        return {
+            "step": self.state.global_step,
+            "epoch": self.state.epoch,
+            "dice": dice,
+            "averaged": self.last_epochs.count,
+        }
 
 
 class EpochFollower(TrainerCallback):
@@ -320,6 +353,8 @@ def require_resumable(args):
             )
     if args.save_strategy == "no":
         raise UserError("save_strategy must be epoch, steps or best: the best epoch is read back from its checkpoint.")
+    if args.average_last is not None and args.early_stopping_patience is not None:
+        raise UserError("average_last takes the last epochs, early_stopping_patience the best: leave one of them out.")
     if args.early_stopping_patience is not None and args.early_stopping_patience < 1:
         raise UserError(f"early_stopping_patience must be at least 1, got {args.early_stopping_patience}.")
 

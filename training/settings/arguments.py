@@ -62,6 +62,26 @@ class RunArguments(TrainingArguments):
     negatives: str | None = field(
         default=None, metadata={"help": "Folder of frames without a polyp, each of which an epoch shows too."}
     )
+    teacher: list[str] = field(
+        default=None,
+        metadata={
+            "help": "Models (folders or Hub ids, ID@REVISION) whose mean probability for the same augmented pixels is "
+            "a second target: distillation."
+        },
+    )
+    teacher_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the cross-entropy with the teacher, beside the losses' own."}
+    )
+    teacher_flips: bool = field(
+        default=False, metadata={"help": "Of each teacher the mean logits of each sample and its three mirror images."}
+    )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={"help": "Folder of frames without masks, each of which an epoch shows for the teacher."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code that comes with a teacher that is not of this project."}
+    )
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )
@@ -109,6 +129,13 @@ class RunArguments(TrainingArguments):
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
+    )
+    average_last: int | None = field(
+        default=None,
+        metadata={
+            "help": "Publish the mean of the weights (of their moving average, where there is one) after each of the "
+            "last so many epochs, not the best epoch's."
+        },
     )
     calibrate: bool = field(
         default=False,
@@ -166,6 +193,12 @@ class RunArguments(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+        if self.average_last is not None and self.average_last < 1:
+            raise UserError(f"average_last must be at least 1, got {self.average_last}.")
+        if self.unlabelled is not None and not self.teacher:
+            raise UserError("unlabelled frames teach nothing by themselves: name a teacher too, or leave them out.")
+        if self.teacher_weight <= 0:
+            raise UserError(f"teacher_weight must be above 0, got {self.teacher_weight}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision

@@ -19,6 +19,7 @@ from hub_unets.training.data.samples import (
     cached_samples,
     collate,
     require_foreground,
+    without_labels,
 )
 
 SIZE = 24
@@ -185,6 +186,13 @@ class TestCachedSamples:
         assert len(list((tmp_path / "hub_unets").glob("*.arrow"))) == 1
 
 
+def test_without_labels_every_pixel_is_ignored_and_the_rest_stays(tmp_path):
+    rows = cached(make_rows(), tmp_path)
+    for blank, row in zip(without_labels(rows), rows, strict=True):
+        assert set(blank["labels"]) == {255} and len(blank["labels"]) == SIZE * SIZE
+        assert blank["pixels"] == row["pixels"] and blank["name"] == row["name"]
+
+
 class TestTrainingSamples:
     @pytest.mark.parametrize("margin", [0, 4])
     def test_without_augmentation_they_are_what_a_user_feeds(self, tmp_path, margin):
@@ -206,6 +214,19 @@ class TestTrainingSamples:
         samples = TrainingSamples(cached(make_rows(), tmp_path), processor, augmentation)
         assert torch.equal(samples[(1, 0)]["pixel_values"], samples[(1, 0)]["pixel_values"])
         assert not torch.equal(samples[(1, 0)]["pixel_values"], samples[(2, 0)]["pixel_values"])
+
+    def test_the_augmentation_may_take_any_other_frame(self, tmp_path):
+        processor, taken = UNetImageProcessor(size=SIZE), []
+
+        def augmentation(image, mask, epoch, index, frames):
+            taken.append([frames[number] for number in range(len(frames))])
+            return image, mask
+
+        rows = cached(make_rows(), tmp_path)
+        TrainingSamples(rows, processor, augmentation)[(0, 1)]
+        for (image, mask), row in zip(taken[0], rows, strict=True):
+            assert image.tobytes() == row["pixels"] and image.shape == (SIZE, SIZE, 3)
+            assert mask.tobytes() == row["labels"] and mask.shape == (SIZE, SIZE)
 
 
 def test_mirrored_margins_repeat_the_rows_inside_the_border(tmp_path):

@@ -220,6 +220,55 @@ def test_early_stopping_counts_on_through_a_resume(make_trainer, tmp_path):
         checkpoint = last_complete(tmp_path)[0]
 
 
+def weights_at_epoch_ends(trainer):
+    """The averaged weights at the end of each epoch, in a list that training fills."""
+    found, evaluate = [], trainer.evaluate
+
+    def keep(*args, **kwargs):
+        found.append(copy.deepcopy((trainer.ema.module if trainer.ema else trainer.model).state_dict()))
+        return evaluate(*args, **kwargs)
+
+    trainer.evaluate = keep
+    return found
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.7])
+def test_mean_of_the_last_two_of_three_epochs(make_trainer, ema_decay):
+    model = small_model(base_channels=4, depth=2)
+    trainer = make_trainer(model, num_train_epochs=3, average_last=2, ema_decay=ema_decay)
+    ends = weights_at_epoch_ends(trainer)
+    trainer.train_from(None)
+    best = trainer.load_best()
+    assert len(ends) == 3
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (ends[1][name] + ends[2][name]) / 2, rtol=1e-5, atol=1e-6, msg=name)
+    assert best == {
+        "step": 9,
+        "epoch": 3.0,
+        "averaged": 2,
+        "dice": pytest.approx(dice_of_score(trainer, model), abs=1e-6),
+    }
+
+
+def test_a_better_epoch_before_the_last_ones_changes_no_mean(make_trainer):
+    trainer = make_trainer(plain_model(), trainer=ScriptedTrainer, num_train_epochs=4, average_last=1)
+    ends = weights_at_epoch_ends(trainer)
+    trainer.train_from(None)  # the best is epoch 2
+    assert trainer.load_best()["step"] == 12
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, ends[3][name]), name
+
+
+def test_average_last_of_more_epochs_than_there_are_and_early_stopping_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="average_last=3 needs as many epochs; this run has 2"):
+        make_trainer(plain_model(), num_train_epochs=2, average_last=3).train_from(None)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        make_trainer(plain_model(), average_last=1, early_stopping_patience=2)
+    with pytest.raises(ValueError, match="average_last must be at least 1, got 0"):
+        make_trainer(plain_model(), average_last=0)
+
+
 @pytest.mark.parametrize(
     ("dices", "patience", "stops"),
     [([], 1, False), ([0.1], 1, False), ([0.2, 0.1], 1, True), ([0.2, 0.2], 1, True), ([0.2, 0.1, 0.3], 1, False)]

@@ -88,7 +88,7 @@ def test_a_space_is_asked_of_the_sampler(recipe):
 @pytest.mark.parametrize(
     ("text", "argv", "said"),
     [
-        ("variant: unet", (), "needs a grid or a space"),
+        ("variant: unet", (), "needs a grid [(]or folds[)] or a space"),
         (GRID + "space: {seed: [1, 2]}", (), "and not both"),
         ("grid: {seed: 1}", (), "grid.seed must list its values, got 1"),
         ("grid: {seed: []}", (), "grid.seed must list its values"),
@@ -99,6 +99,8 @@ def test_a_space_is_asked_of_the_sampler(recipe):
         ("space: {seed: {low: 1, high: 3, lg: true}}", (), "space.seed must be"),
         ("space: {seed: [1, 2]}", ("--trials", "many"), "trials must be a whole number"),
         ("space: {seed: [1, 2]}", ("--trials", "0"), "trials must be a whole number"),
+        ("space: {seed: [1, 2]}", ("--folds", "3"), "and not both"),
+        ("variant: unet", ("--folds", "1"), "folds must be a whole number of at least 2, got '1'"),
     ],
 )
 def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
@@ -107,7 +109,7 @@ def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
 
 
 def test_no_recipe():
-    with pytest.raises(ValueError, match="a recipe with grid: or space: comes first"):
+    with pytest.raises(ValueError, match="a recipe with grid: or space:, or with --folds, comes first"):
         parse_sweep(["--seed", "1"])
 
 
@@ -140,3 +142,19 @@ def test_parts_of_a_name_that_meet_differently_are_told_apart(recipe):
 def test_a_long_name_is_cut(recipe):
     sweep = parse_sweep([recipe("grid: {augmentation: ['[{HorizontalFlip: {p: 0." + "5" * 300 + "}}]', '[]']}")])
     assert max(map(len, sweep.cells)) <= 124
+
+
+def test_folds_are_trials_of_any_recipe(recipe):
+    sweep = parse_sweep([recipe("split: official"), "--folds", "3", "--seed", "2"])
+    assert sweep.folds == 3 and list(sweep.cells) == ["fold-1-of-3", "fold-2-of-3", "fold-3-of-3"]
+    arguments, *_ = parse(sweep.arguments(ask(sweep, sweep.cells["fold-2-of-3"]), sweep.folder("fold-2-of-3")))
+    assert (arguments.split, arguments.seed) == ("fold-2-of-3", 2)
+    assert sweep.folds_of_choices() == {"mine": ["fold-1-of-3", "fold-2-of-3", "fold-3-of-3"]}
+
+
+def test_each_choice_of_a_grid_has_its_folds(recipe):
+    sweep = parse_sweep([recipe("grid: {learning_rate: [0.01, 0.001]}"), "--folds", "2"])
+    assert sweep.folds_of_choices() == {
+        "0.01": ["0.01-fold-1-of-2", "0.01-fold-2-of-2"],
+        "0.001": ["0.001-fold-1-of-2", "0.001-fold-2-of-2"],
+    }
