@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hub_unets.modeling.image_processing_unet import connected_components
+from hub_unets.modeling.regions import connected_components
 
 SIDE = 128  # pixels of the longer side at which the view is looked for
 DARK = 24  # a pixel whose brightest channel is no brighter belongs to no picture
