@@ -14,7 +14,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench test test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
+.PHONY: help train predict demo bench faults test test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-all: $(VENV)/.test  ## run every test
 
 bench: $(VENV)/.test  ## measure speed beside other libraries (DATA=folder MODEL=run, else generated and random)
 	$(BIN)/hub-unets bench $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
+
+faults: $(VENV)/.test  ## try to break things, and write tests/README.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 test-lowest: $(VENV)/.test .venv-lowest/.done  ## train, build, verify, predict with the lowest versions of pyproject.toml
 	WHEEL_PYTHON=.venv-lowest/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_wheel.py

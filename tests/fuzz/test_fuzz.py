@@ -74,25 +74,28 @@ def outcomes(name, seeds):
     return found
 
 
-def assert_sound(name, seeds):
+def assert_sound(name, seeds, record_property):
     found = outcomes(name, seeds)
+    counts = collections.Counter(found.values())
+    for kind in ("right", "refused"):
+        record_property(kind, counts[kind])
     bad = {seed: text for seed, text in found.items() if text not in ("right", "refused")}
     if bad:
         listed = "\n".join(f"--- {name}, seed {seed}: {text[:2000]}" for seed, text in [*bad.items()][:10])
         pytest.fail(
             f"{len(bad)} of {len(found)} inputs end in neither a result nor a clear error\n{listed}", pytrace=False
         )
-    assert set(collections.Counter(found.values())) == {"right", "refused"}  # else nothing is tried
+    assert set(counts) == {"right", "refused"}  # else nothing is tried
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_some_hundred(name):
-    assert_sound(name, range(ENTRIES[name][0]))
+def test_some_hundred(name, record_property):
+    assert_sound(name, range(ENTRIES[name][0]), record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
-def test_ten_thousand(name):
+def test_ten_thousand(name, record_property):
     total = sum(count for count, _ in ENTRIES.values())
     first = ENTRIES[name][0]
-    assert_sound(name, range(first, first + SLOW * first // total))
+    assert_sound(name, range(first, first + SLOW * first // total), record_property)

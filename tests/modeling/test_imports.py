@@ -10,7 +10,7 @@ FILES = sorted([*ROOT.glob("configuration/*.py"), *ROOT.glob("modeling/*.py")])
 LIBRARIES = {"PIL", "numpy", "timm", "torch", "torchvision", "transformers"}
 STANDARD = {
     "abc", "base64", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "importlib",
-    "inspect", "io", "itertools", "math", "numbers", "operator", "pathlib", "typing", "warnings",
+    "inspect", "io", "itertools", "math", "numbers", "operator", "pathlib", "typing", "warnings", "zlib",
 }  # fmt: skip
 OURS = ("hub_unets.configuration.", "hub_unets.modeling.")
 

@@ -129,7 +129,7 @@ def require_clear(reasons, where):
 
 @pytest.mark.parametrize("name", [*JSON, *OTHERS])
 @pytest.mark.parametrize("seeds", [range(QUICK), pytest.param(range(QUICK, MANY), marks=pytest.mark.slow)], ids=len)
-def test_a_mutated_file_passes_and_loads_or_is_named(name, seeds, repository, tmp_path):
+def test_a_mutated_file_passes_and_loads_or_is_named(name, seeds, repository, tmp_path, record_property):
     folder = shutil.copytree(repository, tmp_path / "mutated")
     sound, manifest = ((folder / one).read_bytes() for one in (name, "manifest.json"))
     failed = 0
@@ -150,6 +150,8 @@ def test_a_mutated_file_passes_and_loads_or_is_named(name, seeds, repository, tm
             )
             assert model(**processor(Image.open(folder / "example.png"))).logits.shape[0] == 1, (name, seed)
     assert failed > len(seeds) / 3
+    record_property("right", len(seeds) - failed)
+    record_property("refused", failed)
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +160,16 @@ def onnx(repository):
 
 
 @pytest.mark.parametrize("seeds", [range(QUICK), pytest.param(range(QUICK, MANY), marks=pytest.mark.slow)], ids=len)
-def test_a_mutated_onnx_file_is_that_of_the_weights_or_is_refused(seeds, onnx):
+def test_a_mutated_onnx_file_is_that_of_the_weights_or_is_refused(seeds, onnx, record_property):
+    refused = 0
     for seed in seeds:
         content = mutated_bytes(onnx, random.Random(seed))
         try:
             compare_onnx(content, onnx)
         except UserError as error:
             require_clear([str(error)], ("model.onnx", seed))
+            refused += 1
         else:
             compare_onnx(onnx, content)  # it says the same
+    record_property("right", len(seeds) - refused)
+    record_property("refused", refused)
