@@ -17,7 +17,7 @@ FUZZ = {
 }
 FAULTS = {
     "tests/training/test_resume.py": "runs killed at every moment, resumed bit for bit; data that changes",
-    "tests/training/fit/test_checkpoints.py": "half-written and damaged checkpoints, full disks, two runs in one folder",
+    "tests/training/fit/test_checkpoints.py": "damaged checkpoints, full disks, two runs in one folder",
     "tests/training/test_sweep.py": "workers killed, trials that fail, a database that goes away",
     "tests/hub_repos/test_push.py": "pushes cut off at every request, a Hub that refuses, moves or does not answer",
     "tests/hub_repos/test_verify.py": "forged, swapped and hostile repositories",
@@ -66,14 +66,14 @@ def page(cases):
     return f"""# What the tests try to break
 
 `make test` runs in ten minutes on two cores; `make test-all` takes the slow tests too. Tests mirror the source: the
-tests of `training/data/reading.py` are in `tests/training/data/test_reading.py`. Real components stand in for nothing:
-processes that `accelerate` launches, an HTTP Hub on this machine, Chromium, a PostgreSQL server where one is installed.
+tests of `training/data/reading.py` are in `tests/training/data/test_reading.py`. They use real components: processes
+that `accelerate` launches, an HTTP Hub on this machine, Chromium, a PostgreSQL server where one is installed.
 
 This page is made by `make faults` ({cpu_name()}, Python {platform.python_version()}).
 
-Seeded mutations of whatever a stranger can send, read by the code that reads it in use. An input is *right* where it is
-read as what it shows, and *refused* where the error names the file and the cure; anything else, a traceback, a crash, a
-hang or too much memory, fails a test.
+Seeded mutations of whatever a stranger can send, read by the code that reads it in use. An input is *right* where it
+is read as what it shows, and *refused* where the error names the file and the cure. Anything else, a traceback, a
+crash, a hang or too much memory, fails a test.
 
 {table(["what is mutated", "tests", "inputs", "right", "refused", "tests failed"], fuzz)}
 
