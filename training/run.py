@@ -204,14 +204,8 @@ def load_further(field, folder, partition):
 
 
 def load_teacher(arguments, processor, config):
-    return Teacher(
-        arguments.teacher,
-        processor,
-        config,
-        arguments.teacher_flips,
-        arguments.trust_remote_code,
-        arguments.device,
-    )
+    options = arguments.teacher_flips, arguments.trust_remote_code, arguments.device
+    return Teacher(arguments.teacher, processor, config, *options)
 
 
 def run_record(arguments, settings, command, model, best):

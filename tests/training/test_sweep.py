@@ -91,11 +91,11 @@ def test_folds_end_in_figures_of_every_image(recipe, tmp_path):
     folder = tmp_path / "study"
     argv = [recipe(""), "--folds", "2", "--output_dir", str(folder), "--num_train_epochs", "1"]
     stdout, stderr = start(SWEEP, *argv).communicate(timeout=300)
-    assert "mine, 2 folds: " in stdout and "test                  16 images" in stdout, stderr
+    assert "mine, 2 folds: " in stdout and "17 images" in stdout, stderr
     results = read_results(folder / "out_of_fold/mine/results.json")
-    assert results["metrics"]["test"]["images"] == 16 and results["data"]["split"] == "2 folds"
+    assert results["metrics"]["test"]["images"] == 17 and results["data"]["split"] == "2 folds"
     tested = [read_results(path)["data"]["sizes"]["test"] for path in sorted(folder.glob("trials/*/results.json"))]
-    assert tested == [8, 8] and not (folder / "leaderboard.md").exists()
+    assert tested == [9, 8] and not (folder / "leaderboard.md").exists()
 
 
 def test_kill_9_in_the_middle_repeats_no_finished_trial(recipe, tmp_path):

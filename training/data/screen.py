@@ -67,8 +67,8 @@ class Screen(albumentations.DualTransform):
         for number in np.flatnonzero(~over):
             pieces[number](screen, labels)
         part = _box_of(view_of(image))
-        seen, marked = _resized(image[part], extent, cv2.INTER_AREA), _resized(mask[part], extent, cv2.INTER_NEAREST)
-        np.copyto(screen[box], seen, where=shape[..., None])
+        marked = cv2.resize(mask[part], extent[::-1].tolist(), interpolation=cv2.INTER_NEAREST)
+        np.copyto(screen[box], _resized(image[part], extent), where=shape[..., None])
         np.copyto(labels[box], marked, where=shape)
         for number in np.flatnonzero(over):
             pieces[number](screen, labels)
@@ -90,8 +90,10 @@ class Screen(albumentations.DualTransform):
         return labels
 
 
-def _resized(pixels, extent, interpolation):
-    return cv2.resize(pixels, extent[::-1].tolist(), interpolation=interpolation)
+def _resized(image, extent):
+    """The image at (height, width); INTER_AREA is antialiased where it shrinks, and blocks where it enlarges."""
+    shrinks = extent[0] <= image.shape[0] and extent[1] <= image.shape[1]
+    return cv2.resize(image, extent[::-1].tolist(), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _box_of(view):
@@ -152,7 +154,7 @@ def _second_picture(draw, shown, frame):
     places = np.rint(draw.uniform(size=(PLACES, 2)) * (shown.shape - sides)).astype(int)
     boxes = [np.s_[top : top + sides[0], left : left + sides[1]] for top, left in places]
     box = min(boxes, key=lambda one: np.count_nonzero(shown[one]))
-    small = _resized(frame, sides, cv2.INTER_AREA)
+    small = _resized(frame, sides)
     small = small[:: draw.choice([-1, 1]), :: draw.choice([-1, 1])]
 
     def paint(image, labels):

@@ -69,7 +69,7 @@ class ShrinkPolyp(PaintOut):
     class InitSchema(PaintOut.InitSchema):
         area: tuple[float, float]
 
-    def __init__(self, area=(0.004, 0.03), max_area=0.25, margin=0.03, p=0.2):
+    def __init__(self, area=(0.003, 0.03), max_area=0.25, margin=0.03, p=0.2):
         super().__init__(max_area=max_area, margin=margin, p=p)
         _require_shares(area)
         self.area = area

@@ -133,3 +133,12 @@ def test_arguments_are_not_changed(frame):
 def test_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Augmentation([{"Screen": arguments}], 0)
+
+
+def test_an_enlarged_view_is_smooth_and_not_blocks():
+    ramp = np.repeat(np.linspace(60, 200, 40).astype(np.uint8)[None], 100, axis=0)
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[:, 30:70] = ramp[..., None]
+    shown, _ = transformed(Screen(width=(1, 1), height=(1, 1), **BARE), image, np.zeros((100, 100), np.uint8))
+    steps = np.diff(shown[50, :, 0].astype(int))
+    assert (steps[10:90] != 0).mean() > 0.8  # 40 columns become 90: as blocks, half of the steps were 0
