@@ -14,7 +14,7 @@ PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench test test-all test-minimal test-compat lint format clean $(LOADS)
+.PHONY: help train predict demo bench faults test test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -43,9 +43,24 @@ test-all: $(VENV)/.test  ## run every test
 bench: $(VENV)/.test  ## measure speed beside other libraries (DATA=folder MODEL=run, else generated and random)
 	$(BIN)/hub-unets bench $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
 
+faults: $(VENV)/.test  ## try to break things, and write tests/README.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
+
+test-lowest: $(VENV)/.test .venv-lowest/.done  ## train, build, verify, predict with the lowest versions of pyproject.toml
+	WHEEL_PYTHON=.venv-lowest/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_wheel.py
+
 test-minimal: load-minimal  ## load built repositories with torch, torchvision, timm, transformers, pillow alone
 
 test-compat: $(OLDER:%=load-%)  ## load built repositories with older versions of transformers
+
+test-newest: $(VENV)/.test  ## test models and built repositories with the registry's newest transformers
+	$(BIN)/python -m venv --clear --without-pip .venv-newest
+	cd .venv-newest/lib/*/site-packages && \
+		echo "import site; site.addsitedir('$$(ls -d $(CURDIR)/$(VENV)/lib/*/site-packages)')" > main.pth
+	PIP_PYTHON=.venv-newest $(PIP) --upgrade transformers
+	.venv-newest/bin/python -c "import transformers; print('transformers', transformers.__version__)"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" \
+		tests/configuration tests/modeling tests/hub_repos/test_load.py
 
 $(LOADS): load-%: $(VENV)/.test .venv-%/.done
 	LOAD_PYTHON=.venv-$*/bin/python LOAD_TRANSFORMERS=$(filter $*,$(OLDER)) OMP_NUM_THREADS=1 \
@@ -60,7 +75,7 @@ format: $(VENV)/.test  ## mend style
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and runs
-	rm -rf $(VENV) $(LOADS:load-%=.venv-%) runs
+	rm -rf $(VENV) $(LOADS:load-%=.venv-%) .venv-lowest .venv-newest runs
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -82,6 +97,11 @@ $(VENV)/.demo: $(VENV)/.core
 .venv-minimal/.done: $(VENV)/.core constraints.txt
 	$(BIN)/python -m venv --without-pip $(@D)
 	PIP_PYTHON=$(@D) $(PIP) -c constraints.txt torch torchvision timm transformers pillow
+	touch $@
+
+.venv-lowest/.done: $(VENV)/.test pyproject.toml
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(BIN)/uv pip install -q --python $(@D)/bin/python --resolution lowest-direct -r pyproject.toml --extra coco
 	touch $@
 
 .venv-%/.done: $(VENV)/.core Makefile  # the packages that PINS_% does not name are those of the main environment

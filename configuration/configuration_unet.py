@@ -1,6 +1,9 @@
 """Configuration of the U-Net (Ronneberger et al. 2015): every field that all variants share."""
 
 from transformers import PretrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class UNetConfig(PretrainedConfig):
@@ -19,8 +22,9 @@ class UNetConfig(PretrainedConfig):
             widths, or 256, 128, 64, 32, 16 for a backbone.
         upsample: `"transpose"` (2x2 transposed convolution, halving the width) or `"bilinear"`.
         reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the 1x1 head; None builds none.
-        binary_head: one logit for `id2label[1]` instead of one for each label; needs exactly two labels.
-        id2label: the name of each label from 0, `{0: "background", 1: "polyp"}`; `label2id` follows from it.
+        binary_head: one logit for `id2label[1]` instead of one for each label; off unless there are two labels.
+        id2label: the name of each label from 0, `{0: "background", 1: "polyp"}`; `label2id` follows from it. If there
+            are not `num_labels` of them, the names are LABEL_0, LABEL_1, ... and a warning says so.
     """
 
     model_type = "unet"
@@ -44,7 +48,7 @@ class UNetConfig(PretrainedConfig):
         if id2label is None and num_labels in (None, 2):
             id2label = {0: "background", 1: "polyp"}
         if id2label is not None:
-            kwargs["id2label"] = checked_names(id2label, num_labels)
+            kwargs["id2label"] = checked_names(fitting_names(id2label, num_labels))
             kwargs["label2id"] = {name: label for label, name in kwargs["id2label"].items()}
         super().__init__(**kwargs)
         self.num_channels = num_channels
@@ -60,8 +64,21 @@ class UNetConfig(PretrainedConfig):
         self.binary_head = self.num_labels == 2 if binary_head is None else binary_head
         self.check_fields()
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As transformers does, with the labels that a call gives in place of the file's before they are checked."""
+        given = {name: kwargs.pop(name) for name in ("num_labels", "id2label", "label2id") if name in kwargs}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "id2label" in given:
+            config_dict = {name: value for name, value in config_dict.items() if name != "num_labels"}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
     def check_fields(self):
-        """Raise ValueError, naming the field and the cure, unless the fields describe a network."""
+        """Raise ValueError, naming the field and the cure, unless the fields describe a network.
+
+        Turns a binary head off unless there are two labels: `num_labels` may have changed since the head was chosen.
+        """
+        self.binary_head = self.binary_head and self.num_labels == 2
         for field in ("num_channels", "base_channels", "depth"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
@@ -73,8 +90,6 @@ class UNetConfig(PretrainedConfig):
                 "num_labels=1 leaves no background: keep two labels, {0: 'background', 1: 'polyp'}, and set "
                 "binary_head=True for a head of one channel."
             )
-        if self.binary_head and self.num_labels != 2:
-            raise ValueError(f"binary_head needs exactly 2 labels, got {self.num_labels}; set binary_head=False.")
         if self.padding == "valid" and self.backbone is not None:
             raise ValueError(f"padding='valid' is for the plain path; backbone={self.backbone!r} pads its own maps.")
         if self.detail_channels and self.backbone is None:
@@ -85,7 +100,7 @@ class UNetConfig(PretrainedConfig):
     @property
     def num_logits(self):
         """Channels of the head: 1 for a binary head, else one for each label."""
-        return 1 if self.binary_head else self.num_labels
+        return 1 if self.binary_head and self.num_labels == 2 else self.num_labels
 
     @property
     def valid_margin(self):
@@ -103,19 +118,25 @@ class UNetConfig(PretrainedConfig):
             )
 
 
-def checked_names(id2label, num_labels=None):
+def fitting_names(id2label, num_labels):
+    """`id2label`, or LABEL_0, LABEL_1, ... where it does not have `num_labels` names, as transformers does it."""
+    if num_labels is None or len(id2label) == num_labels:
+        return id2label
+    logger.warning(f"id2label has not num_labels={num_labels} names: {id2label!r}; they become LABEL_0, LABEL_1, ...")
+    return {label: f"LABEL_{label}" for label in range(num_labels)}
+
+
+def checked_names(id2label):
     """`id2label` with whole numbers as keys, in order: JSON and YAML give texts.
 
     Raises:
-        ValueError: not one name of its own for each label from 0 to num_labels - 1.
+        ValueError: not one name of its own for each label from 0.
     """
     names = {str(label): name for label, name in id2label.items()} if isinstance(id2label, dict) else {}
-    labels = [str(label) for label in range(len(names) if num_labels is None else num_labels)]
+    labels = [str(label) for label in range(len(names))]
     named = [name for name in names.values() if isinstance(name, str) and name]
     if not names or sorted(names) != sorted(labels) or len(set(named)) < len(names):
-        wanted = "" if num_labels is None else f" of num_labels={num_labels}"
         raise ValueError(
-            f"id2label must give each label{wanted} a name of its own, from 0: {{0: background, 1: polyp}}; "
-            f"got {id2label!r}."
+            f"id2label must give each label a name of its own, from 0: {{0: background, 1: polyp}}; got {id2label!r}."
         )
     return {int(label): names[label] for label in labels}

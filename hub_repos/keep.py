@@ -12,7 +12,7 @@ from pathlib import Path
 from hub_unets.hub_repos.repository.builder import PICTURES
 from hub_unets.hub_repos.repository.card import write_card
 from hub_unets.training.errors import UserError, run_command
-from hub_unets.training.records.results import read_results
+from hub_unets.training.records.results import HISTORY, read_results
 
 RECORDS = ("results.json", "per_image.csv")
 CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -29,7 +29,7 @@ def keep_records(run, folder):
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
             require(path, RECORDS)
             read_results(path / RECORDS[0])
-            copy(path, folder / path.relative_to(run), RECORDS)
+            copy(path, folder / path.relative_to(run), (*RECORDS, *there(path, (HISTORY,))))
 
 
 def publish(run, folder):
@@ -45,7 +45,7 @@ def publish(run, folder):
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
-    copy(run, folder, (*CHECKPOINT, *RECORDS, *(name for name in PICTURES if (run / name).exists())))
+    copy(run, folder, (*CHECKPOINT, *RECORDS, *there(run, (HISTORY, *PICTURES))))
     write_card(folder, read_results(folder / "results.json"))
 
 
@@ -61,6 +61,11 @@ def require(folder, names):
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
+
+
+def there(folder, names):
+    """Those of the files that a folder has."""
+    return [name for name in names if (folder / name).is_file()]
 
 
 def copy(source, folder, names):
@@ -83,7 +88,7 @@ def main(argv=None):
         print(f"Model: {arguments.publish}, the median of {len(arguments.runs)} runs by validation Dice: {chosen}")
     for run in arguments.runs:
         keep_records(run, arguments.folder / run.name)
-    print(f"Records: {arguments.folder}; now: python -m hub_repos.report")
+    print(f"Records: {arguments.folder}; now: hub-unets report")
 
 
 if __name__ == "__main__":

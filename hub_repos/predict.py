@@ -7,7 +7,7 @@ image nor video are in left_out.csv. With --flips there is uncertainty/NAME.png,
 of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to .5. Frames of
 a video and rows of a table are kept as frames/NAME.jpg.
 Repeating the command goes on where it stopped. Several processes, with or without GPUs:
-`accelerate launch --multi_gpu --num_processes 2 -m hub_repos.predict ...`.
+`accelerate launch --multi_gpu --num_processes 2 -m hub_unets.hub_repos.predict ...`.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Predictor:
     """A model with its processor: images to predictions.
 
     Args:
-        model, processor: of a repository that hub_repos.build made, or of a run.
+        model, processor: of a repository that `hub-unets build` made, or of a run.
         threshold: for a binary head; None takes the processor's.
         tile, overlap, batch_size: see `hub_repos.inference.tiles.logits_of`.
         flips: take the mean logits of each image and its mirror images, and map where they disagree.
@@ -66,7 +66,7 @@ class Predictor:
 
     def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8, flips=False):
         if not hasattr(model.config, "binary_head"):
-            raise UserError("predict takes runs of training/run.py and repositories of hub_repos.build, not others.")
+            raise UserError("predict takes runs of training/run.py and repositories of `hub-unets build`, not others.")
         if threshold is not None and not (model.config.binary_head and 0 < threshold < 1):
             raise UserError(f"threshold is for a binary head and lies between 0 and 1, got {threshold}: leave it out.")
         self.model, self.processor, self.threshold, self.flips = model, processor, threshold, flips

@@ -79,7 +79,7 @@ def push_model(one, private, create_pr, dry_run):
     """Check a staged Publication and send it; arguments as `push`. Returns the commit, None in a dry run."""
     print("\n".join(one.listing()))
     require_publishable(one.staged)
-    require_verified(one.staged, one.repo_id)
+    require_verified(one.staged, one.repo_id, one.tag)
     if dry_run:
         return None
     if one.remote.head is None:

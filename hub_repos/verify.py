@@ -1,7 +1,8 @@
 """Judge a repository that hub-unets built: `hub-unets verify FOLDER_OR_REPO_ID [--data DATA]`.
 
-The static checks come first, and nothing of the repository is executed or unpickled unless all of them pass. Then it
-is loaded in a process of its own without network, token or home, and with `--data` its figures are computed again.
+Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all of
+them pass. Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and
+files, and with `--data` its figures are computed again.
 """
 
 import argparse
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import transformers
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HTTPError
 
+from hub_unets.hub_repos.checks.figures import loaded_repository
+from hub_unets.hub_repos.checks.static import known_file
+from hub_unets.hub_repos.checks.untrusted import read_text
 from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import explained, limit_waiting, patience
 from hub_unets.training.errors import UserError, run_command
@@ -26,13 +31,16 @@ def download(repo_id, commit, folder):
     """Fetch every file of a commit, main's without one, and execute none; returns the commit.
 
     Raises:
-        UserError: the id or the commit has no form of one, or a file did not arrive as it is named.
+        UserError: the id or the commit has no form of one, the repository holds other files than hub-unets builds, or
+            larger ones, or a file did not arrive as it is named.
     """
     if not REPO_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is neither a folder nor a Hub id such as owner/name")
     if commit is not None and not COMMIT.fullmatch(commit):
         raise UserError(f"--commit must be a whole hash of 40 digits, got {commit!r}: tags and branches move")
-    info = HfApi().model_info(repo_id, revision=commit, timeout=patience())
+    info = HfApi().model_info(repo_id, revision=commit, timeout=patience(), files_metadata=True)
+    for sibling in info.siblings:
+        require_known(sibling, repo_id)
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -41,26 +49,54 @@ def download(repo_id, commit, folder):
     return info.sha
 
 
+def require_known(sibling, repo_id):
+    """Raise UserError for a file on the Hub that a repository of ours does not have, or not so large."""
+    try:
+        _, most = known_file(sibling.rfilename)
+    except UserError as error:
+        raise UserError(f"{repo_id}: {error}") from error
+    if (sibling.size or 0) > most:
+        raise UserError(f"{repo_id}: {sibling.rfilename} is larger than {most} bytes")
+
+
+def revision_of(folder, repo_id, commit):
+    """The revision that the card names, if it is this commit on the Hub; else the commit."""
+    try:
+        named = loaded_repository(read_text(folder / "README.md"))[1]
+        at = named and HfApi().model_info(repo_id, revision=named, timeout=patience()).sha
+    except (UserError, HTTPError):  # the checks say what is wrong with the card; a revision that is not there is none
+        return commit
+    return named if at == commit else commit
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="hub-unets verify", description=__doc__.splitlines()[0])
     parser.add_argument("repository", metavar="FOLDER_OR_REPO_ID", help="a built folder, or an id on the Hub")
     parser.add_argument("--commit", help="the commit on the Hub, 40 digits; default: main's, which is printed")
+    parser.add_argument("--repo_id", help="of a folder: the repository that its card may name, as in owner/name")
+    parser.add_argument("--revision", help="of a folder: the tag that its card may name")
     parser.add_argument("--data", help="images and masks to compute the figures on again, as training.evaluate's")
+    parser.add_argument("--image_column", help="column or sub-folder of the images in --data")
+    parser.add_argument("--mask_column", help="column or sub-folder of the masks in --data")
     arguments = parser.parse_args(argv)
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
-        folder, repo_id = Path(arguments.repository), None
+        folder, repo_id, revision = Path(arguments.repository), arguments.repo_id, arguments.revision
         if folder.is_dir():
             if arguments.commit is not None:
                 raise UserError("--commit is for a repository on the Hub; this is a folder")
             print(folder)
         else:
+            if repo_id or revision:
+                raise UserError("--repo_id and --revision are for a folder; this is a repository on the Hub")
             folder, repo_id = Path(temporary), arguments.repository
             limit_waiting()
             with explained(repo_id):
                 commit = download(repo_id, arguments.commit, folder)
+                revision = revision_of(folder, repo_id, commit)
             print(f"{repo_id} at commit {commit}")
-        checks = verify_folder(folder, data=arguments.data, repo_id=repo_id)
+        columns = arguments.image_column, arguments.mask_column
+        checks = verify_folder(folder, data=arguments.data, repo_id=repo_id, revision=revision, columns=columns)
     print("\n".join(map(str, checks)))
     failed = sum(not check.passed for check in checks)
     print(f"{failed} of {len(checks)} checks failed." if failed else f"All {len(checks)} checks passed.")

@@ -7,9 +7,8 @@ import itertools
 import timm
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from hub_unets.modeling.layers import ConvNormReLU, DoubleConv
+from hub_unets.modeling.layers import CheckpointedDoubleConv, ConvNormReLU
 
 
 class PlainEncoder(nn.Module):
@@ -27,20 +26,15 @@ class PlainEncoder(nn.Module):
             for level, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.pool = nn.MaxPool2d(2)
-        self.gradient_checkpointing = False
 
     def create_stage(self, config, level, in_channels, out_channels):
         """What maps a level's input, pooled but for level 0, to its features."""
-        return DoubleConv(in_channels, out_channels, config.padding, config.batch_norm)
+        return CheckpointedDoubleConv(in_channels, out_channels, config.padding, config.batch_norm)
 
     def forward(self, pixel_values):
         features = []
         for stage in self.stages:
-            inputs = self.pool(features[-1]) if features else pixel_values
-            if self.gradient_checkpointing and self.training:
-                features.append(checkpoint(stage, inputs, use_reentrant=False))
-            else:
-                features.append(stage(inputs))
+            features.append(stage(self.pool(features[-1]) if features else pixel_values))
         return features
 
 
@@ -67,7 +61,9 @@ class BackboneEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         widths, strides, self.channels_last = probe_backbone(config.backbone, config.num_channels)
-        self.backbone = create_backbone(config.backbone, config.num_channels)
+        self.create_backbone = functools.partial(create_backbone, config.backbone, config.num_channels)
+        self.backbone = self.create_backbone()
+        self.lacks_values = any(parameter.is_meta for parameter in self.backbone.parameters())
         for module in self.backbone.modules():
             module.keeps_own_init = True  # read by _init_weights
         levels = strides[0].bit_length() - 1  # levels above the backbone's first map: 1 (stride 2) or 2 (stride 4)
@@ -82,6 +78,22 @@ class BackboneEncoder(nn.Module):
         if self.channels_last:
             features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
         return [*above, *features]
+
+    @torch.no_grad()
+    def initialize_backbone(self):
+        """Give a backbone that was built without memory the first values of timm, but for those of a checkpoint."""
+        missing = {
+            name: tensor
+            for name, tensor in self.backbone.state_dict(keep_vars=True).items()
+            if self.lacks_values and not getattr(tensor, "_is_hf_initialized", False)
+        }
+        if not missing or any(tensor.is_meta for tensor in missing.values()):
+            return
+        with torch.device("cpu"):
+            first = self.create_backbone().state_dict()
+        for name, tensor in missing.items():
+            tensor.copy_(first[name])
+        self.lacks_values = False
 
     @property
     def gradient_checkpointing(self):

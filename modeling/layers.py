@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class ConvNormReLU(nn.Sequential):
@@ -26,6 +27,10 @@ class DoubleConv(nn.Sequential):
         )
 
 
+class CheckpointedDoubleConv(GradientCheckpointingLayer, DoubleConv):
+    """A DoubleConv by itself, as a stage of the plain path; checkpointed if the model is told so."""
+
+
 class Upsample(nn.Module):
     """Doubles height and width and brings the width to `out_channels`: B x in x H x W to B x out x 2H x 2W."""
 
@@ -43,6 +48,12 @@ class Upsample(nn.Module):
         if self.bilinear:
             features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
         return features
+
+
+def initialize(tensor, function, *arguments, **options):
+    """Call a function of torch.nn.init on a tensor, unless there is none or a checkpoint gave its values."""
+    if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
+        function(tensor, *arguments, **options)
 
 
 def center_crop(tensor, size):

@@ -57,6 +57,7 @@ class AttentionUNetForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = AttentionUNetConfig
     decoder_class = AttentionUNetDecoder
+    _no_split_modules = [*UNetForSemanticSegmentation._no_split_modules, "AttentionUNetDecoderBlock"]
     paper = "Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018, arXiv:1804.03999"
 
 

@@ -1,6 +1,7 @@
 """Deep residual U-Net (Zhang, Liu, Wang 2018): residual units in the plain path and in the decoder."""
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hub_unets.configuration.configuration_resunet import ResUNetConfig
 from hub_unets.modeling.encoder import PlainEncoder
@@ -33,6 +34,10 @@ class ResidualUnit(nn.Module):
         return self.residual(features) + self.shortcut(features)
 
 
+class CheckpointedResidualUnit(GradientCheckpointingLayer, ResidualUnit):
+    """A residual unit by itself, as a stage of the plain path."""
+
+
 class ResUNetEncoder(PlainEncoder):
     """The plain path of residual units; a stride of 2 in the first convolution takes the place of pooling."""
 
@@ -42,7 +47,7 @@ class ResUNetEncoder(PlainEncoder):
 
     def create_stage(self, config, level, in_channels, out_channels):
         stride = 1 if level == 0 else 2
-        return ResidualUnit(in_channels, out_channels, stride, config.batch_norm, first=level == 0)
+        return CheckpointedResidualUnit(in_channels, out_channels, stride, config.batch_norm, first=level == 0)
 
 
 class ResUNetDecoderBlock(UNetDecoderBlock):
@@ -65,6 +70,7 @@ class ResUNetForSemanticSegmentation(UNetForSemanticSegmentation):
     config_class = ResUNetConfig
     plain_encoder_class = ResUNetEncoder
     decoder_class = ResUNetDecoder
+    _no_split_modules = ["BackboneEncoder", "CheckpointedResidualUnit", "ResUNetDecoderBlock"]
     paper = "Zhang, Liu, Wang: Road Extraction by Deep Residual U-Net, IEEE GRSL 2018, arXiv:1711.10684"
 
 

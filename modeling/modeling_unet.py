@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hub_unets.configuration.configuration_unet import UNetConfig
-from hub_unets.modeling.encoder import PlainEncoder, create_encoder
-from hub_unets.modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip
+from hub_unets.modeling.encoder import BackboneEncoder, PlainEncoder, create_encoder
+from hub_unets.modeling.layers import ConvNormReLU, DoubleConv, Upsample, center_crop, concat_skip, initialize
 
 IGNORED_LABELS = (255, -100)
 
@@ -36,7 +36,7 @@ class UNetOutput(SemanticSegmenterOutput):
     auxiliary_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
-class UNetDecoderBlock(nn.Module):
+class UNetDecoderBlock(GradientCheckpointingLayer):
     """Upsample, concatenate the skip, convolve twice; returns the features and, where there is a gate, its map."""
 
     def __init__(self, config, in_channels, skip_channels, out_channels):
@@ -62,16 +62,12 @@ class UNetDecoder(nn.Module):
             for before, skip, after in zip(widths[:-1], reversed(skips), widths[1:], strict=True)
         )
         self.out_channels = widths[-1]
-        self.gradient_checkpointing = False
 
     def forward(self, features):
         *skips, decoded = features
         attentions = []
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            if self.gradient_checkpointing and self.training:
-                decoded, attention = checkpoint(block, decoded, skip, use_reentrant=False)
-            else:
-                decoded, attention = block(decoded, skip)
+            decoded, attention = block(decoded, skip)
             attentions += [] if attention is None else [attention]
         return DecoderOutput(decoded, tuple(attentions) or None)
 
@@ -95,21 +91,34 @@ class UNetPreTrainedModel(PreTrainedModel):
     config_class = UNetConfig
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    _no_split_modules = ["BackboneEncoder", "CheckpointedDoubleConv", "UNetDecoderBlock"]
     accepts_loss_kwargs = False  # the loss is a mean over images; a Trainer divides it by the accumulation steps
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """He initialisation (section 3 of the paper) for our layers; a timm backbone keeps its own."""
+        """First values of a module's own tensors: He's (section 3 of the paper), norms are the identity.
+
+        A timm backbone keeps its own. What a checkpoint gave is left alone.
+        """
         if getattr(module, "keeps_own_init", False):
             if hasattr(module, "init_non_persistent_buffers"):
                 module.init_non_persistent_buffers()  # Swin's index tables are not in a checkpoint
-        elif isinstance(module, nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, std=module.in_channels**-0.5)  # at stride = kernel: one tap a pixel
-            nn.init.zeros_(module.bias)
+            return
+        if isinstance(module, nn.ConvTranspose2d):
+            initialize(module.weight, nn.init.normal_, std=module.in_channels**-0.5)  # one tap a pixel
         elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            initialize(module.weight, nn.init.kaiming_normal_, nonlinearity="relu")
+        elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            initialize(module.weight, nn.init.ones_)
+            initialize(getattr(module, "running_var", None), nn.init.ones_)
+        for name in ("bias", "running_mean", "num_batches_tracked"):
+            initialize(getattr(module, name, None), nn.init.zeros_)
+
+    def initialize_weights(self):
+        """As transformers does: at construction, and when a checkpoint has been read, for all that it lacks."""
+        super().initialize_weights()
+        if isinstance(self.encoder, BackboneEncoder):
+            self.encoder.initialize_backbone()
 
 
 class UNetForSemanticSegmentation(UNetPreTrainedModel):
@@ -117,6 +126,9 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
     The network of 2015 has `padding="valid"`, no batch norm, and dropout at the end of its contracting path, which is
     left out here.
+
+    There is no base model apart: AutoModel gives the whole network too, with the encoder's features as
+    `hidden_states` if `output_hidden_states=True` asks for them.
 
     A variant sets `config_class`, `decoder_class`, `paper` and, where its plain path differs, `plain_encoder_class`;
     `encoder.*`, `decoder.*` and `head.*` are everyone's keys.
@@ -137,6 +149,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         self.head = UNetHead(config, self.decoder.out_channels)
         self.stride = 2 ** (len(self.encoder.channels) - 1)
         self.encoder_frozen = False
+        self.gradient_checkpointing = False  # set by transformers, here and in the layers
         self.post_init()
 
     def forward(self, pixel_values, labels=None, output_hidden_states=None, output_attentions=None, return_dict=None):
@@ -146,8 +159,10 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             pixel_values: float tensor, B x num_channels x H x W.
             labels: whole numbers in 0..num_labels-1, B x H x W or B x 1 x H x W, 255 and -100 ignored; with `valid`
                 padding as large as the input (their centre is taken) or as the logits.
-            output_hidden_states: also return the encoder's maps, full resolution first.
-            output_attentions: also return the gates' maps, deepest first, B x 1 x h x w in 0..1; None without gates.
+            output_hidden_states: also return the encoder's maps, full resolution first. This and the next two are the
+                config's where the call does not say.
+            output_attentions: also return the gates' maps, deepest first, B x 1 x h x w in 0..1, or a transformer's
+                weights; None where there are none.
             return_dict: False returns a tuple (loss, logits, hidden_states, attentions, auxiliary_logits) without what
                 is None.
 
@@ -160,8 +175,12 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             ValueError: wrong number of channels, a size that `valid` padding can't map, labels of another size or
                 out of range.
         """
-        features = self.encoder(self._pad(pixel_values))
-        decoded = self.decoder(features)
+        config = self.config
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        padded = self._pad(pixel_values)
+        features = self.encoder(self._tracked(padded) if self.encoder.training else padded)
+        decoded = self.decoder([self._tracked(level) for level in features])
         logits = self.head(decoded.features)
         auxiliary = [_resize(one, logits.shape[-2:]) for one in decoded.auxiliary_logits or ()]
         if self.config.padding == "same":
@@ -175,7 +194,14 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             attentions=decoded.attentions if output_attentions else None,
             auxiliary_logits=tuple(auxiliary) or None,
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _tracked(self, tensor):
+        """With a gradient where layers are checkpointed: the reentrant kind needs one at the input of each."""
+        checkpointed = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if tensor is None or tensor.requires_grad or not checkpointed:
+            return tensor
+        return tensor.detach().requires_grad_()
 
     def _loss(self, all_logits, labels):
         labels = align_labels(labels, all_logits[0], self.config)

@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hub_unets.configuration.configuration_unet3plus import UNet3PlusConfig
 from hub_unets.modeling.layers import ConvNormReLU
 from hub_unets.modeling.modeling_unet import DecoderOutput, UNetDecoderBlock, UNetForSemanticSegmentation
 
 
-class UNet3PlusNode(nn.Module):
+class UNet3PlusNode(GradientCheckpointingLayer):
     """One level: every map brought to its resolution, convolved to one width, concatenated, convolved (section 2.1).
 
     Maps above are max-pooled, maps below upsampled bilinearly; `sources` maps their level to their width.
@@ -61,25 +61,19 @@ class UNet3PlusDecoder(nn.Module):
         self.auxiliary_heads = nn.ModuleList(
             nn.Conv2d(channels[level], config.num_logits, 3, padding=1) for level in supervised
         )
-        self.gradient_checkpointing = False
 
     def forward(self, features):
         decoded = {self.depth: features[-1]}
         for level, node in zip(reversed(range(self.depth)), self.nodes, strict=True):
             if isinstance(node, UNet3PlusNode):
                 maps = [features[source] if source <= level else decoded[source] for source in node.levels]
-                decoded[level] = self._run(node, *maps)
+                decoded[level] = node(*maps)
             else:
-                decoded[level], _ = self._run(node, decoded[level + 1], None)
+                decoded[level], _ = node(decoded[level + 1], None)
         auxiliary = None
         if self.training and len(self.auxiliary_heads):
             auxiliary = tuple(head(decoded[level]) for level, head in enumerate(self.auxiliary_heads, start=1))
         return DecoderOutput(decoded[0], auxiliary_logits=auxiliary)
-
-    def _run(self, node, *maps):
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(node, *maps, use_reentrant=False)
-        return node(*maps)
 
 
 class UNet3PlusForSemanticSegmentation(UNetForSemanticSegmentation):
@@ -87,6 +81,7 @@ class UNet3PlusForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = UNet3PlusConfig
     decoder_class = UNet3PlusDecoder
+    _no_split_modules = [*UNetForSemanticSegmentation._no_split_modules, "UNet3PlusNode"]
     paper = (
         "Huang et al.: UNet 3+: A Full-Scale Connected UNet for Medical Image Segmentation, ICASSP 2020, "
         "arXiv:2004.08790"

@@ -2,14 +2,14 @@
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hub_unets.configuration.configuration_unetplusplus import UNetPlusPlusConfig
 from hub_unets.modeling.layers import DoubleConv, Upsample
 from hub_unets.modeling.modeling_unet import DecoderOutput, UNetForSemanticSegmentation, decoder_widths
 
 
-class UNetPlusPlusNode(nn.Module):
+class UNetPlusPlusNode(GradientCheckpointingLayer):
     """One node X(i,j): the level's earlier maps and the map below, upsampled, convolved twice (equation 1)."""
 
     def __init__(self, config, below_channels, earlier_channels, out_channels):
@@ -43,7 +43,6 @@ class UNetPlusPlusDecoder(nn.Module):
         self.auxiliary_heads = nn.ModuleList(
             nn.Conv2d(widths[self.first_skip], config.num_logits, 1) for _ in range(columns)
         )
-        self.gradient_checkpointing = False
 
     def _order(self):
         """(level, column) of every node, each after those that it reads."""
@@ -57,10 +56,7 @@ class UNetPlusPlusDecoder(nn.Module):
         for level, column in self._order():
             node, below = self.nodes[f"{level}_{column}"], maps[level + 1, column - 1]
             earlier = [maps[level, before] for before in range(column) if (level, before) in maps]
-            if self.gradient_checkpointing and self.training:
-                maps[level, column] = checkpoint(node, below, *earlier, use_reentrant=False)
-            else:
-                maps[level, column] = node(below, *earlier)
+            maps[level, column] = node(below, *earlier)
         auxiliary = None
         if self.training and len(self.auxiliary_heads):
             auxiliary = tuple(
@@ -74,6 +70,7 @@ class UNetPlusPlusForSemanticSegmentation(UNetForSemanticSegmentation):
 
     config_class = UNetPlusPlusConfig
     decoder_class = UNetPlusPlusDecoder
+    _no_split_modules = [*UNetForSemanticSegmentation._no_split_modules, "UNetPlusPlusNode"]
     paper = (
         "Zhou et al.: UNet++: A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018, arXiv:1807.10165"
     )

@@ -47,7 +47,7 @@ def installed(wheel, tmp_path_factory):
     ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     others = subprocess.check_output([OTHER, "-c", ask], text=True).strip() if OTHER else sysconfig.get_path("purelib")
     (packages / "others.pth").write_text(f"{others}\n")
-    command = ["--python", folder / "bin/python", "install", "-q", "--no-deps", "--disable-pip-version-check", wheel]
+    command = ["--python", folder / "bin/python", "install", "-q", "--no-deps", "--ignore-installed", wheel]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True)
     return folder / "bin"
 

@@ -4,10 +4,10 @@ Data, network, training, scoring of the best epoch, pictures; the folder it leav
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import resource
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -26,16 +26,23 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.data.samples import (
+    EvaluationSamples,
+    TrainingSamples,
+    cached_samples,
+    require_foreground,
+    without_labels,
+)
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.start import load_start
+from hub_unets.training.fit.teacher import Teacher
 from hub_unets.training.fit.threads import keep_freed_memory, require_processes, use_all_cores
 from hub_unets.training.fit.trainer import UNetTrainer
-from hub_unets.training.measure.calibration import calibrate
+from hub_unets.training.measure.calibration import calibrate, to_half
 from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.models import load_model
@@ -48,16 +55,17 @@ from hub_unets.training.records.results import (
     environment_record,
     read_results,
     summary_lines,
-    without_folder,
     write_results,
 )
 from hub_unets.training.settings.arguments import parse
+from hub_unets.training.settings.publishable import command_of, publishable, without_folders
 
 TIMED_IMAGES = 20
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     logging.captureWarnings(True)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -84,18 +92,31 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept = kept_settings(arguments, settings, partition, state.num_processes)
     with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
+        settings = publishable(settings)
         if is_finished(arguments.output_dir):
             state.print(f"{arguments.output_dir} is finished: remove it or choose another output_dir to train again.")
         else:
-            train_and_score(arguments, model_fields, loss_weights, settings, rows, partition)
+            command = command_of("run", argv)
+            train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
 
 
-def train_and_score(arguments, model_fields, loss_weights, settings, rows, partition):
+def kept_settings(arguments, settings, partition, processes):
+    """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
+    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
+    for name in ("negatives", "unlabelled"):
+        if folder := getattr(arguments, name):
+            _, digests = load_further(name, folder, partition)
+            kept[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return kept
+
+
+def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
     """Everything between the data and results.json."""
     folder = Path(arguments.output_dir)
     model, processor = build(arguments, model_fields)
@@ -105,7 +126,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
     training, validation = make_samples(arguments, rows, partition, indices, model, processor)
-    trainer = UNetTrainer(model, arguments, training, validation, loss, processor)
+    teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
+    trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
     checkpoint, passed_over = last_complete(folder)
     if trainer.is_world_process_zero():
         say_resumed(checkpoint, passed_over)
@@ -129,7 +151,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     unscored = {part: indices[part] for part in parts if part not in scores}
     scores |= score_parts(model, processor, rows, unscored, folder, arguments.boundary_width)
     results = {
-        "run": run_record(arguments, settings, model, best, history) | {"started_from": start and start.record},
+        "run": run_record(arguments, settings, command, model, best) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -141,7 +163,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, rows, parti
     }
     with naming_write_errors(folder / "results.json"):
         draw(folder, history, scores, rows, model, processor, arguments.boundary_width)
-        write_results(folder, results, scores, partition.twins)
+        write_results(folder, results, scores, partition.twins, history)
 
 
 def make_samples(arguments, rows, partition, indices, model, processor):
@@ -153,16 +175,21 @@ def make_samples(arguments, rows, partition, indices, model, processor):
         validated = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
         trained = cached_samples(rows, partition.digests, trains, **options).select(indices["train"])
         if arguments.negatives:
-            frames, digests = load_negatives(arguments.negatives, partition)
+            frames, digests = load_further("negatives", arguments.negatives, partition)
             trained = datasets.concatenate_datasets([trained, cached_samples(frames, digests, trains, **options)])
+        if arguments.unlabelled:
+            frames, digests = load_further("unlabelled", arguments.unlabelled, partition)
+            frames = without_labels(cached_samples(frames, digests, trains, **options))
+            trained = datasets.concatenate_datasets([trained, frames])
     training = TrainingSamples(trained, trains, augmentation)
     validation = EvaluationSamples(validated, processor)
     require_images(arguments, training, validation)
+    require_foreground(trained)
     return training, validation
 
 
-def load_negatives(folder, partition):
-    """Frames without a polyp, to train on, and their sha256.
+def load_further(field, folder, partition):
+    """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
 
     Raises:
         UserError: one of them is a validation or test image.
@@ -172,21 +199,32 @@ def load_negatives(folder, partition):
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
     for name, digest in zip(frames["name"], digests, strict=True):
         if digest in held_out:
-            raise UserError(f"negatives: {name} in {folder} is a validation or test image of data: take it away.")
+            raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
     return frames, digests
 
 
-def run_record(arguments, settings, model, best, history):
+def load_teacher(arguments, processor, config):
+    return Teacher(
+        arguments.teacher,
+        processor,
+        config,
+        arguments.teacher_flips,
+        arguments.trust_remote_code,
+        arguments.device,
+    )
+
+
+def run_record(arguments, settings, command, model, best):
     return {
         "name": Path(arguments.output_dir).name,
         "model_type": model.config.model_type,
-        "settings": {name: without_folder(text) for name, text in settings.items()},
-        "command": command_line(),
+        "settings": settings,
+        "command": command,
+        "teacher": [without_folders(name) for name in arguments.teacher or []],
         "seed": arguments.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(gmacs(model, arguments.image_size + 2 * model.config.valid_margin), 4),
         "best": best,
-        "history": history,
     }
 
 
@@ -244,7 +282,8 @@ def score_parts(model, processor, rows, indices, folder, boundary_width=None):
 
 def log_scoring(folder, part, count, why=""):
     """A line of scorings.log."""
-    with (folder / "scorings.log").open("a", encoding="utf-8") as log:
+    path = folder / "scorings.log"
+    with naming_write_errors(path), path.open("a", encoding="utf-8") as log:
         log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {why}".rstrip() + "\n")
 
 
@@ -269,7 +308,9 @@ def save_checkpoint(model, processor, folder, half_precision=False):
     processor.save_pretrained(folder)
     if half_precision:
         state = model.state_dict()
-        weights = {name: one.half() if one.is_floating_point() else one for name, one in state.items()}
+        weights = {name: to_half(one) for name, one in state.items()}
+        if wide := [name for name, one in weights.items() if one.dtype == torch.float32]:
+            print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -341,7 +382,7 @@ def say_split(partition):
 
 def say_resumed(resumed, passed_over):
     for folder in passed_over:
-        print(f"Passed over {folder}: it was only half written.", flush=True)
+        print(f"Passed over {folder}: it is half written or damaged.", flush=True)
     if resumed is not None:
         print(f"Resumed from {resumed}.", flush=True)
 
@@ -349,11 +390,7 @@ def say_resumed(resumed, passed_over):
 def say_results(folder):
     print("\n".join(summary_lines(read_results(Path(folder) / "results.json"))))
     print(f"Results, weights and pictures: {folder}")
-    print(f"Next: python -m hub_repos.build {folder} {folder}/repository")
-
-
-def command_line():
-    return shlex.join(["accelerate", "launch", "training/run.py", *map(without_folder, sys.argv[1:])])
+    print(f"Next: hub-unets build {folder} {folder}/repository")
 
 
 def finite(history):

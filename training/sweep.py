@@ -1,8 +1,9 @@
 """Train every cell of a grid, or search a space: `accelerate launch training/sweep.py RECIPE.yaml [--field value]`.
 
-RECIPE is a recipe with `grid:` or `space:`. A trial is one run of training/run.py in a process of its own, and an
-Optuna trial; both can be stopped at any moment. Every process that names the same study works on it: a trial is taken
-by one of them, and one whose worker died is taken up again, from its last checkpoint, by a worker on the same folder.
+RECIPE is a recipe with `grid:` or `space:`, or any with `--folds 5` for a cross-validation. A trial is one run of
+training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. Every process that
+names the same study works on it: a trial is taken by one of them, and one whose worker died is taken up again, from
+its last checkpoint, by a worker on the same folder.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import csv
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -22,6 +22,7 @@ try:
     import optuna
 except ModuleNotFoundError:
     sys.exit("error: a sweep needs Optuna: pip install -e '.[sweep]'")
+import torch
 import transformers
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
@@ -31,8 +32,11 @@ from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
 from hub_unets.training.measure.models import load_model
+from hub_unets.training.records.folds import write_out_of_fold
 from hub_unets.training.records.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard
 from hub_unets.training.records.results import cpu_name, read_results
+from hub_unets.training.settings.publishable import command_of, without_folders
+from hub_unets.training.settings.storage import open_storage, quiet_optuna
 from hub_unets.training.settings.trials import parse_sweep, settings_of
 
 RUN = Path(__file__).with_name("run.py")
@@ -58,7 +62,7 @@ class Worker:
         (sweep.output_dir / "trials").mkdir(parents=True, exist_ok=True)
         with FileLock(sweep.output_dir / ".lock"):
             self.folder_id = _folder_id(sweep.output_dir)
-            self.storage = _open_storage(sweep.storage)
+            self.storage = open_storage(sweep.storage)
             self.study = optuna.create_study(
                 storage=self.storage, study_name=sweep.output_dir.name, direction="maximize", load_if_exists=True
             )
@@ -113,17 +117,20 @@ class Worker:
         """A trial and the lock that is held on it, or None twice; and whether one will become free here."""
         wait = False
         for one in self.trials(TrialState.WAITING, TrialState.RUNNING):
-            lock = FileLock(self.sweep.folder(one.user_attrs["name"]).with_suffix(".lock"))
+            lock = FileLock(self.sweep.beside(one.user_attrs["name"], ".lock"))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue  # another worker's
             now = self.storage.get_trial(one._trial_id)
-            outlived = now.state == TrialState.RUNNING and self._is_of_this_folder(now)
+            is_running = now.state == TrialState.RUNNING
+            outlived = is_running and self._is_of_this_folder(now)
             if outlived and self._is_training(now):
                 wait = True
             elif outlived or self._is_taken(now):
                 return self._trial(now), lock, False
+            elif not is_running or "folder" not in now.user_attrs:  # taken just now: its worker says so, or died
+                wait = wait or now.state in (TrialState.WAITING, TrialState.RUNNING)
             lock.release()
         return None, None, wait
 
@@ -146,7 +153,7 @@ class Worker:
         return time.time() - trial.datetime_start.timestamp() > SECONDS_TO_SET_OUT
 
     def _is_training(self, trial):
-        lock = self.sweep.folder(trial.user_attrs["name"]) / ".lock"
+        lock = self.sweep.folder(trial.user_attrs["name"]) / ".lock"  # the run's own
         try:
             with FileLock(lock, timeout=0) if lock.exists() else contextlib.nullcontext():
                 return False
@@ -157,7 +164,7 @@ class Worker:
         """Train one trial; its line for the screen."""
         name, started = trial.user_attrs["name"], time.perf_counter()
         folder = self.sweep.folder(name)
-        log = folder.with_suffix(".log")
+        log = self.sweep.beside(name, ".log")
         command = [sys.executable, str(RUN), *self.sweep.arguments(settings_of(self.sweep, trial), folder)]
         with log.open("a", encoding="utf-8") as file:
             done = subprocess.run([*command, *QUIET], stdout=file, stderr=file, env=os.environ | QUIET_ENVIRONMENT)
@@ -167,7 +174,7 @@ class Worker:
             self.study.tell(trial, state=TrialState.FAIL)
             return f"{name}: FAILED: {reason} (log: {log})"
         results = read_results(folder / "results.json")
-        results["run"].pop("history")
+        results["run"].pop("history", None)  # of an earlier release
         trial.set_user_attr("results", results)
         trial.set_user_attr("dice", _dice(folder / "per_image.csv", scored_part(results)))
         dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]
@@ -175,9 +182,10 @@ class Worker:
         return f"{name}: validation Dice {dice:.4f} ({time.perf_counter() - started:.0f} s)"
 
 
-def conclude(worker):
+def conclude(worker, argv):
     """Where every trial has ended: the leaderboard, and the first of each group as a Hub repository."""
-    sweep, done = worker.sweep, worker.trials(TrialState.COMPLETE)
+    sweep = worker.sweep
+    done = list({trial.user_attrs["name"]: trial for trial in worker.trials(TrialState.COMPLETE)}.values())
     failures = _failures(worker)
     for name, reason in failures:
         print(f"Failed: {name}: {reason}")
@@ -187,21 +195,35 @@ def conclude(worker):
         return
     if not done:
         raise UserError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
+    if sweep.folds:
+        print_folds(sweep, {trial.user_attrs["name"] for trial in done})
+        return
     title = f"{worker.study.study_name}: {len(sweep.cells)} trials"
     with FileLock(sweep.output_dir / ".lock"):
         entries = _entries(sweep, done)
-        write_leaderboard(sweep.output_dir, entries, title, _conditions(entries), failures)
+        write_leaderboard(sweep.output_dir, entries, title, _conditions(entries, command_of("sweep", argv)), failures)
         print(f"Leaderboard: {sweep.output_dir / 'leaderboard.md'}, .csv and .png")
         for row in ranked(entries):
             if row["place"] == 1:
                 print(f"First of {row['group']}: {row['name']}; {_build(sweep.folder(row['name']))}")
 
 
+def print_folds(sweep, done):
+    """The figures of each choice whose folds have all ended, and where they are: out_of_fold/CHOICE."""
+    for choice, names in sweep.folds_of_choices().items():
+        if left := [name for name in names if name not in done]:
+            print(f"{choice}: no out-of-fold figures without {', '.join(left)}; repeat the command.")
+            continue
+        output = sweep.output_dir / "out_of_fold" / choice
+        print(f"{choice}, {sweep.folds} folds: {output}")
+        print(write_out_of_fold(choice, [sweep.folder(name) for name in names], output))
+
+
 def _failures(worker):
     """(name, reason) of the trials that failed and were not run again with success."""
     ended = {trial.user_attrs["name"] for trial in worker.trials(TrialState.COMPLETE)}
     failed = {one.user_attrs["name"]: one.user_attrs["error"] for one in worker.trials(TrialState.FAIL)}
-    return [(name, reason) for name, reason in failed.items() if name not in ended]
+    return [(name, without_folders(reason)) for name, reason in failed.items() if name not in ended]
 
 
 def _entries(sweep, trials):
@@ -221,14 +243,14 @@ def _entries(sweep, trials):
     ]
 
 
-def _conditions(entries):
+def _conditions(entries, command):
     data, environment, part = entries[0].results["data"], entries[0].results["environment"], entries[0].part
     shared = [f"{name} {value}" for name, value in _shared_settings(entries).items() if name in CONDITIONS]
     sizes = ", ".join(f"{count} {part}" for part, count in data["sizes"].items())
     return [
         f"- Data: {data['source']}, split {data['split']} ({sizes}; sha256 {data['sha256'][:12]}).",
         f"- Each trial: {', '.join(shared)}.",
-        f"- Command: `{command_line()}`",
+        f"- Command: `{command}`",
         f"- Trained on {environment['device']}, {environment['cores']} cores; CPU milliseconds: one image, "
         f"float32, eager, all threads, median, on {cpu_name()}.",
         f"- Ranked by validation Dice; all other columns are of the {part} images at their original size. "
@@ -247,17 +269,10 @@ def _shared_settings(entries):
 def _build(folder):
     """The trial's Hub repository, built where its weights are; says how that went."""
     if not (folder / "model.safetensors").exists():
-        return "build its repository on the machine that trained it: python -m hub_repos.build"
+        return "build its repository on the machine that trained it: hub-unets build"
     command = [sys.executable, "-m", "hub_unets.hub_repos.build", str(folder), str(folder / "repository")]
     done = subprocess.run(command, capture_output=True, text=True)
     return f"its repository: {folder / 'repository'}" if done.returncode == 0 else done.stderr.strip()
-
-
-def _open_storage(url):
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # each database has its own
-        raise UserError(f"storage {url!r} can't be opened: {str(error).splitlines()[0]}") from error
 
 
 def _network(folder):
@@ -290,17 +305,11 @@ def _reason(log, code):
     return said[-1].removeprefix("error: ").strip()[:500]
 
 
-def command_line():
-    """The command, machine-bound folders shortened to their last names."""
-    texts = [Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:]]
-    return shlex.join(["accelerate", "launch", "training/sweep.py", *texts])
-
-
 def become_worker():
     """Make each process that accelerate launches a worker by itself, on a GPU of its own; its number."""
     number = os.environ.get("LOCAL_RANK", "0")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", number)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and (devices := _visible_devices()):
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(number) % len(devices)]
     os.environ["OMP_NUM_THREADS"] = str(use_all_cores())
     for name in [name for name in os.environ if LAUNCHED.fullmatch(name)]:
         del os.environ[name]
@@ -314,17 +323,25 @@ def usage():
     print("--output_dir the study's folder. All other fields are those of `hub-unets train --help`.")
 
 
+def _visible_devices():
+    """The GPUs that this command may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(number) for number in range(torch.cuda.device_count())]
+    return [one.strip() for one in named.split(",") if one.strip()]
+
+
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv[:1]):
         usage()
         sys.exit(0)
     number = become_worker()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quiet_optuna()
     transformers.utils.logging.disable_progress_bar()
     worker = Worker(parse_sweep(argv), number)
     worker.work()
-    conclude(worker)
+    conclude(worker, argv)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Recipe:
         if not (self.folder / "model.safetensors").exists():
             return None
         own = Record(self.folder)
-        return next(run for run in self.runs if run.results == own.results)
+        return next(run for run in self.runs if run.results["metrics"] == own.results["metrics"])
 
     def external(self):
         """{data: the evaluations of the runs on it}, of data that no run was trained on."""

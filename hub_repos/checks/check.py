@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from hub_unets.hub_repos.checks.isolated import most_memory
 from hub_unets.training.errors import UserError
+
+LONGEST = 1000  # letters of a reason
 
 
 @dataclass(frozen=True)
@@ -26,5 +29,11 @@ def checked(name, check, *arguments):
     try:
         return Check(name, True, check(*arguments) or "")
     except Exception as error:
-        kind = "" if isinstance(error, (UserError, FileNotFoundError)) else f"{type(error).__name__}: "
-        return Check(name, False, f"{kind}{' '.join(str(error).split())}")
+        return Check(name, False, _reason(error)[:LONGEST])
+
+
+def _reason(error):
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"it takes more memory than a repository may ({most_memory() / 2**30:.0f} GB)"
+    return text if isinstance(error, (UserError, FileNotFoundError)) else f"{type(error).__name__}: {text}"

@@ -1,75 +1,114 @@
 """Checks that a built repository's figures agree: every image's row, results.json and the card."""
 
-import csv
-import io
+import collections
 import itertools
 import math
 import re
 
 import numpy as np
-from huggingface_hub import ModelCard
+from jinja2 import TemplateError
 
 from hub_unets.hub_repos.checks.untrusted import read_json, read_text
 from hub_unets.hub_repos.repository.card import render_card
-from hub_unets.training.errors import UserError
-from hub_unets.training.measure.boundaries import BOUNDARY_COLUMNS, summarize_boundaries
-from hub_unets.training.measure.false_alarms import ALARM_COLUMNS, summarize_crops
-from hub_unets.training.measure.metrics import (
-    COUNTS,
-    NAMES,
-    by_size,
-    mean_with_interval,
-    metrics_from_counts,
-    summarize,
-)
-from hub_unets.training.measure.polyps import POLYP_COLUMNS, summarize_polyps
-from hub_unets.training.measure.reliability import expected_calibration_error
-from hub_unets.training.records.results import check_results, class_columns
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
+from hub_unets.training.records.results import check_results, read_per_image
+from hub_unets.training.settings.arguments import value_of
 
 TOLERANCE = 1e-6
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029`"
 MARKUP = re.compile(rf"[{CONTROL}~<>|\[\]]")  # with which a text could be more than a text in a card
 CODE_MARKUP = re.compile(rf"[{CONTROL}]")
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LOADED = re.compile(r"^segment = pipeline\(.*, model=(.*), trust_remote_code=True\)$", re.MULTILINE)
-ARGUMENTS = re.compile(
-    r'MODEL|"(?P<repo_id>[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})"(, revision="(?P<revision>[\w.-]{1,100})")?', re.ASCII
+LOADED = re.compile(
+    r'^segment = pipeline\("image-segmentation", model='
+    r'(?P<arguments>MODEL|"(?P<repo_id>[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})"'
+    r'(, revision="(?P<revision>[\w.-]{1,100})")?)'
+    r", trust_remote_code=True\)$",
+    re.ASCII | re.MULTILINE,
 )
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 NOT_OF_ROWS = {"label", "calibration"}  # of the metrics; other checks see to them
-FIXED_COLUMNS = ("name", "part", "height", "width", "twin", *NAMES, "loss")
+DEFINITIONS = {  # as patterns: MONAI's version is of where the figures were computed
+    "polyps": re.escape(polyps.DEFINITION),
+    "boundary": re.escape(boundaries.RULE) + r"[0-9][\w.+-]{0,30}\.",
+    "calibration": re.escape(reliability.DEFINITION),
+    "false_alarms": re.escape(false_alarms.DEFINITION),
+}
+MOST_SETTING = 10_000  # letters
 
 
 def check_results_file(folder):
     """results.json fits its schema, is of this model, and what the card shows of it is plain text."""
-    results = read_json(folder / "results.json")
+    results, config = read_json(folder / "results.json"), read_json(folder / "config.json")
     check_results(results)
-    run, data, environment = results["run"], results["data"], results["environment"]
     if "test" not in results["metrics"]:
         raise UserError("results.json: metrics has no test part, which a card needs")
-    config = read_json(folder / "config.json")
-    model_type = config.get("model_type")
-    if run["model_type"] != model_type:
-        raise UserError(f"results.json: run.model_type is {run['model_type']!r}, the config's {model_type!r}")
-    for part, metrics in results["metrics"].items():
-        _check_labels(part, metrics.get("per_class", ()), config)
-    if not isinstance(run.get("command"), str):
+    model_type, said = config.get("model_type"), results["run"]["model_type"]
+    if said != model_type:
+        raise UserError(f"results.json: run.model_type is {said!r}, the config's {model_type!r}")
+    if not isinstance(results["run"].get("command"), str):
         raise UserError("results.json: run.command must be one line of text without backticks")
     _require_lines(results, "")
-    shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
-    shown |= {f"definitions.{name}": text for name, text in results.get("definitions", {}).items()}
-    shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
-    for place, value in {**shown, **{f"environment.{name}": value for name, value in environment.items()}}.items():
-        if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
-            raise UserError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+    _require_plain(results)
+    _check_definitions(results)
+    _check_settings(results)
     for part, metrics in results["metrics"].items():
-        if missing := sorted(
-            {"polyps", "boundary", "calibration", "false_alarms"}
-            & metrics.keys() - results.get("definitions", {}).keys()
-        ):
-            raise UserError(f"results.json: metrics.{part}.{missing[0]} has no text in definitions")
+        _check_classes(part, metrics.get("per_class", ()), config)
     if "calibration" in results:
         _check_calibration(results, read_json(folder / "preprocessor_config.json"))
+    return _check_labels(results["run"]["settings"], config)
+
+
+def _require_plain(results):
+    """Raise UserError unless what stands in the card outside of code is plain text."""
+    run, data = results["run"], results["data"]
+    shown = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    shown |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
+    shown |= {f"environment.{name}": value for name, value in results["environment"].items()}
+    for place, value in shown.items():
+        if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
+            raise UserError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
+    if not isinstance(run.get("parameters"), int) or not {"train", "validation", "test"} <= data["sizes"].keys():
+        raise UserError("results.json: run.parameters and data.sizes of train, validation and test are needed")
+
+
+def _check_definitions(results):
+    """Every figure with a rule of its own is defined, in the release's words."""
+    texts = results.get("definitions", {})
+    for part, metrics in results["metrics"].items():
+        for name in sorted(DEFINITIONS.keys() & metrics.keys() - texts.keys()):
+            raise UserError(f"results.json: metrics.{part}.{name} has no text in definitions")
+    for name, text in texts.items():
+        if not re.fullmatch(DEFINITIONS.get(name, "(?!)"), text):
+            raise UserError(f"results.json: definitions.{name[:80]} is not this release's text: {text[:80]!r}")
+
+
+def _check_settings(results):
+    """Those whose values the checks and the card read have a form that they can read."""
+    settings = results["run"]["settings"]
+    for name, value in settings.items():
+        if isinstance(value, str) and len(value) > MOST_SETTING:
+            raise UserError(f"results.json: run.settings.{name[:80]} has more than {MOST_SETTING} letters")
+    kept = settings.get("max_samples")
+    if kept is not None and not re.fullmatch(r"[0-9]{1,9}", str(kept)):
+        raise UserError(f"results.json: run.settings.max_samples must be a whole number, got {str(kept)[:80]!r}")
+
+
+def _check_labels(settings, config):
+    """The labels are called as the run's settings say, or by the variant's own names; those are returned."""
+    names = {int(label): name for label, name in config.get("id2label", {}).items()}
+    listed = ", ".join(f"{label} {name}" for label, name in names.items())
+    if "start_from" in settings and "model.id2label" not in settings:
+        return f"labels {listed}, as of the checkpoint that the run started from"
+    with about_input():
+        said = value_of(str(settings["model.id2label"])) if "model.id2label" in settings else None
+        config_class, _ = find_variant(config["model_type"])
+        wanted = config_class(num_labels=len(names), id2label=said).id2label
+    if names != wanted:
+        raise UserError(f"config.json: id2label is {names}, the settings in results.json give {str(wanted)[:300]}")
+    return f"labels {listed}"
 
 
 def _check_calibration(results, processor):
@@ -94,7 +133,9 @@ def _check_calibration(results, processor):
         after = [_after(row, row["dice_after"], row["recall_after"]) for row in fitted["by_size"]]
         own = [_after(row, row["dice"]["value"], row["recall"]["value"]) for row in validation.get("by_size", ())]
         if np.shape(after) != np.shape(own) or not np.allclose(after, own, rtol=0, atol=TOLERANCE):
-            raise UserError(f"results.json: calibration.by_size is {after}, metrics.validation.by_size {own}")
+            raise UserError(
+                f"results.json: calibration.by_size is {str(after)[:300]}, metrics.validation.by_size {str(own)[:300]}"
+            )
 
 
 def _after(row, dice, recall):
@@ -112,37 +153,47 @@ def _require_lines(value, place):
         _require_lines(inner, place)
 
 
-def _check_labels(part, per_class, config):
+def _check_classes(part, per_class, config):
     """Several classes are called as the config calls its labels, the background left out."""
     names, labels = [one["label"] for one in per_class], config.get("id2label", {})
     if names and names != [labels.get(str(label)) for label in range(1, len(labels))]:
-        raise UserError(f"results.json: metrics.{part}.per_class has {names}, the config {labels}")
+        raise UserError(f"results.json: metrics.{part}.per_class has {str(names)[:300]}, the config {labels}")
 
 
 def check_per_image(folder):
     """The figures of results.json, intervals too, computed again from the pixel counts of every image's row."""
-    results, rows = read_json(folder / "results.json"), read_rows(folder)
-    data, metrics = results["data"], results["metrics"]
-    names = [row["name"] for row in rows]
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"per_image.csv: {repeated} is in two rows")
-    parts = {part: [row for row in rows if row["part"] == part] for part in ("validation", "test")}
-    for part, of_part in parts.items():
-        _check_count(part, len(of_part), results)
-    twins = {row["name"] for row in rows if row["twin"]}
-    if twins != set(data["twins"]) & {row["name"] for row in parts["test"]}:
-        raise UserError("per_image.csv: the column twin does not agree with data.twins")
-    without = [row for row in parts["test"] if not row["twin"]]
-    if 0 < len(without) < len(parts["test"]):
-        parts["test_without_twins"] = without
-    recomputed = {part: summary(of_part) for part, of_part in parts.items() if of_part}
+    results, (parts, twins) = read_json(folder / "results.json"), read_per_image(folder / "per_image.csv")
+    if other := parts.keys() - {"validation", "test"}:
+        raise UserError(f"per_image.csv: part must be validation or test, got {min(other)[:80]!r}")
+    names = [name for scores in parts.values() for name in scores.names]
+    for name, count in collections.Counter(names).most_common(1):
+        if count > 1:
+            raise UserError(f"per_image.csv: {name[:80]} is in two rows")
+    for part in ("validation", "test"):
+        _check_count(part, len(parts[part].names) if part in parts else 0, results)
+    tested = parts["test"].names if "test" in parts else []
+    if twins != set(results["data"]["twins"]) & set(tested):
+        raise UserError("per_image.csv: the column twin does not agree with data.twins in results.json")
+    for scores in parts.values():
+        _check_rows(scores)
+    recomputed = {part: scores.summary() for part, scores in parts.items()}
+    if 0 < len(twins) < len(tested):
+        recomputed["test_without_twins"] = parts["test"].summary({name for name in tested if name not in twins})
+    _compare_metrics(recomputed, results["metrics"], parts, twins)
+
+
+def _compare_metrics(recomputed, metrics, parts, twins):
+    """The parts' figures are those of the rows, and each reliability table is of their pixels."""
     if recomputed.keys() != metrics.keys():
         raise UserError(f"results.json has metrics of {sorted(metrics)}, per_image.csv of {sorted(recomputed)}")
     _compare(recomputed, metrics, "metrics")
     for part, of_part in metrics.items():
         if "calibration" in of_part:
-            _check_reliability(part, of_part["calibration"], np.stack([row["counts"] for row in parts[part]]))
+            scores = parts[part.removesuffix("_without_twins")]
+            left_out = twins if part == "test_without_twins" else ()
+            pairs = zip(scores.names, scores.counts, strict=True)
+            counts = np.stack([counts for name, counts in pairs if name not in left_out])
+            _check_reliability(part, of_part["calibration"], counts)
 
 
 def _check_reliability(part, calibration, counts):
@@ -157,68 +208,20 @@ def _check_reliability(part, calibration, counts):
             mean is not None and not row["above"] - TOLERANCE <= mean <= row["up_to"] + TOLERANCE
         ):
             raise UserError(f"results.json: {place}.bins has a probability of {mean} in the bin up to {row['up_to']}")
-    _compare(expected_calibration_error(table), calibration["ece"], f"{place}.ece")
+    if pixels:
+        _compare(reliability.expected_calibration_error(table), calibration["ece"], f"{place}.ece")
 
 
-def read_rows(folder):
-    """per_image.csv as dictionaries; `counts` is int64 classes x 4, and of one class, where the columns are there,
-    `polyps` int64 4 and `boundary` (NSD, HD95).
-
-    Raises:
-        UserError: a column, a value or a metric of a row that does not follow from the row's counts.
-    """
-    reader = csv.reader(io.StringIO(read_text(folder / "per_image.csv"), newline=""), strict=True)
-    header, *lines = reader
-    added = _added_columns(header)
-    classes = max(1, (len(header) - len(FIXED_COLUMNS) - len(added)) // (len(COUNTS) + 1))
-    wanted = [*FIXED_COLUMNS, *class_columns(classes), *added]
-    if header != wanted or (added and classes > 1):
-        raise UserError(f"per_image.csv: the columns must be {', '.join(wanted)}")
-    return [_read_row(number, header, line) for number, line in enumerate(lines, start=2)]
-
-
-def _added_columns(header):
-    """The columns behind the counts that are there: polyps, outlines, crops; none in files of older releases."""
-    return [name for name in (*POLYP_COLUMNS, *BOUNDARY_COLUMNS, *ALARM_COLUMNS) if name in header]
-
-
-def _read_row(number, header, line):
-    where = f"per_image.csv, line {number}"
-    if len(line) != len(header):
-        raise UserError(f"{where}: {len(line)} values in {len(header)} columns")
-    row = dict(zip(header, line, strict=True))
-    if row["part"] not in ("validation", "test") or row["twin"] not in ("0", "1"):
-        raise UserError(f"{where}: part must be validation or test, and twin 0 or 1")
-    dices = [name for name in header if name.startswith("dice_")]
-    polyps, distances = ([name for name in names if name in row] for names in (POLYP_COLUMNS, BOUNDARY_COLUMNS))
-    alarms = [name for name in ALARM_COLUMNS if name in row]
-    not_counts = {*dices, *polyps, *distances, *alarms}
-    values = [row[name] for name in header[len(FIXED_COLUMNS) :] if name not in not_counts]
-    whole = (*values, *(row[name] for name in ("height", "width", *polyps)), *(row[name] or "0" for name in alarms))
-    if not all(re.fullmatch(r"[0-9]{1,15}", text) for text in whole):
-        raise UserError(f"{where}: sizes and counts must be whole numbers")
-    counts = np.array(values, np.int64).reshape(-1, len(COUNTS))
-    if (counts.sum(axis=1) > int(row["height"]) * int(row["width"])).any():
-        raise UserError(f"{where}: more pixels are counted than {row['height']} x {row['width']}")
-    if not all(re.fullmatch(r"[0-9]+\.[0-9]{6}", row[name]) for name in (*NAMES, "loss", *dices, *distances)):
-        raise UserError(f"{where}: metrics and loss must be numbers of six decimals")
-    metrics = metrics_from_counts(counts)
-    wanted = {name: of_classes.mean() for name, of_classes in metrics.items()}
-    for name, value in (wanted | dict(zip(dices, metrics["dice"], strict=False))).items():
-        if abs(float(row[name]) - value) > TOLERANCE:
-            raise UserError(f"{where}: {name} is {row[name]}, its counts give {value:.6f}")
-    size = int(row["height"]), int(row["width"])
-    read = {"name": row["name"], "part": row["part"], "twin": row["twin"] == "1", "size": size, "counts": counts}
-    read |= {"dice": float(row["dice"]), "loss": float(row["loss"])}
-    if polyps:
-        read["polyps"] = [int(row[name]) for name in polyps]
-        _check_polyps(where, *read["polyps"], counts[0])
-    if distances:
-        read["boundary"] = [float(row[name]) for name in distances]
-        _check_boundary(where, *read["boundary"], counts[0], math.hypot(*size))
-    if alarms:
-        (read["crop"],) = (int(row[name]) if row[name] else None for name in alarms)
-    return read
+def _check_rows(scores):
+    """What stands in an image's row beside its counts is possible with them."""
+    for index, (name, counts) in enumerate(zip(scores.names, scores.counts, strict=True)):
+        where, (height, width) = f"per_image.csv, image {name[:80]}", scores.sizes[index]
+        if (counts.sum(axis=1) > height * width).any():
+            raise UserError(f"{where}: more pixels are counted than {height} x {width}")
+        if scores.polyps:
+            _check_polyps(where, *scores.polyps[index], counts[0])
+        if scores.boundaries:
+            _check_boundary(where, *scores.boundaries[index], counts[0], math.hypot(height, width))
 
 
 def _check_polyps(where, polyps, found, touched, false_polyps, counts):
@@ -253,7 +256,7 @@ def _check_count(part, count, results):
     """As many rows as the split has images, or as `max_samples` kept of them; none of a test part left unseen."""
     sizes, settings = results["data"]["sizes"], results["run"]["settings"]
     kept = settings.get("max_samples")
-    wanted = sizes.get(part) if kept is None else min(sizes.get(part), int(kept))
+    wanted = sizes.get(part, 0) if kept is None else min(sizes.get(part, 0), int(kept))
     if part == "test" and str(settings.get("score_test")).lower() == "false":
         wanted = 0
     said = results["metrics"].get(part, {"images": 0})["images"]
@@ -261,56 +264,38 @@ def _check_count(part, count, results):
         raise UserError(f"{part}: per_image.csv has {count} images, results.json {said}, the split {wanted}")
 
 
-def summary(rows):
-    """What results.json holds of a part, from its rows."""
-    counts = np.stack([row["counts"] for row in rows])
-    sizes = {"by_size": by_size(counts[:, 0])} if counts.shape[1] == 1 else {}
-    losses = [row["loss"] for row in rows]
-    polyps = {"polyps": summarize_polyps([row["polyps"] for row in rows])} if "polyps" in rows[0] else {}
-    boundary = {}
-    if "boundary" in rows[0]:
-        boundary["boundary"] = summarize_boundaries([row["boundary"] for row in rows], [row["size"] for row in rows])
-    if "crop" in rows[0]:
-        boundary["false_alarms"] = summarize_crops([row["crop"] for row in rows])
-    loss = {"loss": mean_with_interval(losses)}
-    return {"images": len(rows), **summarize(counts), **sizes, **loss, **polyps, **boundary}
-
-
 def _compare(wanted, got, place):
     """Raise UserError unless `got` has every number of `wanted`, and no more."""
     if isinstance(wanted, (dict, list)):
         if type(got) is not type(wanted) or len(got) < len(wanted):
             raise UserError(f"results.json: {place} is incomplete")
-        if len(set(got) - NOT_OF_ROWS if isinstance(got, dict) else got) > len(wanted):
+        keys, theirs = (_places(values) for values in (wanted, got))
+        if len(theirs) > len(keys):
             raise UserError(f"results.json: {place} holds more than follows from the rows of per_image.csv")
-        for key in wanted if isinstance(wanted, dict) else range(len(wanted)):
+        for key in keys:
             if isinstance(wanted, dict) and key not in got:
                 raise UserError(f"results.json: {place}.{key} is missing")
             _compare(wanted[key], got[key], f"{place}.{key}")
     elif None in (wanted, got):
         if wanted is not got:
-            raise UserError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted}")
-    elif abs(got - wanted) > TOLERANCE:
-        raise UserError(f"results.json: {place} is {got}, the rows of per_image.csv give {wanted:.6f}")
+            raise UserError(f"results.json: {place} is {str(got)[:80]}, the rows of per_image.csv give {wanted}")
+    elif not isinstance(got, (int, float)) or abs(got - wanted) > TOLERANCE:
+        raise UserError(f"results.json: {place} is {str(got)[:80]}, the rows of per_image.csv give {wanted:.6f}")
 
 
-def check_metadata(folder):
-    """The card's metadata say to the Hub what this is: library, task, and figures as model-index."""
-    data = ModelCard(read_text(folder / "README.md"), ignore_metadata_errors=False).data
-    for field, wanted in (("library_name", "transformers"), ("pipeline_tag", "image-segmentation")):
-        if data.get(field) != wanted:
-            raise UserError(f"README.md: {field} must be {wanted}, got {data.get(field)!r}")
-    if not data.eval_results:
-        raise UserError("README.md: model-index has no figures")
+def _places(values):
+    """The keys of a dictionary that follow from the rows, or the indices of a list."""
+    return [key for key in values if key not in NOT_OF_ROWS] if isinstance(values, dict) else range(len(values))
 
 
 def check_card(folder):
     """The card is, to the byte, what our template makes of results.json, config and pictures."""
     card, results = read_text(folder / "README.md"), read_json(folder / "results.json")
     repo_id, revision = loaded_repository(card)
-    for name in ("config.json", "preprocessor_config.json"):
-        read_json(folder / name)
-    ours = render_card(folder, results, repo_id, revision)
+    try:
+        ours = render_card(folder, results, repo_id, revision)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        raise UserError(f"results.json makes no card: {type(error).__name__}: {str(error)[:200]}") from error
     lines = itertools.zip_longest(card.split("\n"), ours.split("\n"), fillvalue="")
     for number, (their_line, our_line) in enumerate(lines, start=1):
         if their_line != our_line:
@@ -324,36 +309,38 @@ def _difference(theirs, ours):
     if NUMBER.sub("#", theirs) == NUMBER.sub("#", ours):
         pairs = zip(NUMBER.findall(theirs), NUMBER.findall(ours), strict=True)
         their_number, our_number = next(pair for pair in pairs if pair[0] != pair[1])
-        return f"says {their_number} where results.json gives {our_number}"
+        return f"says {their_number[:80]} where results.json gives {our_number[:80]}"
     return f"is {theirs[:120]!r}, the template gives {ours[:120]!r}"
 
 
 def loaded_repository(card):
     """(repo_id, revision) that the card's snippets load; None where it names no repository."""
-    match = ARGUMENTS.fullmatch(_arguments(card))
+    match = LOADED.search(card)
     if not match:
         raise UserError('README.md: the first snippet must load MODEL or "owner/name", revision="..."')
     return match["repo_id"], match["revision"]
 
 
-def _arguments(card):
-    match = LOADED.search(card)
-    if not match:
-        raise UserError("README.md has no snippet that calls the pipeline")
-    return match[1]
-
-
-def check_named(folder, repo_id):
-    """The card's snippets load no other repository than the one that the card stands in."""
-    named, _ = loaded_repository(read_text(folder / "README.md"))
+def check_named(folder, repo_id, revision=None):
+    """The card's snippets load MODEL, or the repository that it stands in, by no other revision than `revision`."""
+    named, at = loaded_repository(read_text(folder / "README.md"))
+    if named is not None and repo_id is None:
+        option = f" --revision {at}" if at else ""
+        raise UserError(
+            f"README.md: the snippets load {named}, and a folder can't tell whether that is this model: if it is, add "
+            f"--repo_id {named}{option}"
+        )
     if named not in (None, repo_id):
         raise UserError(f"README.md: the snippets load {named}, and this is {repo_id}")
+    if at not in (None, revision):
+        raise UserError(f"README.md: the snippets load revision {at!r}, and this is {revision or 'none'}")
+    return f"the snippets load {named or 'MODEL'}{f', revision {at}' if at else ''}"
 
 
 def snippets(folder, image):
     """The Python of the card's snippets, loading from the folder and reading the file `image`."""
     card = read_text(folder / "README.md")
-    arguments = _arguments(card)
+    arguments = LOADED.search(card)["arguments"]
     return [
         block.replace(arguments, repr(str(folder))).replace('"image.jpg"', repr(str(image)))
         for block in SNIPPET.findall(card)

@@ -10,6 +10,8 @@ import ctypes
 import importlib.util
 import io
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,9 @@ AUTO_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForIm
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # CLONE_NEWNET, CLONE_NEWUSER of Linux
 SAME_MASK = 1e-3  # share of an image's pixels
 SAME_LOGITS = 1e-4  # of ONNX and PyTorch; where the largest is beyond 10, in tenths of it
+SECONDS = 900  # for all steps
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+MOST_MEMORY, MEMORY_SHARE = 16 * 2**30, 0.5  # bytes, and share of the machine's
 REACHING_OUT = ("socket.connect", "socket.bind", "socket.send", "socket.getaddrinfo", "socket.gethostby")
 
 
@@ -33,6 +38,33 @@ def without_network():
             raise OSError(f"no network while a repository is checked ({event})")
 
     sys.addaudithook(refuse)
+
+
+def most_memory():
+    """Bytes that checking a repository may take."""
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return MOST_MEMORY
+    return min(MOST_MEMORY, int(MEMORY_SHARE * there))
+
+
+def limit(repository):
+    """Bound time, memory and the size of a file, and end with the parent; a system without these does without."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    with contextlib.suppress(ImportError):
+        import resource
+
+        largest = max(path.stat().st_size for path in Path(repository).iterdir())
+        for what, most in (
+            (resource.RLIMIT_CPU, SECONDS * (os.cpu_count() or 1)),
+            (resource.RLIMIT_DATA, most_memory()),
+            (resource.RLIMIT_FSIZE, 2 * largest + 2**26),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(what, (most, most))
 
 
 def load(state):
@@ -74,14 +106,14 @@ def logits(state):
 
 
 def onnx_logits(state):
-    """model.onnx gives the model's logits of the image, of its mirror image and of noise."""
+    """model.onnx gives the model's logits of the image, of its mirror image and of noise that nobody foresees."""
     import numpy as np
     import onnxruntime
     import torch
 
     session = onnxruntime.InferenceSession(Path(state.repository) / "model.onnx", providers=["CPUExecutionProvider"])
     pixels = state.arrays["pixel_values"]
-    noise = np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32)
+    noise = np.random.default_rng().normal(size=pixels.shape).astype(np.float32)
     for inputs in (pixels, noise):
         expected = state.models["AutoModel"](torch.from_numpy(inputs)).logits.numpy()
         (found,) = session.run(["logits"], {"pixel_values": inputs})
@@ -171,6 +203,7 @@ def _require_union(entries, state):
 
 
 def main(repository, work):
+    limit(repository)
     without_network()
     sys.dont_write_bytecode = True  # the handler's file is run where it lies
     sys.modules["hub_unets"] = None  # the project is not installed here, even where it is

@@ -1,11 +1,11 @@
 """Score a built repository again on its data, with this project's own classes, and compare with what it says."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from hub_unets.hub_repos.checks.check import Check, checked
-from hub_unets.hub_repos.checks.figures import read_rows
+from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.partition import make_partition
@@ -14,7 +14,8 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
-from hub_unets.training.records.results import read_results
+from hub_unets.training.measure.weights import load_weights
+from hub_unets.training.records.results import read_per_image
 
 IMAGE_TOLERANCE = 1e-3  # of an image's Dice, pixels and loss: another processor moves a pixel at a mask's edge
 FREE_PIXELS = 2  # may move in the smallest masks
@@ -29,37 +30,39 @@ REPORT = {  # of a part's other figures, by their place in results.json; a moved
 }
 
 
-def reproduce(folder, data):
+def reproduce(folder, data, columns=(None, None)):
     """The checks of split and figures, for a folder that has passed the static checks.
 
     Args:
         folder: the repository.
         data: the images and masks, as `training.evaluate` takes them.
+        columns: the image column and the mask column; whoever verifies names them, never the repository.
     """
     folder = Path(folder)
-    results, rows = read_results(folder / "results.json"), read_rows(folder)
+    results, (rows, _) = read_json(folder / "results.json"), read_per_image(folder / "per_image.csv")
     try:
         config_class, model_class = find_variant(results["run"]["model_type"])
-        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label)
+        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label, columns)
     except (UserError, OSError) as error:
         return [Check("split", False, str(error))]
-    model, processor = model_class.from_pretrained(folder).eval(), UNetImageProcessor.from_pretrained(folder)
+    model, processor = load_weights(model_class, folder), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
     for part in _parts(results):
-        of_part, said = [row for row in rows if row["part"] == part], results["metrics"][part]
-        width = results["data"].get("boundary_width")
-        checks.append(checked(f"figures of {part}", _compare, model, processor, images, of_part, width, said))
+        said, width = results["metrics"][part], results["data"].get("boundary_width")
+        checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, said))
     return checks
 
 
-def load_images(data, results, rows, id2label):
+def load_images(data, results, rows, id2label, columns):
     """The rows of the data.
 
     Raises:
         UserError: they do not split as results.json says, or other images were scored than the parts have.
     """
-    settings, said = results["run"]["settings"], results["data"]
-    source = load_source(data, settings.get("image_column"), settings.get("mask_column"), id2label)
+    for name in filter(None, columns):
+        if ".." in PurePosixPath(name).parts or PurePosixPath(name).root or PureWindowsPath(name).anchor:
+            raise UserError(f"a column is a name inside of the data, got the path {name!r}")
+    said, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
     images, partition = make_partition(source, said["split"], said["split_seed"])
     for name, found in (
         ("sha256", partition.sha256),
@@ -67,35 +70,50 @@ def load_images(data, results, rows, id2label):
         ("twins", list(partition.twins)),
     ):
         if said[name] != found:
-            raise UserError(f"{said['split']} of {data} has {name} {found}, results.json {str(said[name])[:200]}")
+            raise UserError(
+                f"{said['split']} of {data} has {name} {str(found)[:200]}, results.json {str(said[name])[:200]}"
+            )
     for part in _parts(results):
-        names = {row["name"] for row in rows if row["part"] == part}
+        names = set(rows[part].names)
         if names != set(partition.names_of(part)[: len(names)]):
             raise UserError(f"per_image.csv has other images as {part} than the split")
     return images
+
+
+def _load(data, settings, id2label, columns):
+    """The data's rows; where they can't be told apart, the error says which columns the run took."""
+    try:
+        return load_source(data, *columns, id2label)
+    except UserError as error:
+        options = [
+            f"--{name} {str(settings[name])[:80]}" for name in ("image_column", "mask_column") if name in settings
+        ]
+        if not options or any(columns):
+            raise
+        raise UserError(f"{error}; the run was given {' '.join(options)}: look whether they are right") from error
 
 
 def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _compare(model, processor, images, rows, boundary_width, metrics):
-    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much."""
+def _compare(model, processor, images, theirs, boundary_width, metrics):
+    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much from theirs."""
     index = {name: number for number, name in enumerate(images["name"])}
-    of_part = images.select([index[row["name"]] for row in rows])
+    of_part = images.select([index[name] for name in theirs.names])
     crops = "false_alarms" in metrics
     scores = score(model, processor, of_part, Task.of_run(model.config, boundary_width), crops=crops)
-    counts, said = np.stack(scores.counts), np.stack([row["counts"] for row in rows])
+    counts, said = np.stack(scores.counts), np.stack(theirs.counts)
     moved = np.abs(counts - said).sum(axis=(1, 2)) / 2  # pixels; Dice alone would not tell recall from precision
     most = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (said @ [2, 1, 1, 0]).sum(axis=1))
-    of_loss = np.abs(np.subtract(scores.losses, [row["loss"] for row in rows])).max()
-    dice = metrics_from_counts(counts)["dice"].mean(axis=1)
-    difference = np.abs(dice - [row["dice"] for row in rows])
-    of_mean = abs(dice.mean() - np.mean([row["dice"] for row in rows]))
+    of_loss = np.abs(np.subtract(scores.losses, theirs.losses)).max()
+    dice, their_dice = (metrics_from_counts(one)["dice"].mean(axis=1) for one in (counts, said))
+    difference = np.abs(dice - their_dice)
+    of_mean = abs(dice.mean() - their_dice.mean())
     worst = int(difference.argmax())
     found = (
-        f"{len(rows)} images, mean Dice {dice.mean():.4f}; largest difference {difference[worst]:.6f} "
-        f"({rows[worst]['name']}), of the mean {of_mean:.6f}, "
+        f"{len(theirs.names)} images, mean Dice {dice.mean():.4f}; largest difference {difference[worst]:.6f} "
+        f"({theirs.names[worst]}), of the mean {of_mean:.6f}, "
         f"of a loss {of_loss:.6f}; at most {moved.max():.0f} pixels moved"
     )
     wrong = max(difference[worst], of_loss) > IMAGE_TOLERANCE or of_mean > MEAN_TOLERANCE

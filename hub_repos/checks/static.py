@@ -4,40 +4,52 @@ Each takes the folder and raises UserError with what is wrong. None of the repos
 network are built by this project's own classes.
 """
 
-import ast
+import functools
 import json
+import math
 import re
 import tempfile
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import torch
+from PIL import Image
 
-from hub_unets.hub_repos.checks.untrusted import open_file, read_bytes, read_json, read_tensors, read_text
-from hub_unets.hub_repos.repository.builder import MANIFEST, sha256
+from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json, read_text
+from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
+from hub_unets.hub_repos.repository.card import EXAMPLE
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, copy_code, remote_code
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
-from hub_unets.training.errors import UserError
+from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.weights import read_shapes
 
-# every file that a repository may hold (a new kind is one line here), and what its bytes must be
+KB, MB = 2**10, 2**20
+# every file that a repository may hold (a new kind is one line here), what its bytes must be, and how many at most
 KNOWN_FILES = {
-    r"README\.md": "text",
-    r"config\.json": "json",
-    r"preprocessor_config\.json": "json",
-    r"results\.json": "json",
-    r"manifest\.json": "json",
-    r"per_image\.csv": "text",
-    r"model\.(safetensors|onnx)": "weights",
-    r"requirements\.txt": "text",
-    r"[a-z0-9_]+\.png": "picture",
-    r"[a-z0-9_]+\.py": "code",
-    r"\.gitattributes": "attributes",
+    "README.md": ("text", 256 * KB),
+    "config.json": ("json", 64 * KB),
+    "preprocessor_config.json": ("json", 64 * KB),
+    "results.json": ("json", 2 * MB),
+    "manifest.json": ("json", 64 * KB),
+    "per_image.csv": ("text", 4 * MB),
+    "history.csv": ("text", 4 * MB),
+    "model.safetensors": ("weights", 4096 * MB),
+    "model.onnx": ("weights", 4096 * MB),
+    "requirements.txt": ("text", 64 * KB),
+    **dict.fromkeys((*PICTURES, EXAMPLE), ("picture", 16 * MB)),
+    ".gitattributes": ("attributes", 64 * KB),
 }
+CODE_BYTES = 256 * KB
+MAX_HEADER = MB  # bytes of names and shapes
+MAX_PIXELS = 50_000_000  # of a picture
 NEEDED = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "per_image.csv")
 NOT_IN_MANIFEST = {MANIFEST, ".gitattributes"}  # the Hub adds the second
-ATTRIBUTES = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\n?)*")
+ATTRIBUTES = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\n)*")
 FOREIGN = {b"PK\x03\x04": "a zip file", b"PK\x05\x06": "a zip file"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
@@ -64,36 +76,89 @@ MOST = {"depth": {"maximum": 16}, "num_hidden_layers": {"maximum": 100}}  # more
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
+def copy_files(folder, copy):
+    """A copy that nobody else can change between its checks and its execution, of known files within their limits.
+
+    Raises:
+        UserError: the folder holds anything else.
+    """
+    copy.mkdir()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    for path in folder.iterdir():
+        _, most = known_file(path.name)
+        with open_file(path) as file, (copy / path.name).open("wb") as copied:
+            left = most + 1
+            while left and (chunk := file.read(min(left, MB))):
+                copied.write(chunk)
+                left -= len(chunk)
+        if not left:
+            raise UserError(f"{path.name} is larger than {most} bytes")
+
+
+def known_file(name):
+    """(kind, most bytes) of a file's name.
+
+    Raises:
+        UserError: a repository has no file of this name.
+    """
+    found = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
+    if found is None:
+        raise UserError(f"{name[:80]} is no file that hub-unets builds")
+    return found
+
+
+@functools.cache
+def _published_code():
+    return {path.name for variant in variant_names() for path in code_files(variant)}
+
+
 def check_files(folder):
     """Known names only, plain files, and in each what its name says."""
     for name in NEEDED:
         open_file(folder / name).close()
-    published = {path.name for variant in variant_names() for path in code_files(variant)}
+    pictures = set()
     for path in sorted(folder.iterdir()):
         with open_file(path) as file:
             start = file.read(8)
         for magic, what in FOREIGN.items():
             if start.startswith(magic):
                 raise UserError(f"{path.name} is {what}")
-        kind = next((kind for pattern, kind in KNOWN_FILES.items() if re.fullmatch(pattern, path.name)), None)
-        if kind is None or (kind == "code" and path.name not in published):
-            raise UserError(f"{path.name} is no file that hub-unets builds")
+        kind, _ = known_file(path.name)
         _check_content(path, kind)
+        pictures |= {path.name} if kind == "picture" else set()
+    if shown := sorted(pictures - {EXAMPLE}):
+        return f"nothing tells whether {', '.join(shown)} show this model's work"
+    return ""
 
 
 def _check_content(path, kind):
     if kind == "json":
         read_json(path)
-    elif kind == "code":
-        ast.parse(read_text(path), path.name)
     elif kind == "picture":
-        content = read_bytes(path)
-        if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")):
-            raise UserError(f"{path.name} is not a PNG picture from its first to its last byte")
+        _check_picture(path)
     elif kind != "weights":
         text = read_text(path)
-        if kind == "attributes" and not ATTRIBUTES.fullmatch(text):
+        if kind == "attributes" and not ATTRIBUTES.fullmatch(f"{text.rstrip()}\n" if text.strip() else ""):
             raise UserError(f"{path.name} holds more than the Hub's lines")
+
+
+def _check_picture(path):
+    """A sound PNG from its first to its last byte; the example is the frame that the builder draws."""
+    content = read_bytes(path)
+    if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")):
+        raise UserError(f"{path.name} is not a PNG picture from its first to its last byte")
+    try:
+        with warnings.catch_warnings(action="error"), Image.open(path, formats=["PNG"]) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UserError(f"{path.name} has more than {MAX_PIXELS} pixels")
+            pixels = np.asarray(image)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a decoder meets what nobody vouches for
+        raise UserError(f"{path.name} is a damaged picture: {str(error)[:200]}") from error
+    if path.name == EXAMPLE and not np.array_equal(pixels, phantom(7, 0)[0]):
+        raise UserError(f"{path.name} is not the generated frame that the release draws")
 
 
 def check_manifest(folder):
@@ -130,7 +195,7 @@ def check_release(folder):
     for name in sorted(ours.keys() ^ theirs):
         raise UserError(f"{name} is {'missing' if name in ours else 'not part of this variant'}")
     for name, content in ours.items():
-        if read_bytes(folder / name) != content:
+        if read_bytes(folder / name) != content:  # as bytes: nothing of theirs is parsed
             raise UserError(f"{name} is not the file that release {match[1]} builds")
 
 
@@ -165,11 +230,12 @@ def read_config(folder):
     fields = read_json(folder / "config.json")
     config_class, model_class = find_variant(_model_type(folder))
     check_schema(fields, config_schema(config_class, model_class), "config.json")
-    numbers = {name: int(number) for number, name in fields.get("id2label", {}).items()}
+    numbers = {name: int(number) for number, name in fields["id2label"].items()}
     if numbers != fields.get("label2id", {}):
         raise UserError("config.json: label2id must be id2label the other way round")
     known = config_fields(config_class).keys() | {"label2id"}
-    return config_class.from_dict({name: value for name, value in fields.items() if name in known})
+    with about_input():
+        return config_class.from_dict({name: value for name, value in fields.items() if name in known})
 
 
 def config_schema(config_class, model_class):
@@ -189,7 +255,7 @@ def config_schema(config_class, model_class):
     }
     return {
         "type": "object",
-        "required": ["architectures", "model_type", "dtype", "auto_map", "custom_pipelines"],
+        "required": ["architectures", "model_type", "dtype", "auto_map", "custom_pipelines", "id2label", "label2id"],
         "additionalProperties": False,
         "properties": {**own, **written},
     }
@@ -200,26 +266,42 @@ def check_preprocessor(folder):
     fields = read_json(folder / "preprocessor_config.json")
     check_schema(fields, PREPROCESSOR_SCHEMA, "preprocessor_config.json")
     known = vars(UNetImageProcessor())
-    UNetImageProcessor(**{name: value for name, value in fields.items() if name in known})
+    with about_input():
+        processor = UNetImageProcessor(**{name: value for name, value in fields.items() if name in known})
+    if min(processor.size.values()) <= processor.mirror_margin:
+        raise UserError("preprocessor_config.json: mirror_margin must be smaller than size")
 
 
 def check_weights(folder):
-    """model.safetensors is well formed."""
-    read_tensors(folder / "model.safetensors")
+    """model.safetensors is well formed, and says nothing but its tensors."""
+    path = folder / "model.safetensors"
+    read_shapes(path)
+    with open_file(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise UserError(f"{path.name}: a header of {length} bytes holds more than names and shapes")
+        header = parse_json(file.read(length).decode("utf-8"), f"{path.name}: the header")
+    if header.pop("__metadata__", None) != {"format": "pt"}:
+        raise UserError(f'{path.name}: the header\'s metadata is not {{"format": "pt"}}')
+    for name, entry in header.items():
+        if entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise UserError(f"{path.name}: tensor {name[:80]!r} needs dtype, shape and data_offsets, and nothing else")
 
 
 def check_network(folder):
     """The weights are those of the config's network, name by name and shape by shape, as many as results.json says."""
     _, model_class = find_variant(_model_type(folder))
-    with torch.device("meta"):
-        model = model_class(read_config(folder))
+    config = read_config(folder)
+    with about_input(), torch.device("meta"):
+        model = model_class(config)
     ours = {name: (DTYPES[one.dtype], tuple(one.shape)) for name, one in model.state_dict().items()}
-    theirs = read_tensors(folder / "model.safetensors")
+    theirs = read_shapes(folder / "model.safetensors")
     for name in sorted(ours.keys() ^ theirs.keys()):
-        raise UserError(f"tensor {name!r} is {'missing' if name in ours else 'not part of the network'}")
+        what = "is missing" if name in ours else "is not part of the network"
+        raise UserError(f"model.safetensors: tensor {name[:80]!r} {what}")
     for name, wanted in ours.items():
         if theirs[name] != wanted:
-            raise UserError(f"tensor {name!r} must be {wanted}, got {theirs[name]}")
+            raise UserError(f"model.safetensors: tensor {name!r} must be {wanted}, got {theirs[name]}")
     count, said = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
     if said != count:
         raise UserError(f"results.json: run.parameters is {said}, the network has {count}")
@@ -233,8 +315,7 @@ def check_schema(value, schema, name):
 
 
 def _model_type(folder):
-    fields = read_json(folder / "config.json")
-    model_type = fields.get("model_type") if isinstance(fields, dict) else None
+    model_type = read_json(folder / "config.json").get("model_type")
     if model_type not in variant_names():
         raise UserError(f"config.json: model_type {str(model_type)[:80]!r} is no variant of this release")
     return model_type

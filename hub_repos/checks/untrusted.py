@@ -1,19 +1,15 @@
-"""Reading files that nobody vouches for: plain files only, JSON without tricks, safetensors without its loader."""
+"""Reading files that nobody vouches for: plain files only, text that is text, JSON without tricks."""
 
 import json
 import math
+import os
 import stat
 
 from hub_unets.training.errors import UserError
 
 MAX_BYTES = 64 * 2**20  # of any file but the weights
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-DTYPE_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8"), 1),
-    **dict.fromkeys(("F16", "BF16", "I16"), 2),
-    **dict.fromkeys(("F32", "I32"), 4),
-    **dict.fromkeys(("F64", "I64"), 8),
-}
+MAX_DEPTH = 32  # of lists and objects in JSON; ours have 7
+NOT_WAITING = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_file(path):
@@ -23,13 +19,17 @@ def open_file(path):
         UserError: it is missing, a link, a folder or a device.
     """
     try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+        if stat.S_ISLNK(path.lstat().st_mode):
+            raise UserError(f"{path.name} is a symbolic link: a repository holds plain files only")
+        file = os.fdopen(os.open(path, os.O_RDONLY | NOT_WAITING), "rb")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.name} is missing") from None
-    if not stat.S_ISREG(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "a folder or a device"
-        raise UserError(f"{path.name} is {kind}: a repository holds plain files only")
-    return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path.name} can't be read ({error.strerror}): a repository holds plain files only") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path.name} is a folder or a device: a repository holds plain files only")
+    return file
 
 
 def read_bytes(path):
@@ -46,89 +46,58 @@ def read_text(path):
     try:
         text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not text: {error}") from None
+        raise UserError(f"{path.name} is not text: {error.reason} at byte {error.start}") from None
     if "\0" in text:
         raise UserError(f"{path.name} is not text: it holds a zero byte")
     return text
 
 
 def read_json(path):
-    """The value in a JSON file."""
-    return parse_json(read_text(path), path.name)
+    """The object in a JSON file, as a dictionary."""
+    value = parse_json(read_text(path), path.name)
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name} must map names to values, got {str(value)[:60]}")
+    return value
 
 
 def parse_json(text, name):
-    """JSON as the standard has it: no repeated key, no NaN, no number beyond a float."""
+    """JSON as the standard has it: no repeated key, no NaN, no number beyond 64 bits, no endless nesting."""
 
     def unique(pairs):
         found = {}
         for key, value in pairs:
             if key in found:
-                raise UserError(f"the key {key!r} is repeated")
+                raise UserError(f"the key {key[:80]!r} is repeated")
             found[key] = value
         return found
 
     def finite(number):
         if not math.isfinite(float(number)):
-            raise UserError(f"{number} is no number")
+            raise UserError(f"{number[:80]} is no number")
         return float(number)
 
+    def whole(number):
+        if len(number) > 20 or not -(2**63) <= int(number) < 2**63:
+            raise UserError(f"{number[:80]} is beyond 64 bits")
+        return int(number)
+
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_int=whole, parse_constant=finite)
+        _check_values(value)
+    except RecursionError:
+        raise UserError(f"{name} is not JSON: it is nested deeper than {MAX_DEPTH}") from None
+    except ValueError as error:
         raise UserError(f"{name} is not JSON: {error}") from None
+    return value
 
 
-def read_tensors(path):
-    """The tensors of a safetensors file, {name: (dtype, shape)}, from its header alone.
-
-    The file is 8 bytes with the header's length, a header of JSON, and the tensors' bytes without gap or overlap.
-
-    Raises:
-        UserError: it is not just that.
-    """
-    with open_file(path) as file:
-        size = path.lstat().st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise UserError(f"{path.name}: a header of {length} bytes does not fit a file of {size} bytes")
-        text = file.read(length)
-    try:
-        header = parse_json(text.decode("utf-8"), f"{path.name}: the header")
-    except UnicodeDecodeError:
-        raise UserError(f"{path.name}: the header is not JSON: it is not text") from None
-    if not isinstance(header, dict):
-        raise UserError(f"{path.name}: the header is no JSON object")
-    if header.pop("__metadata__", {}) != {"format": "pt"}:
-        raise UserError(f'{path.name}: the header\'s metadata is not {{"format": "pt"}}')
-    spans = sorted((*_span(name, entry, size - 8 - length), name) for name, entry in header.items())
-    _refuse_gaps(spans, size - 8 - length)
-    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-
-
-def _span(name, entry, available):
-    """Where a tensor begins and ends."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise UserError(f"tensor {name!r} needs dtype, shape and data_offsets, and nothing else")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise UserError(f"tensor {name!r} has an unknown dtype {dtype!r}")
-    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(numbers, list) or any(type(number) is not int or number < 0 for number in numbers):
-            raise UserError(f"tensor {name!r}: {what} must be whole numbers from 0, got {numbers!r}")
-    if len(offsets) != 2 or not offsets[0] <= offsets[1] <= available:
-        raise UserError(f"tensor {name!r}: data_offsets {offsets} are out of range, there are {available} bytes")
-    if math.prod(shape) * DTYPE_BYTES[dtype] != offsets[1] - offsets[0]:
-        raise UserError(f"tensor {name!r}: {dtype} of shape {shape} does not take {offsets[1] - offsets[0]} bytes")
-    return offsets
-
-
-def _refuse_gaps(spans, available):
-    position = 0
-    for begin, end, name in spans:
-        if begin != position:
-            kind = "overlaps the one before" if begin < position else "leaves a gap before it"
-            raise UserError(f"tensor {name!r} {kind}: it begins at byte {begin}, not {position}")
-        position = end
-    if position != available:
-        raise UserError(f"{available - position} trailing bytes follow the last tensor")
+def _check_values(value, depth=0):
+    """Raise UserError for nesting without end, and for halves of characters, which no file can hold."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"it is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str) and not value.isascii():
+        value.encode("utf-8")
+    for key in value if isinstance(value, dict) else ():
+        _check_values(key, depth)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_values(inner, depth + 1)

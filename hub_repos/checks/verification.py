@@ -1,88 +1,117 @@
 """All checks of a built repository, in order: what is read, then what is run, then what is computed again."""
 
+import contextlib
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks.check import Check, checked
-from hub_unets.hub_repos.checks.code_rules import check_code
+from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
 from hub_unets.hub_repos.checks.reproduce import reproduce
 from hub_unets.hub_repos.repository.export import ONNX
 from hub_unets.training.data.phantoms import phantom
 
+
+class Static(NamedTuple):
+    """A check that only reads, and the checks that must have passed for it to be judged at all."""
+
+    check: Callable
+    needs: tuple = ()
+
+
 STATIC_CHECKS = {
-    "files": static_checks.check_files,
-    "manifest": static_checks.check_manifest,
-    "release": static_checks.check_release,
-    "imports": check_code,
-    "weights": static_checks.check_weights,
-    "auto map": static_checks.check_auto_map,
-    "config": static_checks.check_config,
-    "preprocessor": static_checks.check_preprocessor,
-    "network": static_checks.check_network,
-    "results": figure_checks.check_results_file,
-    "per image": figure_checks.check_per_image,
-    "card metadata": figure_checks.check_metadata,
-    "card": figure_checks.check_card,
+    "manifest": Static(static_checks.check_manifest),
+    "release": Static(static_checks.check_release, ("manifest",)),
+    "weights": Static(static_checks.check_weights),
+    "auto map": Static(static_checks.check_auto_map),
+    "config": Static(static_checks.check_config),
+    "preprocessor": Static(static_checks.check_preprocessor),
+    "results": Static(figure_checks.check_results_file, ("config", "preprocessor")),
+    "network": Static(static_checks.check_network, ("weights", "results")),
+    "per image": Static(figure_checks.check_per_image, ("results",)),
+    "card": Static(figure_checks.check_card, ("results",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")
+SHOWN_BYTES = 500  # of what the isolated process said last
 
 
-def verify_folder(folder, run=True, data=None, repo_id=None):
-    """The checks of a built repository, in order.
+def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None)):
+    """The checks of a built repository, in order. One that builds on another is left out where that fails.
 
     Args:
-        folder: the repository.
+        folder: the repository; it is copied, and only the copy is judged.
         run: also load and run it, in a process of its own, if every static check passes.
         data: also score it again on these images and masks, if every static check passes.
-        repo_id: the Hub repository that it came from, the only one that its card may name.
+        repo_id, revision: the Hub repository that it came from and the tag that it has there: its card may name no
+            other.
+        columns: the image column and the mask column of `data`.
 
     Returns:
         list of Check.
     """
-    folder = Path(folder).absolute()
-    with tempfile.TemporaryDirectory() as own:
-        if checked("files", static_checks.check_files, folder).passed:  # else nothing is run
-            folder = copy_files(folder, Path(own) / "repository")
-        return _verify(folder, run, data, repo_id)
+    with tempfile.TemporaryDirectory() as own, limited_memory():
+        copy = Path(own) / "repository"
+        files = checked("files", static_checks.copy_files, Path(folder).absolute(), copy)
+        files = checked("files", static_checks.check_files, copy) if files.passed else files
+        if not files.passed:
+            return [files]
+        named = checked("card names this repository", figure_checks.check_named, copy, repo_id, revision)
+        checks = [files, *run_static(copy), named]
+        if (copy / ONNX).exists() and all(check.passed for check in checks):
+            checks.append(checked("onnx", check_onnx, copy))
+        if not all(check.passed for check in checks):
+            return checks
+        if run:
+            work = Path(own) / "work"
+            work.mkdir()
+            checks += run_isolated(copy, work)
+        return checks if data is None else checks + reproduce(copy, data, columns)
 
 
-def copy_files(folder, copy):
-    """A copy that nobody else can change between its checks and its execution."""
-    copy.mkdir()
-    for path in folder.iterdir():
-        shutil.copyfile(path, copy / path.name, follow_symlinks=False)
-    return copy
-
-
-def _verify(folder, run, data, repo_id):
-    checks = [checked(name, check, folder) for name, check in STATIC_CHECKS.items()]
-    if (folder / ONNX).exists():
-        checks.append(checked("onnx", check_onnx, folder))
-    if repo_id is not None:
-        checks.append(checked("card names this repository", figure_checks.check_named, folder, repo_id))
-    if not all(check.passed for check in checks):
-        return checks
-    if run:
-        with tempfile.TemporaryDirectory() as work:
-            checks += run_isolated(folder, Path(work))
-    if data is not None:
-        checks += reproduce(folder, data)
+def run_static(folder):
+    """The static checks, those left out that need one that failed or was left out."""
+    checks, failed = [], set()
+    for name, (check, needs) in STATIC_CHECKS.items():
+        if failed.isdisjoint(needs):
+            checks.append(checked(name, check, folder))
+        if not (failed.isdisjoint(needs) and checks[-1].passed):
+            failed.add(name)
     return checks
 
 
+@contextlib.contextmanager
+def limited_memory():
+    """Whatever takes much more memory than there is in use now ends in an error, where the system can say so."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+        limits = [limit for limit in (used + most_memory(), soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def run_isolated(folder, work, python=sys.executable):
-    """The checks of isolated_check.py on a repository that has passed the static ones.
+    """The checks of isolated.py on a repository that has passed the static ones.
 
     Args:
         folder: the repository.
@@ -91,24 +120,39 @@ def run_isolated(folder, work, python=sys.executable):
     """
     prepare(folder, work)
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    own = {"HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (work / "stderr.txt").open("w", encoding="utf-8") as log:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [python, "-I", ISOLATED, folder, work],
             cwd=work,
-            env={**keep, "HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"},
+            env={**keep, **own},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            check=False,
+            start_new_session=True,
         )
-    if done.returncode or not (work / "checks.json").exists():
-        last = (work / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")[-5:]
-        return [Check("isolated process", False, f"ended with {done.returncode}: {' '.join(last)[-500:]}")]
+        try:
+            ended = f"ended with {process.wait(SECONDS)}"
+        except subprocess.TimeoutExpired:
+            ended = f"took more than {SECONDS} seconds"
+        finally:
+            _end(process)
+    if process.returncode or not (work / "checks.json").exists():
+        said = (work / "stderr.txt").read_bytes()[-SHOWN_BYTES:].decode("utf-8", errors="replace")
+        return [Check("isolated process", False, f"{ended}: {' '.join(said.split())}")]
     return [Check(*found) for found in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
 
 
+def _end(process):
+    """End a process and all that it started."""
+    with contextlib.suppress(AttributeError, ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
 def prepare(folder, work):
-    """What isolated_check.py reads: an image, and the snippets of the repository's card."""
+    """What isolated.py reads: an image, and the snippets of the repository's card."""
     Image.fromarray(phantom(7, 0, 64)[0]).save(work / "image.png")
     texts = figure_checks.snippets(folder, work / "image.png")
     (work / "snippets.json").write_text(json.dumps(texts), encoding="utf-8")

@@ -81,7 +81,7 @@ def page_settings(folder, name):
     """
     for needed in ("config.json", "preprocessor_config.json"):
         if not (folder / needed).is_file():
-            raise UserError(f"{name} is no built repository: {needed} is missing; build one with hub_repos.build.")
+            raise UserError(f"{name} is no built repository: {needed} is missing; build one with `hub-unets build`.")
     with about_input():
         config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)

@@ -227,9 +227,9 @@ def require_publishable(staged):
             raise UserError(f"{name} holds what looks like an access token: remove it from the run's folder.")
 
 
-def require_verified(staged, repo_id):
+def require_verified(staged, repo_id, tag=None):
     """Raise UserError with the reasons of the checks that failed."""
-    if failed := [check for check in verify_folder(staged, repo_id=repo_id) if not check.passed]:
+    if failed := [check for check in verify_folder(staged, repo_id=repo_id, revision=tag) if not check.passed]:
         reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed)
         raise UserError(f"the built repository fails its checks, and nothing was sent: {reasons}")
 

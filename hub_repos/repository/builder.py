@@ -15,7 +15,8 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
-from hub_unets.training.records.results import read_results
+from hub_unets.training.measure.weights import load_weights
+from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
@@ -39,7 +40,9 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         require_export()
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json"):
         if not (checkpoint / name).is_file():
-            raise UserError(f"{checkpoint} is not a finished run: {name} is missing; train with training/run.py.")
+            published = checkpoint.parent / "published" / checkpoint.name
+            cure = f"it is {published} now" if published.is_dir() else "train with training/run.py"
+            raise UserError(f"{checkpoint} is not a finished run: {name} is missing; {cure}.")
     results = read_results(checkpoint / "results.json")
     if "test" not in results["metrics"]:
         raise UserError(
@@ -51,7 +54,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", *PICTURES):
+        for name in ("results.json", "per_image.csv", HISTORY, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:
@@ -70,7 +73,7 @@ def is_build(folder):
 
 def save_model(checkpoint, folder, config_class, model_class):
     """Weights, config with every Auto class and the pipeline, and the processor."""
-    model = model_class.from_pretrained(checkpoint)
+    model = load_weights(model_class, checkpoint)
     for field, value in remote_code(config_class, model_class).items():
         setattr(model.config, field, value)
     model.save_pretrained(folder)

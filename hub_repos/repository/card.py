@@ -8,6 +8,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.modeling.variants import find_variant
+from hub_unets.training.records.results import read_history
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems: no other source fits them
@@ -58,6 +59,7 @@ def render_card(folder, results, repo_id=None, revision=None):
     card = ModelCard.from_template(
         card_data(results, config, repo_id, revision),
         template_path=str(TEMPLATE),
+        title=title(results, config),
         results=results,
         config=config,
         repo_id=repo_id,
@@ -65,7 +67,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         processor=processor,
         size=processor["size"],
         paper=find_variant(config["model_type"])[1].paper,
-        history=shown_history(results),
+        history=shown_history(read_history(folder, results)),
         base_model=base_model(results, config),
         shown=SHOWN,
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
@@ -83,9 +85,9 @@ def _revision(revision):
     return [f'revision="{revision}"'] if revision else []
 
 
-def shown_history(results, rows=8):
+def shown_history(history, rows=8):
     """Some of the history's validations, evenly, the last among them: dictionaries of epoch, loss, Dice and IoU."""
-    validations = [entry for entry in results["run"].get("history", ()) if "eval_dice" in entry]
+    validations = [entry for entry in history if "eval_dice" in entry]
     step = max(1, -(-len(validations) // rows))
     return validations[::-1][::step][::-1]
 
@@ -134,7 +136,7 @@ def card_data(results, config, repo_id=None, revision=None):
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
         if repo_id
         else None,
-        model_name=results["run"]["name"],
+        model_name=title(results, config),
         eval_results=figures,
     )
 
@@ -148,6 +150,13 @@ def is_kvasir(results):
 def is_phantoms(results):
     """Whether the data were generated: of other data the terms are not known, and no licence is claimed."""
     return results["data"]["source"].startswith("phantoms")
+
+
+def title(results, config):
+    """What a model is: its variant, its encoder, and the data that it was trained on."""
+    variant = find_variant(config["model_type"])[1].__name__.removesuffix("ForSemanticSegmentation")
+    encoder = f" on {config['backbone']}" if config.get("backbone") else ""
+    return f"{variant}{encoder}, trained on {dataset_name(results)}"
 
 
 def dataset_name(results):

@@ -13,6 +13,7 @@ from torch import nn
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
+from hub_unets.training.measure.weights import load_weights
 
 ONNX = "model.onnx"
 OPSET = 17
@@ -61,7 +62,7 @@ def export_onnx(folder, path):
 def load_network(folder):
     """The model of a repository, by our own class, in evaluation mode."""
     _, model_class = read_variant(folder)
-    return model_class.from_pretrained(folder).eval()
+    return load_weights(model_class, folder)
 
 
 def to_onnx(model):

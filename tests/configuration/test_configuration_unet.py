@@ -2,6 +2,7 @@
 
 import pytest
 
+from hub_unets.configuration import configuration_unet
 from hub_unets.configuration.configuration_unet import UNetConfig
 
 NAMES = {0: "background", 1: "polyp"}
@@ -38,6 +39,44 @@ def test_one_logit_for_each_label_without_a_binary_head(fields, logits):
     assert UNetConfig(**fields).num_logits == logits
 
 
+@pytest.mark.parametrize("labels", [1, 3, 4])
+def test_names_that_do_not_fit_num_labels_become_numbers_with_a_warning(labels, monkeypatch):
+    said = []
+    monkeypatch.setattr(configuration_unet.logger, "warning", said.append)
+    names = {label: f"name {label}" for label in range(labels)}
+    config = UNetConfig(num_labels=2, id2label=names)
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1}
+    assert len(said) == 1
+    assert "num_labels=2" in said[0]
+
+
+@pytest.mark.parametrize("fields", [{"num_labels": 3}, {"id2label": {0: "none", 1: "polyp", 2: "tool"}}])
+def test_a_binary_head_is_off_unless_there_are_two_labels(fields):
+    config = UNetConfig(binary_head=True, **fields)
+    assert (config.binary_head, config.num_logits) == (False, 3)
+
+
+def test_labels_of_a_call_take_the_place_of_the_files(tmp_path):
+    UNetConfig().save_pretrained(tmp_path)
+    three = {0: "none", 1: "polyp", 2: "tool"}
+    texts = {str(label): name for label, name in three.items()}
+    calls = [
+        {"id2label": three},
+        {"id2label": three, "num_labels": 3},
+        {"id2label": texts, "label2id": {name: label for label, name in texts.items()}},
+    ]
+    for call in calls:
+        config = UNetConfig.from_pretrained(tmp_path, **call)
+        assert config.id2label == three
+        assert config.label2id == {"none": 0, "polyp": 1, "tool": 2}
+        assert (config.num_labels, config.num_logits, config.binary_head) == (3, 3, False)
+    config, unused = UNetConfig.from_pretrained(tmp_path, num_labels=3, return_unused_kwargs=True, revision_x=1)
+    assert (config.num_logits, unused) == (3, {"revision_x": 1})
+    assert UNetConfig.from_pretrained(tmp_path, num_labels=2).id2label == NAMES
+    assert UNetConfig.from_pretrained(tmp_path, id2label={0: "a", 1: "b"}).num_logits == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -47,11 +86,9 @@ def test_one_logit_for_each_label_without_a_binary_head(fields, logits):
         ({"padding": "reflect"}, "padding must be one of same, valid, got 'reflect'"),
         ({"upsample": "nearest"}, "upsample must be one of transpose, bilinear"),
         ({"num_labels": 1}, "num_labels=1 leaves no background"),
-        ({"num_labels": 3, "binary_head": True}, "binary_head needs exactly 2 labels, got 3"),
         ({"padding": "valid", "backbone": "resnet18"}, "padding='valid' is for the plain path"),
         ({"detail_channels": 4}, "detail_channels is for backbones"),
         ({"decoder_channels": [8, 8]}, r"decoder_channels needs 4 widths \(depth\)"),
-        ({"num_labels": 3, "id2label": NAMES}, "id2label must give each label of num_labels=3 a name of its own"),
         (
             {"id2label": {0: "background", 2: "polyp"}},
             "id2label must give each label a name of its own, from 0: .*got",

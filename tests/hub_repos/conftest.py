@@ -1,5 +1,6 @@
 """Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
 
+import json
 import sys
 
 import pytest
@@ -37,14 +38,16 @@ def make_checkpoint(tmp_path_factory):
         scores = {part: score(model, processor, of_part, task) for part, of_part in parts.items()}
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        run = {"name": f"{variant}-test", "model_type": variant, "settings": {"data": DATA}, "command": "a command"}
+        settings = {"data": DATA} | {f"model.{name}": json.dumps(value) for name, value in fields.items()}
+        run = {"name": f"{variant}-test", "model_type": variant, "settings": settings, "command": "a command"}
         results = {
-            "run": run | {"parameters": model.num_parameters(), "best": None, "history": [], "seed": 0},
+            "run": run | {"parameters": model.num_parameters(), "best": None, "seed": 0},
             "data": data_record(DATA, partition, width),
             "environment": environment_record(model),
             "cost": {"training_seconds": 1.0},
         }
-        write_results(folder, results, scores, partition.twins)
+        history = [{"epoch": 1.0, "step": 1, "eval_loss": 0.5, "eval_dice": 0.25, "eval_iou": 0.125}]
+        write_results(folder, results, scores, partition.twins, history)
         return folder
 
     return make

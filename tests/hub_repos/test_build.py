@@ -35,7 +35,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt"}
     assert {path.name for path in repository.iterdir()} == code | data | {
-        "results.json", "manifest.json", "example.png"
+        "results.json", "history.csv", "manifest.json", "example.png"
     }  # fmt: skip
 
 
@@ -249,6 +249,7 @@ def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
         "arXiv:1911.07069", "arXiv:1505.04597", "| 20 | – | 0.4321 | 0.3000 |", "By the polyp's share of the image",
     ):  # fmt: skip
         assert text in card, text
+    assert "\n# UNet on resnet50, trained on Kvasir-SEG\n" in card
     assert card.count("| 0.4321 |") == 7
     metadata = ModelCard(card).data
     assert (metadata.base_model, metadata.datasets) == ("timm/resnet50.a1_in1k", ["kowndinya23/Kvasir-SEG"])

@@ -49,7 +49,7 @@ def test_the_kept_model_predicts_builds_and_says_that_it_has_no_code(tmp_path, m
     assert ended.code == 0, ended.stderr
     keep.main([str(tmp_path / "run"), str(tmp_path / "kept/seeds"), "--publish", str(tmp_path / "kept")])
     card = (tmp_path / "kept/README.md").read_text(encoding="utf-8")
-    assert "no code: `python -m hub_repos.build FOLDER MODEL`" in card and "![worst](worst.png)" in card
+    assert "no code: `hub-unets build FOLDER MODEL`" in card and "![worst](worst.png)" in card
     Image.open(tmp_path / "kept/worst.png").verify()
     model, _ = load_model(tmp_path / "kept")
     stored = load_file(tmp_path / "run/model.safetensors")

@@ -34,7 +34,7 @@ def test_every_file_fits_the_project_and_the_card_is_its_results():
     assert all(path.stat().st_size < LARGEST for path in KEPT.rglob("*") if path.is_file())
     card = (KEPT / "README.md").read_text(encoding="utf-8")
     assert card == render_card(KEPT, read_results(KEPT / "results.json"))
-    assert "no code: `python -m hub_repos.build FOLDER MODEL`" in card
+    assert "no code: `hub-unets build FOLDER MODEL`" in card
 
 
 def test_what_is_built_from_it_verifies(tmp_path):

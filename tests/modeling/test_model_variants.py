@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 from torch.export import Dim, export
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.variants import (
     BACKBONES,
     ENCODERS,
-    config_class,
     each_encoder,
     each_pair,
     each_pair_of,
@@ -142,13 +142,63 @@ def test_gradient_checkpointing_changes_no_gradient(variant, encoder):
 
     recomputed, plain = gradients()
     assert recomputed == set()
-    model.gradient_checkpointing_enable()
-    recomputed, checkpointed = gradients()
-    assert recomputed >= {"encoder", "decoder"}
-    for one, other in zip(plain, checkpointed, strict=True):
-        torch.testing.assert_close(one, other)
+    for reentrant in (False, True):
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        recomputed, checkpointed = gradients()
+        assert recomputed >= {"encoder", "decoder"}
+        for one, other in zip(plain, checkpointed, strict=True):
+            torch.testing.assert_close(one, other)
     model.gradient_checkpointing_disable()
     assert gradients()[0] == set()
+
+
+@each_variant
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_checkpointing_calls_the_function_of_transformers(variant):
+    model = small_model(variant).train()
+    layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    model.gradient_checkpointing_enable()
+    called = []
+    for layer in layers:  # as offload and every_n_layers of transformers set them
+        layer._gradient_checkpointing_func = lambda function, *inputs: called.append(0) or function(*inputs)
+    layers[0].gradient_checkpointing = False
+    model(torch.rand(2, 3, 64, 64))
+    assert len(called) == len(layers) - 1
+    model.eval()(torch.rand(1, 3, 64, 64))
+    assert len(called) == len(layers) - 1
+
+
+@each_variant
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_a_decoder_learns_above_a_frozen_encoder_with_reentrant_checkpointing(variant):
+    model = small_model(variant).train()
+    model.freeze_encoder()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model(torch.rand(2, 3, 64, 64), labels=torch.randint(0, 2, (2, 64, 64))).loss.backward()
+    assert all(part.grad is None for part in model.encoder.parameters())
+    assert all(part.grad is not None for part in model.decoder.parameters())
+
+
+@each_variant
+def test_units_that_must_not_be_cut_are_named(variant):
+    for encoder in ("plain", "resnet18"):
+        model = shared_model(variant, encoder)
+        units = {type(part).__name__ for part in model.modules() if isinstance(part, GradientCheckpointingLayer)}
+        assert units - {"TransUNetLayer"} <= set(model._no_split_modules)  # the layers lie in TransUNetBottleneck
+    assert {"BackboneEncoder"} <= set(model._no_split_modules)
+
+
+@each_pair
+def test_the_config_asks_for_hidden_states_and_they_have_gradients(variant, encoder):
+    model = small_model(variant, encoder, output_hidden_states=True).train()
+    output = model(torch.rand(2, 3, 64, 64))
+    for level in output.hidden_states:
+        level.retain_grad()
+    output.logits.sum().backward()
+    assert all(level.grad is not None and level.grad.any() for level in output.hidden_states)
+    assert model(torch.rand(2, 3, 64, 64), output_hidden_states=False).hidden_states is None
+    model.config.return_dict = False
+    assert isinstance(model(torch.rand(2, 3, 64, 64)), tuple)
 
 
 @each_pair
@@ -287,7 +337,9 @@ def test_decoder_channels_of_the_wrong_length_are_refused(variant, widths):
 
 @each_variant
 def test_a_config_changed_after_its_construction_is_checked_again(variant):
-    config = config_class(variant)()
+    config = small_config(variant)
     config.num_labels = 3
-    with pytest.raises(ValueError, match="binary_head needs exactly 2 labels, got 3"):
+    assert model_class(variant)(config)(torch.rand(1, 3, 16, 16)).logits.shape == (1, 3, 16, 16)
+    config.num_labels = 1
+    with pytest.raises(ValueError, match="num_labels=1 leaves no background"):
         model_class(variant)(config)

@@ -11,9 +11,9 @@ from tests.variants import config_class, small_model
 def test_every_pixel_of_the_deepest_map_reaches_every_other():
     model = small_model("transunet").eval()
     deepest = torch.rand(1, model.encoder.channels[-1], 5, 6)
-    before = model.decoder.bottleneck(deepest)
+    before, _ = model.decoder.bottleneck(deepest)
     deepest[0, :, 0, 0] += 1
-    changed = (model.decoder.bottleneck(deepest) != before).any(dim=1)[0]
+    changed = (model.decoder.bottleneck(deepest)[0] != before).any(dim=1)[0]
     assert before.shape == deepest.shape
     assert changed[-1, -1]  # further than any 3x3 convolution of the bottleneck sees
 
@@ -30,6 +30,32 @@ def test_positions_are_a_grid_interpolated_to_the_deepest_map(size):
     added = tokens[0].transpose(1, 2).unflatten(2, size) - bottleneck.embedding(deepest)
     wanted = F.interpolate(bottleneck.positions, size, mode="bilinear") if size != (4, 4) else bottleneck.positions
     torch.testing.assert_close(added, wanted)
+
+
+@torch.no_grad()
+def test_attention_runs_as_the_implementation_says(tmp_path, monkeypatch):
+    model = small_model("transunet").eval()
+    model.save_pretrained(tmp_path)
+    pixels = torch.rand(2, 3, 40, 56)
+    called = []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: called.append(0) or fused(*a, **k))
+    sdpa, eager = (
+        type(model).from_pretrained(tmp_path, attn_implementation=name).eval() for name in ("sdpa", "eager")
+    )
+    assert model.config._attn_implementation == "sdpa"
+    expected = sdpa(pixels, output_attentions=True)
+    assert len(called) == 2  # one a layer
+    assert expected.attentions is None
+    output = eager(pixels, output_attentions=True)
+    assert len(called) == 2
+    torch.testing.assert_close(output.logits, expected.logits)
+    tokens = 5 * 7  # at stride 8
+    assert [tuple(weights.shape) for weights in output.attentions] == [(2, 2, tokens, tokens)] * 2
+    for weights in output.attentions:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, tokens))
+    eager.config.output_attentions = True
+    assert len(eager(pixels).attentions) == 2
 
 
 def test_the_base_model_of_the_paper():

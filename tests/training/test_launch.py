@@ -3,11 +3,14 @@
 import functools
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
+from hub_unets.training.records.results import read_results
 from tests.training import runs
 from tests.training.runs import run, run_in_two_processes, scratch
 
@@ -48,6 +51,31 @@ def test_two_processes_with_accumulation_end_with_the_same_weights(tmp_path, siz
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
     assert second.stdout == "" and "Warning" not in first.stderr + second.stderr
     assert_same_weights(tmp_path, one_process())
+
+
+DISTRIBUTED = {
+    "ddp_find_unused_parameters": "false",
+    "ddp_bucket_cap_mb": 5,
+    "ddp_broadcast_buffers": "true",
+    "ddp_static_graph": "true",
+    "ddp_backend": "gloo",
+    "ddp_timeout": 120,
+    "full_determinism": "true",
+}
+
+
+@pytest.mark.parametrize("options", [{"ema_decay": 0.5}, DISTRIBUTED], ids=["averaged", "plain"])
+def test_two_processes_validate_the_network_that_they_save(tmp_path, options):
+    """Batch norm's statistics differ between processes; the first one's are saved."""
+    settings = {**SETTINGS, "model.batch_norm": "true", "per_device_train_batch_size": 2, "learning_rate": 0.05}
+    settings |= {"data": "phantoms?count=40&size=64&seed=0", "per_device_eval_batch_size": 1}
+    known = {one.name for one in fields(TrainingArguments)}
+    options = {name: value for name, value in options.items() if name in known or name == "ema_decay"}
+    ended = run_in_two_processes(tmp_path, num_train_epochs=1, **settings, **options)
+    assert [one.code for one in ended] == [0, 0], ended
+    results = read_results(tmp_path / "results.json")
+    scored = results["metrics"]["validation"]["per_image"]["dice"]["value"]
+    assert results["run"]["best"]["dice"] == pytest.approx(scored, abs=1e-6)
 
 
 def launch(output_dir, **changes):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hub_unets.training.records.results import read_results
-from hub_unets.training.settings.arguments import RECIPES, read_recipe
+from hub_unets.training.records.results import read_history
+from hub_unets.training.settings.recipes import RECIPES, read_recipe
 from tests.training import runs
 
 SHARED = runs.ROOT.parent / "shared"
@@ -45,7 +45,7 @@ def test_a_recipe_starts_and_its_loss_falls(recipe, tmp_path):
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    history = read_results(Path(changes["output_dir"]) / "results.json")["run"]["history"]
+    history = read_history(Path(changes["output_dir"]), {})
     losses = [entry["loss"] for entry in history if "loss" in entry]
     quarter = len(losses) // 4
     first, last = statistics.median(losses[:quarter]), statistics.median(losses[-quarter:])

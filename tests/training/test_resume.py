@@ -4,10 +4,13 @@ import functools
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from hub_unets.training.records.results import read_history
 from tests.training.runs import run, run_in_two_processes, scratch
 
 # 20 images: 3 steps an epoch, the last of 4 images; checkpoints at 2, 4 and after each validation (3, 6)
@@ -18,6 +21,7 @@ SETTINGS = {
     "encoder_learning_rate": 0.005,
     "lr_scheduler_type": "cosine",
     "augmentation": "[{HorizontalFlip: {p: 0.5}}, {RandomBrightnessContrast: {p: 0.8}}]",
+    "logging_steps": 3,
 }
 SPREADS = {
     "1x8": {"per_device_train_batch_size": 8},
@@ -89,6 +93,16 @@ def test_damaged_checkpoint_is_passed_over(tmp_path):
     assert_same_end(tmp_path / "run", uninterrupted("1x8"))
 
 
+def test_checkpoint_of_zeros_at_the_right_size_is_passed_over(tmp_path):
+    run(tmp_path / "run", ("after_step", 5), **SETTINGS)
+    for name in ("optimizer.pt", "ema.safetensors"):
+        file = tmp_path / "run/checkpoint-4" / name
+        file.write_bytes(bytes(file.stat().st_size))
+    ended = run(tmp_path / "run", **SETTINGS)
+    assert "checkpoint-4: it is half written or damaged" in ended.stdout and "checkpoint-3." in ended.stdout
+    assert_same_end(tmp_path / "run", uninterrupted("1x8"))
+
+
 def test_stop_in_the_middle_of_an_epoch_trains_no_further_step(tmp_path):
     options = {**SETTINGS, "max_steps": 5}
     run(tmp_path / "killed", ("before_scoring", 0), **options)
@@ -108,9 +122,52 @@ def test_rate_that_falls_on_a_plateau_falls_alike_after_a_resume(tmp_path):
     assert run(tmp_path / "run", **options).code == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole", step=12)
     for folder in ("run", "whole"):
-        history = json.loads((tmp_path / folder / "results.json").read_text())["run"]["history"]
+        history = read_history(tmp_path / folder, {})
         rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
         assert rates == [0.01, 0.01, 0.005, 0.0025]
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def add(*numbers):
+        for number in numbers:
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"set/images/{number}.png")
+            Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / f"set/masks/{number}.png")
+
+    add(*range(20))
+    options = {**SETTINGS, "data": tmp_path / "set", "split": "80/10/10"}
+    assert run(tmp_path / "run", ("after_step", 2), **options).code == -9
+    two = run_in_two_processes(tmp_path / "run", **options)
+    assert two[0].code == 1 and "holds a run with processes=1, not 2: " in two[0].stderr
+    add(0)
+    changed = run(tmp_path / "run", **options)
+    assert changed.code == 1 and "holds a run with files_sha256=" in changed.stderr
+    add(20, 21)
+    larger = run(tmp_path / "run", **options)
+    assert larger.code == 1 and "holds a run with " in larger.stderr and "Resumed" not in larger.stdout
+
+
+def test_a_training_part_without_a_polyp_is_refused(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (32, 32 + number)).save(tmp_path / f"set/{kind}/{number}.png")
+    ended = run(tmp_path / "run", data=tmp_path / "set", split="80/10/10")
+    assert ended.code == 1 and "none of the 16 training masks has a foreground pixel" in ended.stderr
+
+
+def test_mean_of_the_last_epochs_is_alike_after_a_resume(tmp_path):
+    options = {**SETTINGS, "average_last": 2}
+    run(tmp_path / "whole", **options)
+    for moment in (("after_step", 5), ("before_scoring", 0)):
+        assert run(tmp_path / "run", moment, **options).code == -9
+    assert run(tmp_path / "run", **options).code == 0
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    best = json.loads((tmp_path / "run/results.json").read_text())["run"]["best"]
+    assert best["averaged"] == 2 and best["step"] == 6 and 0 <= best["dice"] <= 1
 
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
@@ -138,6 +195,13 @@ def assert_same_end(found, expected, step=6):
         assert one[field] == other[field], field
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (found, expected))
     assert one["metrics"] == other["metrics"] and one["run"]["best"] == other["run"]["best"]
+    assert losses_of(found / checkpoint) == losses_of(expected / checkpoint)
+
+
+def losses_of(folder):
+    """The training losses of the log, as the curves show them."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [(one["step"], one["loss"]) for one in history if "loss" in one]
 
 
 def assert_equal(one, other):

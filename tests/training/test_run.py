@@ -15,7 +15,7 @@ from hub_unets.hub_repos.repository.builder import build
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.records.drawing import GREEN
-from hub_unets.training.records.results import read_results
+from hub_unets.training.records.results import read_history, read_results
 from tests.training import runs
 from tests.training.runs import run
 
@@ -243,7 +243,7 @@ def test_training_samples_may_have_a_size_of_their_own(tmp_path):
     for name, (image_size, train_size) in sizes.items():
         fields = {"image_size": image_size, "train_size": train_size, "num_train_epochs": 1, "logging_steps": 1}
         assert run(tmp_path / name, **fields).code == 0
-        history = read_results(tmp_path / name / "results.json")["run"]["history"]
+        history = read_history(tmp_path / name, {})
         losses[name] = [next(one[key] for one in history if key in one) for key in ("loss", "eval_loss")]
     assert losses["own"][0] == losses["small"][0] != losses["large"][0]
     assert losses["own"][1] not in (losses["small"][1], losses["large"][1])
@@ -265,7 +265,7 @@ def test_frames_without_a_polyp_are_trained_on_too(tmp_path):
     results = read_results(tmp_path / "run" / "results.json")
     plain = run(tmp_path / "plain", num_train_epochs=1)
     assert plain.code == 0, plain.stderr
-    steps = [read_results(tmp_path / name / "results.json")["run"]["history"][-1]["step"] for name in ("run", "plain")]
+    steps = [read_history(tmp_path / name, {})[-1]["step"] for name in ("run", "plain")]
     assert steps[0] == steps[1] + 1  # 8 frames are one more batch
     assert results["run"]["settings"]["negatives"] == "normal"
     assert results["data"]["sizes"] == read_results(tmp_path / "plain" / "results.json")["data"]["sizes"]
@@ -283,3 +283,35 @@ def test_a_test_image_may_not_be_a_negative(tmp_path):
     ended = run(tmp_path / "run", data=data, negatives=normal)
     assert ended.code == 1
     assert "error: negatives: x.png" in ended.stderr and "is a validation or test image of data" in ended.stderr
+
+
+class TestDistillation:
+    @pytest.fixture
+    def teacher(self, tmp_path):
+        assert run(tmp_path / "teacher", num_train_epochs=1).code == 0
+        return tmp_path / "teacher"
+
+    def test_an_epoch_shows_the_unlabelled_frames_too_and_the_record_names_the_teacher(self, tmp_path, teacher):
+        frames = normal_frames(tmp_path / "frames")
+        ended = run(tmp_path / "run", teacher=teacher, unlabelled=frames, teacher_flips="true", num_train_epochs=1)
+        assert ended.code == 0, ended.stderr
+        one, plain = (read_results(tmp_path / name / "results.json")["run"] for name in ("run", "teacher"))
+        assert one["history"][-1]["step"] == plain["history"][-1]["step"] + 1  # 8 frames are one more batch
+        assert one["teacher"] == ["teacher"] and one["settings"]["unlabelled"] == "frames"
+        weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "teacher")]
+        assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    def test_its_weight_counts(self, tmp_path, teacher):
+        for weight in (0.001, 5):
+            ended = run(tmp_path / f"{weight}", teacher=teacher, teacher_weight=weight, logging_steps=1, max_steps=1)
+            assert ended.code == 0, ended.stderr
+        low, high = (
+            read_results(tmp_path / name / "results.json")["run"]["history"][0]["loss"] for name in ("0.001", "5")
+        )
+        assert high > low + 1  # 5 nats a pixel times a cross-entropy of about .7
+
+    def test_refused(self, tmp_path):
+        ended = run(tmp_path / "run", unlabelled=normal_frames(tmp_path / "frames"))
+        assert ended.code == 1 and "unlabelled frames teach nothing by themselves: name a teacher" in ended.stderr
+        ended = run(tmp_path / "run", teacher=tmp_path / "nothing")
+        assert ended.code == 1 and "nothing: no folder with a config.json" in ended.stderr

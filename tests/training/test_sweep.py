@@ -9,9 +9,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.trials import parse_sweep
 from hub_unets.training.sweep import Worker, become_worker
 from tests.training import runs
@@ -83,6 +85,17 @@ def test_two_workers_share_the_trials_and_one_that_fails_stops_none(recipe, tmp_
     assert page.count("| 1 |") == 1 and "from scratch" in page
     assert "FAILED" in stdout + stderr and "Traceback" not in stderr
     assert len(list(folder.glob("trials/*/repository/model.safetensors"))) == 1
+
+
+def test_folds_end_in_figures_of_every_image(recipe, tmp_path):
+    folder = tmp_path / "study"
+    argv = [recipe(""), "--folds", "2", "--output_dir", str(folder), "--num_train_epochs", "1"]
+    stdout, stderr = start(SWEEP, *argv).communicate(timeout=300)
+    assert "mine, 2 folds: " in stdout and "test                  16 images" in stdout, stderr
+    results = read_results(folder / "out_of_fold/mine/results.json")
+    assert results["metrics"]["test"]["images"] == 16 and results["data"]["split"] == "2 folds"
+    tested = [read_results(path)["data"]["sizes"]["test"] for path in sorted(folder.glob("trials/*/results.json"))]
+    assert tested == [8, 8] and not (folder / "leaderboard.md").exists()
 
 
 def test_kill_9_in_the_middle_repeats_no_finished_trial(recipe, tmp_path):
@@ -208,5 +221,46 @@ def test_each_launched_process_is_a_worker_by_itself(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert become_worker() == 1
     assert not launched.keys() & os.environ.keys()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "number", "own"),
+    [
+        (None, 2, "1", "1"),
+        ("4,5", 8, "0", "4"),
+        ("4,5", 8, "1", "5"),
+        ("GPU-a, GPU-b", 8, "1", "GPU-b"),
+        ("4,5", 8, "3", "5"),  # more workers than GPUs share them
+        (None, 1, "1", "0"),
+        ("", 8, "1", ""),
+        (None, 0, "1", None),
+    ],
+)
+def test_each_worker_takes_its_own_of_the_gpus(monkeypatch, visible, gpus, number, own):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", number), ("CUDA_VISIBLE_DEVICES", visible or "")):
+        monkeypatch.setenv(name, value)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    become_worker()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == own
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which monkeypatch takes away
+
+
+def test_names_with_dots_have_files_of_their_own(recipe, tmp_path):
+    path = recipe("grid: {learning_rate: [0.0001, 0.001]}")
+    sweep = parse_sweep([path, "--output_dir", str(tmp_path / "study")])
+    one, other = Worker(sweep), Worker(sweep)
+    taken = [one.take(), other.take()]
+    assert {trial.user_attrs["name"] for trial, _, _ in taken} == {"0.0001", "0.001"}
+    assert len({sweep.beside(name, ".log") for name in sweep.cells}) == 2
+    for _, held, _ in taken:
+        release(held)
+
+
+def test_a_trial_that_was_just_taken_is_waited_for(sweep):
+    """As when the server's answer to its worker was lost."""
+    worker = Worker(sweep)
+    for trial in worker.trials():
+        worker.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    assert worker.take() == (None, None, True)

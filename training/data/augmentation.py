@@ -1,7 +1,7 @@
-"""Augmentation as a recipe writes it: a list of albumentations transforms and those of `training.data.polyp_free`.
+"""Augmentation as a recipe writes it: a list of albumentations transforms and of ours.
 
-Every draw is a pure function of (seed, epoch, index), never of a global generator or a worker: a resumed run, two
-workers or two processes see the same pixels.
+Ours are in `training.data`: polyp_free, zoom, screen, appearance. Every draw is a pure function of (seed, epoch,
+index), never of a global generator or a worker: a resumed run, two workers or two processes see the same pixels.
 """
 
 import difflib
@@ -13,12 +13,14 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
 import albumentations
 
-from hub_unets.training.data import polyp_free
+from hub_unets.training.data import appearance, polyp_free, screen, zoom
 from hub_unets.training.errors import UserError
 
 
 class Augmentation:
     """uint8 image H x W x 3 and mask H x W to the same, changed by the transforms that `spec` lists.
+
+    A call may name `frames`, a sequence of (image, mask), from which a transform may take a second picture.
 
     Args:
         spec: one-key dictionaries, `[{"HorizontalFlip": {"p": 0.5}}, {"Rotate": {"limit": 30}}]`; an empty list
@@ -35,9 +37,9 @@ class Augmentation:
         self.seed = seed
         self.compose = albumentations.Compose([_transform(entry) for entry in spec])
 
-    def __call__(self, image, mask, epoch, index):
+    def __call__(self, image, mask, epoch, index, frames=()):
         self.compose.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]))
-        changed = self.compose(image=image, mask=mask)
+        changed = self.compose(image=image, mask=mask, frames=frames)
         return changed["image"], changed["mask"]
 
 
@@ -66,7 +68,10 @@ def _is_transform(kind):
 
 
 TRANSFORMS = {
-    name: kind for module in (albumentations, polyp_free) for name, kind in vars(module).items() if _is_transform(kind)
+    name: kind
+    for module in (albumentations, polyp_free, zoom, screen, appearance)
+    for name, kind in vars(module).items()
+    if _is_transform(kind)
 }
 
 

@@ -1,13 +1,15 @@
 """Who trains, who validates, who tests: a named split of a source, reproducible to the digit.
 
 A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
-drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation"). What is drawn here keeps twins and
-byte-identical images on one side; a published list keeps its twins, and they are listed.
+drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5",
+whose test parts are every image once). What is drawn here keeps twins, byte-identical images and the frames of one
+sequence (sequences.csv) on one side; a published list keeps its twins, and they are listed.
 """
 
 import csv
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from hub_unets.training.data.reading import file_digest
 from hub_unets.training.data.rows import first_few, has_stems
+from hub_unets.training.data.sequences import sequences_of
 from hub_unets.training.errors import UserError
 
 SPLITS = Path(__file__).with_name("splits")
@@ -26,7 +29,8 @@ PUBLISHED = {  # the lists of training and of test stems
     "pranet": ("pranet_train", "pranet_test"),
 }
 DRAWN = {"80/10/10": 0.1, "half-validation": 0.053}  # the share of validation, and of test
-HELD_OUT = 0.1  # of a published training part, for validation
+FOLD = re.compile(r"fold-(\d+)-of-(\d+)")
+HELD_OUT = 0.1  # of a training part that is given, for validation
 OTHERS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
 
 
@@ -34,7 +38,7 @@ OTHERS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
 class Partition:
     """A split: the indices of each part's rows, sorted by name. Row i is called `names[i]`.
 
-    `digests[i]` is the sha256 of its image file.
+    `digests[i]` is the sha256 of its image file, `mask_digests[i]` that of its mask.
     `twins` are the test names that show the same frame or lesion as a name in train or validation.
     """
 
@@ -45,6 +49,7 @@ class Partition:
     test: tuple[int, ...]
     names: tuple[str, ...] = dataclasses.field(repr=False)
     digests: tuple[str, ...] = dataclasses.field(repr=False)
+    mask_digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     twins: tuple[str, ...] = ()
 
     @property
@@ -56,6 +61,12 @@ class Partition:
     def sha256(self) -> str:
         """The digest of who is where: the sorted lines "part<tab>name"."""
         lines = sorted(f"{part}\t{name}\n" for part in PARTS for name in self.names_of(part))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def files_sha256(self) -> str:
+        """The digest of what the files hold: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
+        lines = sorted("\t".join(row) + "\n" for row in zip(self.names, self.digests, self.mask_digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def names_of(self, part: str) -> list[str]:
@@ -80,15 +91,20 @@ def make_partition(
     Raises UserError for an unknown split, for one that the source can't serve (a published one without its stems, an
     own one without a test part), and where a stem or a file is in two parts.
     """
-    if split not in (*PUBLISHED, *DRAWN, "own", "all"):
-        raise UserError(f"split must be one of {', '.join((*PUBLISHED, *DRAWN, 'own', 'all'))}, got {split!r}")
+    fold = FOLD.fullmatch(split)
+    if split not in (*PUBLISHED, *DRAWN, "own", "all") and not fold:
+        known = ", ".join((*PUBLISHED, *DRAWN, "fold-1-of-5", "own", "all"))
+        raise UserError(f"split must be one of {known}, got {split!r}")
     rows = datasets.concatenate_datasets(list(source.values()))
     names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
     origin = [part for part, own in source.items() for _ in range(len(own))]
     _refuse_repeated_names(names, origin)
-    groups, rng = _groups(names, digests), np.random.default_rng(split_seed)
+    groups = _groups(names, digests, sequences_of(names, rows["image"]))
+    rng = np.random.default_rng(split_seed)
     if split in PUBLISHED:
         parts = _published(split, names, groups, rng)
+    elif fold:
+        parts = _fold(*map(int, fold.groups()), groups, rng)
     elif split == "all":
         parts = [[], [], range(len(names))]
     elif split == "own":
@@ -96,7 +112,8 @@ def make_partition(
     else:
         parts = _drawn(split, groups, rng)
     parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
-    partition = Partition(split, split_seed, *parts, names=names, digests=digests)
+    masks = tuple(file_digest(mask) for mask in rows["annotation"])
+    partition = Partition(split, split_seed, *parts, names=names, digests=digests, mask_digests=masks)
     found = leaks(rows, partition)
     _refuse_leaks(found, split)
     return rows, dataclasses.replace(partition, twins=tuple(sorted({test for test, _ in found.twins})))
@@ -162,6 +179,21 @@ def _drawn(split: str, groups: list[list[int]], rng: np.random.Generator) -> lis
     return [train, validation, test]
 
 
+def _fold(number: int, count: int, groups: list[list[int]], rng: np.random.Generator) -> list[list]:
+    if not 1 <= number <= count or count < 2:
+        raise UserError(f'split "fold-{number}-of-{count}" must be one of 2 or more folds, counted from 1')
+    folds = [[] for _ in range(count)]
+    for group in sorted((groups[number] for number in rng.permutation(len(groups))), key=len, reverse=True):
+        min(folds, key=len).extend(group)
+    test = folds.pop(number - 1)
+    if not test:
+        raise UserError(f"{len(groups)} images, or groups that stay together, are too few for {count} folds")
+    others = _within(groups, sum(folds, []))
+    size = max(round(HELD_OUT * sum(map(len, others))), min(map(len, others)))
+    train, validation = _cut(others, [size], rng)
+    return [train, validation, test]
+
+
 def _cut(groups: list[list[int]], sizes: list[int], rng: np.random.Generator) -> list[list[int]]:
     """The rest and one list per size: whole groups in random order, each going where it still fits."""
     parts = [[] for _ in sizes]
@@ -178,13 +210,15 @@ def _cut(groups: list[list[int]], sizes: list[int], rng: np.random.Generator) ->
     return [rest, *parts]
 
 
-def _groups(names: tuple[str, ...], digests: tuple[str, ...]) -> list[list[int]]:
+def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[str, str]) -> list[list[int]]:
     """The indices by what must stay together, in the order of the first name: most groups hold one image."""
     order = sorted(range(len(names)), key=names.__getitem__)
     index_of = {name: index for index, name in enumerate(names)}
     same_file = {digests[index]: index for index in reversed(order)}
     ties = [(same_file[digests[index]], index) for index in order]
     ties += [(index_of[a], index_of[b]) for a, b in near_duplicates() if a in index_of and b in index_of]
+    first_of = {sequences[names[index]]: index for index in reversed(order)} if sequences else {}
+    ties += [(first_of[sequences[names[index]]], index) for index in order if sequences]
     group_of = {index: [index] for index in order}
     for a, b in ties:
         if group_of[a] is not group_of[b]:

@@ -1,10 +1,11 @@
 """From a row to arrays: the upright RGB image, and the labels as class indices.
 
-A mask is understood before it is resized: whether its values are class indices, or black and white (perhaps with the
-noise of a lossy format) to be cut at 127, is decided by `labels_of` and nowhere else. There, too, a polyp's boundary
-becomes a label of its own.
+A mask is what a viewer shows of it, or is refused by name. It is understood before it is resized: whether its values
+are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127, is decided by
+`labels_of` and nowhere else. There, too, a polyp's boundary becomes a label of its own.
 """
 
+import errno
 import hashlib
 import io
 import warnings
@@ -12,57 +13,96 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from hub_unets.modeling.images import to_rgb
+from hub_unets.training.data.rows import upright
 from hub_unets.training.errors import UserError
 
 IGNORE = 255
 THRESHOLD = 127  # a grey value above it is foreground
 BOUNDARY = 2  # the label of a polyp's boundary, where one is made
 NOISE = 16  # how far a lossy format may lift black, or part the channels of a grey image
-LOSSY = "JPEG", "MPO", "JPEG2000", "WEBP"
+LOSSY = "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"
+LOSSY_IN_TIFF = "jpeg", "tiff_jpeg", "webp"
 
 
 class Mask(NamedTuple):
-    """A mask as stored: H x W values, whether its format is lossy, and whether the values may be class indices."""
+    """A mask as stored: H x W values, whether its format is lossy, and whether the values may be class indices.
+
+    `shown` are the greys that a palette shows for `values`, its indices; None without a palette, or where it has
+    colours.
+    """
 
     values: np.ndarray
     lossy: bool
     indexed: bool
+    shown: np.ndarray | None = None
 
 
 def file_digest(value: dict) -> str:
-    """The sha256, in hex, of the stored file {"bytes", "path"}."""
-    return hashlib.sha256(_stored(value).read()).hexdigest()
+    """The sha256, in hex, of the stored file {"bytes", "path"}. Raises UserError where it can't be read."""
+    try:
+        return hashlib.sha256(_stored(value).read()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{value['path']}: can't be read ({error.strerror}): replace the file") from error
 
 
 def read_image(value: dict, name: str) -> Image.Image:
     """The stored image {"bytes", "path"} as upright RGB. Raises UserError, naming the file, if unreadable."""
-    return to_rgb(_open(value, name))
+    image = upright(_open(value, name))
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise UserError(f"{_where(value, name)}: {error}") from error
 
 
 def read_mask(value: dict, name: str) -> Mask:
-    """The stored mask as one upright channel. Raises UserError when it can't be decoded, or holds colours."""
-    image = _open(value, name)
-    lossy = image.format in LOSSY
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
-        image = image.convert("RGB")
-    values = np.asarray(image.convert("L") if image.mode == "1" else image)
-    indexed = not lossy and image.mode not in ("RGB", "1")
+    """The stored mask as one upright channel.
+
+    Raises UserError, naming the file, where it can't be decoded, holds colours, several pictures or what is no number
+    from 0, or where what it shows isn't clear: see `_of_palette` and `_on_black`.
+    """
+    image, where = _open(value, name, one_picture=True), _where(value, name)
+    lossy = image.format in LOSSY or image.info.get("compression") in LOSSY_IN_TIFF
+    image = upright(image)
+    if image.mode == "P":
+        return _of_palette(image, lossy, where)
+    values = np.asarray(_plain(image))
     if values.ndim == 3:
-        values = _one_channel(values, image.mode, _where(value, name))
-    return Mask(values, lossy, indexed)
+        values = _on_black(values, where) if values.shape[-1] in (2, 4) else values
+        spread = np.ptp(values, axis=2).max()
+        if spread > NOISE:
+            raise UserError(
+                f"{where}: a mask in colours: which colour is which class is not known; save it as class indices "
+                "(PNG, one channel), or as black and white"
+            )
+        dark = values[..., 0].max() <= NOISE  # then another channel may hold more
+        return Mask(values.max(axis=2) if dark else values[..., 0], lossy, indexed=not lossy and spread == 0)
+    sound = np.isfinite(values) & (values >= 0)
+    if not sound.all():
+        raise UserError(f"{where}: a mask with the value {values[~sound][0]}: write class indices, or 0 and 255")
+    return Mask(values, lossy, indexed=not lossy and image.mode != "1")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """An image without a palette as L, LA, RGB, RGBA, or of one channel with more bits."""
+    clear = image.has_transparency_data
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("LA" if clear else "L")
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return image
+    return image.convert("RGBA" if clear else "RGB")
 
 
 def read_labels(value: dict, name: str, num_labels: int = 2, boundary_width: int | None = None) -> np.ndarray:
     """The stored mask as class indices, uint8, H x W, 255 where the pixel is to be ignored.
 
-    - lossy, or of several grey channels: 1 above 127, else 0
-    - lossless, one channel (or a palette's indices): the class indices as they are where all lie in
-      0..num_labels - 1 or are 255 and one of 1..num_labels - 1 occurs; else black and white, 1 above 127
+    - lossy: 1 above 127, else 0
+    - lossless, of one channel or of equal ones: the class indices as they are where all lie in 0..num_labels - 1 or
+      are 255 and one of 1..num_labels - 1 occurs; else black and white, 1 above 127
+    - a palette: its indices where its entry 0 shows black; else, or where they are no classes, the greys it shows
     With `boundary_width` the polyp's boundary then becomes label 2; see `with_boundary`.
     Raises UserError where a mask fits neither, so that cutting at 127 would silently give nothing.
     """
@@ -115,12 +155,17 @@ def check_boundary_width(width: int | None, num_labels: int) -> None:
 
 
 def _class_indices(mask: Mask, name: str, num_labels: int) -> np.ndarray:
-    found = np.unique(mask.values)
-    inner = found[found != IGNORE]  # 255 is white, or to be ignored
-    if mask.indexed and inner.any() and np.isin(inner, np.arange(num_labels)).all():
+    if mask.indexed and _are_classes(mask.values, num_labels):
         return mask.values.astype(np.uint8)
-    _require_black_and_white(mask, found, name, num_labels)
+    if mask.shown is not None:
+        return _class_indices(Mask(mask.shown, mask.lossy, mask.indexed), name, num_labels)
+    _require_black_and_white(mask, name, num_labels)
     return (mask.values > THRESHOLD).astype(np.uint8)
+
+
+def _are_classes(values: np.ndarray, num_labels: int) -> bool:
+    inner = np.setdiff1d(values, [IGNORE])  # 255 is white, or to be ignored
+    return bool(inner.any() and np.isin(inner, np.arange(num_labels)).all())
 
 
 def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None:
@@ -133,9 +178,14 @@ def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None
         )
 
 
-def _require_black_and_white(mask: Mask, found: np.ndarray, name: str, num_labels: int) -> None:
-    inner = found[found != IGNORE]
-    largest = inner[-1] if inner.size else 0
+def _require_black_and_white(mask: Mask, name: str, num_labels: int) -> None:
+    found = np.unique(mask.values)
+    largest = max(found[found != IGNORE], default=0)
+    if mask.lossy and len(found) > 1 and found[-1] <= NOISE:  # plain black may come back as one dark grey
+        raise UserError(
+            f"{name}: all but black, found {_listed(found)}: class indices do not survive a lossy format: export the "
+            "masks as PNG"
+        )
     if mask.lossy:
         odd = NOISE < found[-1] <= THRESHOLD
     else:
@@ -153,22 +203,69 @@ def _listed(values: np.ndarray) -> str:
     return ", ".join(few if len(few) <= 8 else [*few[:4], "...", *few[-3:]])
 
 
-def _one_channel(values: np.ndarray, mode: str, where: str) -> np.ndarray:
-    if mode != "RGB":  # LA, PA: the second channel is the opacity
-        return values[..., 0]
-    if np.ptp(values, axis=2).max() > NOISE:
+def _of_palette(image: Image.Image, lossy: bool, where: str) -> Mask:
+    """A mask of mode P, upright.
+
+    Its indices are classes where entry 0 shows black and each other one that occurs a colour of its own. Where those
+    that occur are greys, the mask may be read as what it shows. Raises UserError where neither holds.
+    """
+    indices = np.asarray(image)
+    used, places = np.unique(indices, return_inverse=True)
+    palette = _palette(image)
+    colours = _on_black(palette[used][None], where)[0]
+    background = palette[0, :3] * (palette[0, 3:] / 255)
+    others = colours[used > 0]
+    apart = len(np.unique(others, axis=0)) == len(others) and (others.max(axis=1) > NOISE).all()
+    greys = np.ptp(colours, axis=1).max() <= NOISE
+    shown = colours[:, 0][places].reshape(indices.shape) if greys else None
+    if greys and (colours[:, 0] == used).all():
+        return Mask(indices, lossy, indexed=not lossy)
+    if background.max() <= NOISE and apart:
+        return Mask(indices, lossy, not lossy, shown)
+    if greys:
+        return Mask(shown, lossy, indexed=not lossy)
+    raise UserError(
+        f"{where}: a palette whose entry 0 is not black, or which shows two classes alike: which colour is background "
+        "is not known; save the class indices without a palette (PNG, one channel), or black and white"
+    )
+
+
+def _palette(image: Image.Image) -> np.ndarray:
+    """The 256 entries of a P image as RGBA, uint8; black where the file gives fewer."""
+    image = image.copy()
+    image.apply_transparency()
+    entries = np.array(image.getpalette("RGBA"), np.uint8).reshape(-1, 4)[:256]
+    palette = np.tile(np.array([0, 0, 0, IGNORE], np.uint8), (256, 1))
+    palette[: len(entries)] = entries
+    return palette
+
+
+def _on_black(values: np.ndarray, where: str) -> np.ndarray:
+    """H x W x (colours, opacity) as H x W x colours, uint8: what is transparent is background.
+
+    Raises UserError where opacity and colours do not say the same: something black is opaque beside what is
+    transparent, or all is transparent and not black.
+    """
+    colours, opacity = values[..., :-1], values[..., -1]
+    if opacity.min() >= IGNORE - NOISE:
+        return colours
+    seen, bright = opacity > THRESHOLD, colours.max(axis=-1) > NOISE
+    if (seen & ~bright).any() or (bright.any() and not seen.any()):
         raise UserError(
-            f"{where}: a mask in colours: which colour is which class is not known; save it as class indices "
-            "(PNG, one channel), or as black and white"
+            f"{where}: a mask whose transparency and colours disagree about what is background: flatten it to black "
+            "and white, without transparency"
         )
-    return values[..., 0]
+    return (colours * (opacity[..., None] / IGNORE)).astype(np.uint8)
 
 
-def _open(value: dict, name: str) -> Image.Image:
+def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
+    count = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(_stored(value))
+            if one_picture and image.format != "MPO":  # its second picture is a preview
+                count = getattr(image, "n_frames", 1)
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
@@ -177,12 +274,19 @@ def _open(value: dict, name: str) -> Image.Image:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
         raise UserError(f"{_where(value, name)}: not a readable image ({reason}): replace the file") from error
+    if count > 1:
+        raise UserError(f"{_where(value, name)}: a mask of {count} pictures: join them into one")
     return image
 
 
 def _stored(value: dict) -> io.BytesIO:
     content = value.get("bytes")
-    return io.BytesIO(Path(value["path"]).read_bytes() if content is None else content)
+    if content is not None:
+        return io.BytesIO(content)
+    path = Path(value["path"])
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return io.BytesIO(path.read_bytes())
 
 
 def _where(value: dict, name: str) -> str:

@@ -1,15 +1,37 @@
-"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts."""
+"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts.
 
+Here, too, is what counts as an image file, how one is set upright, and how what is left out is said.
+"""
+
+import os
 import re
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import datasets
+from PIL import ExifTags, Image
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("validation", "val", "valid", "dev"), "validation"
 )
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {  # what Pillow reads
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif",
+    ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".dds", ".qoi",
+}  # fmt: skip
+
+TURNS = {  # EXIF's orientation to what sets the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+DEBRIS = {"thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 
 ENCODED = datasets.Image(decode=False)
 FEATURES = datasets.Features(name=datasets.Value("string"), image=ENCODED, annotation=ENCODED)
@@ -25,3 +47,61 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, and without its EXIF; one that can't be read says nothing."""
+    try:
+        method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError, TypeError and more
+        method = None
+    turned = image.copy() if method is None else image.transpose(method)
+    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(key, None)
+    return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of `upright(image)`, without decoding it."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # as above
+        turned = False
+    return image.size[::-1] if turned else image.size
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
+
+    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others, as
+    does a file whose name is not UTF-8, which no table can hold.
+    """
+    files, others = [], []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_debris(name))
+        others += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
+        for path in (Path(place, name) for name in names if not is_debris(name)):
+            wanted = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
+            (files if wanted else others).append(path)
+    return sorted(files), sorted(others)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_debris(name: str) -> bool:
+    """Whether a file or folder is hidden or a system's own, which nobody counts as left out."""
+    return name.startswith((".", "__")) or name.lower() in DEBRIS
+
+
+def say_left_out(where: object, names: Iterable[str], why: str) -> None:
+    """One line on stderr, of the first process alone, that counts and names what is not used; none without names."""
+    names = sorted(names)
+    if names and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print(f"{where}: left out {len(names)} {why}: {first_few(names)}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -11,7 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from hub_unets.training.data.reading import read_pair
+from hub_unets.training.data.reading import IGNORE, read_pair
+from hub_unets.training.errors import UserError
+
+VERSION = "version 2"  # of how masks are read: another one makes every cache anew
 
 _FEATURES = datasets.Features(
     {
@@ -59,6 +63,15 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
         ) from error
 
 
+def require_foreground(samples):
+    """Raises UserError unless a pixel of some sample has a label that is neither background nor ignored."""
+    if not any(set(sample["labels"]) - {0, IGNORE} for sample in samples.select_columns("labels")):
+        raise UserError(
+            f"none of the {len(samples)} training masks has a foreground pixel, so there is nothing to learn: look at "
+            "the masks (check_data=True lists what they hold), or give training images that show a polyp"
+        )
+
+
 def _sample(row, processor, num_labels, boundary_width):
     image, labels = read_pair(row, num_labels, boundary_width)
     native = io.BytesIO()
@@ -71,8 +84,17 @@ def _sample(row, processor, num_labels, boundary_width):
     }
 
 
+def without_labels(samples):
+    """Cached samples with every pixel ignored, as of frames whose masks are not known."""
+    return samples.map(_ignore, features=samples.features, desc="Leave labels out")
+
+
+def _ignore(sample):
+    return {"labels": bytes([IGNORE]) * len(sample["labels"])}
+
+
 def _cache_key(rows, digests, processor, num_labels, boundary_width):
-    fields = ("version 1", processor.size, processor.resample, num_labels, boundary_width)
+    fields = (VERSION, processor.size, processor.resample, num_labels, boundary_width)
     hashed = hashlib.sha256(repr(fields).encode())
     for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
         hashed.update(f"{row['name']}\t{digest}\t".encode())
@@ -98,6 +120,19 @@ def _quiet_bars(quiet):
             datasets.enable_progress_bars()
 
 
+class Frames(Sequence):
+    """Cached samples as arrays: index to (uint8 H x W x 3, uint8 H x W)."""
+
+    def __init__(self, samples, processor):
+        self.samples, self.processor = samples, processor
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return _arrays(self.samples[index], self.processor)
+
+
 class TrainingSamples(Dataset):
     """Augmented samples: `(epoch, index)` to `pixel_values` float32 3 x H x W and `labels` int64 H x W.
 
@@ -108,15 +143,15 @@ class TrainingSamples(Dataset):
     """
 
     def __init__(self, samples, processor, augmentation):
-        self.samples, self.processor, self.augmentation = samples, processor, augmentation
+        self.frames, self.processor, self.augmentation = Frames(samples, processor), processor, augmentation
 
     def __len__(self):
-        return len(self.samples)
+        return len(self.frames)
 
     def __getitem__(self, key):
         epoch, index = key
-        pixels, labels = _arrays(self.samples[index], self.processor)
-        return _tensors(*self.augmentation(pixels, labels, epoch, index), self.processor)
+        pixels, labels = self.frames[index]
+        return _tensors(*self.augmentation(pixels, labels, epoch, index, self.frames), self.processor)
 
 
 class EvaluationSamples(Dataset):

@@ -8,28 +8,31 @@ a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotati
 import difflib
 import io
 import itertools
+import os
 import re
-import shutil
-import stat
-import tempfile
 import urllib.parse
-import zipfile
-import zlib
-from hashlib import file_digest
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import datasets
 import pyarrow.compute
 from PIL import Image
 
 from hub_unets.training.data.coco import coco_rows, is_coco
+from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
 from hub_unets.training.data.phantoms import phantom_parts
-from hub_unets.training.data.rows import ENCODED, FEATURES, IMAGE_SUFFIXES, PARTS, first_few
+from hub_unets.training.data.rows import (
+    ENCODED,
+    FEATURES,
+    IMAGE_SUFFIXES,
+    PARTS,
+    first_few,
+    image_files,
+    is_text,
+    say_left_out,
+    upright_size,
+)
+from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError
-
-IMAGE_FOLDERS = "images", "image", "imgs"
-
-MASK_FOLDERS = "masks", "mask", "labels", "annotations"
 
 MASK_WORDS = {*MASK_FOLDERS, "label", "annotation", "segmentation", "seg", "gt", "truth", "groundtruth"}
 
@@ -37,9 +40,7 @@ NAME_COLUMNS = "name", "stem", "id", "image_id", "file_name"
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-MAX_UNZIPPED_BYTES = 20 * 2**30
-
-MAX_UNZIPPED_RATIO = 100
+MOST = {"count": 100_000, "size": 4096, "seed": 10**9}  # of phantoms
 
 FORMS = (
     "give a folder or a .zip with images/ and masks/ (or with metadata.csv, or COCO), a COCO .json file, a .parquet "
@@ -60,13 +61,15 @@ def load_source(
     model's, for the categories of a COCO file; see `training.data.coco.coco_rows`.
     Raises UserError where nothing lies at `data`, or what lies there can't be paired.
     """
+    if not is_text(data):
+        raise UserError(f"{data!r}: a name that is not UTF-8: rename it")
     path = Path(data).expanduser()
     if data.partition("?")[0] == "phantoms":
         return _phantoms(data)
     if path.is_dir():
         parts = _folder(path, image_column, mask_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".zip":
-        parts = _folder(unzipped(path), image_column, mask_column, id2label)
+        parts = _zip(path, image_column, mask_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".json":
         parts = _coco({"train": path}, image_column, id2label)
     elif path.is_file() and path.suffix.lower() == ".parquet":
@@ -88,7 +91,8 @@ def load_frames(folder: str) -> datasets.Dataset:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder; frames without a polyp are images in one folder")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files, others = image_files(root)
+    say_left_out(root, [path.relative_to(root).as_posix() for path in others], "that are no image files")
     if not files:
         raise UserError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
     columns = {
@@ -103,8 +107,8 @@ def _blank_mask(path: Path) -> bytes:
     """A PNG of zeros as large as the upright image at `path`."""
     try:
         with Image.open(path) as image:
-            size = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size
-    except OSError as error:
+            size = upright_size(image)
+    except Exception as error:  # Pillow's decoders raise more than OSError
         raise UserError(f"{path}: not a readable image ({error}): mend it or take it away") from error
     file = io.BytesIO()
     Image.new("L", size).save(file, format="PNG")
@@ -120,7 +124,7 @@ def load_images(data: str) -> dict[str, datasets.Dataset]:
     if data.partition("?")[0] == "phantoms":
         return _phantoms(data).select_columns(["name", "image"])
     if path.is_dir():
-        loaded = _parquet(sorted(path.rglob("*.parquet")), path)
+        loaded = _parquet(_tables(path), path)
     elif path.is_file():
         loaded = _parquet([path], path.parent)
     else:
@@ -136,17 +140,19 @@ def load_images(data: str) -> dict[str, datasets.Dataset]:
 
 def holds_masks(folder: Path) -> bool:
     """Whether a folder, or its folders of parts, hold images with masks beside them."""
-    return _metadata_names_masks(folder) or _holds_pairs(folder)
+    return _metadata_names_masks(folder) or holds_pairs(folder)
 
 
 def _phantoms(data: str) -> datasets.DatasetDict:
-    known, given = ("count", "size", "seed"), {}
+    given = {}
     for key, value in urllib.parse.parse_qsl(data.partition("?")[2], keep_blank_values=True):
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise UserError(f"{data}: unknown key {key!r}; did you mean {nearest!r}? Keys are {', '.join(known)}")
-        if not re.fullmatch(r"\d+", value):
+        if key not in MOST:
+            nearest = difflib.get_close_matches(key, MOST, n=1, cutoff=0)[0]
+            raise UserError(f"{data}: unknown key {key!r}; did you mean {nearest!r}? Keys are {', '.join(MOST)}")
+        if not re.fullmatch(r"[0-9]{1,10}", value):
             raise UserError(f"{data}: {key} must be a whole number, got {value!r}; write for example {key}=128")
+        if int(value) > MOST[key]:
+            raise UserError(f"{data}: {key} must be at most {MOST[key]}, got {value}")
         given[key] = int(value)
     return phantom_parts(**given)
 
@@ -156,14 +162,16 @@ def _folder(
 ) -> dict[str, datasets.Dataset]:
     if _metadata_names_masks(folder):
         loaded = _load("imagefolder", str(folder), data_dir=str(folder))
-        return _table(loaded, str(folder), image_column, mask_column)
-    if not (mask_column or _holds_pairs(folder)) and (files := _coco_files(folder)):
+        parts = _table(loaded, str(folder), image_column, mask_column)
+        _say_unlisted(folder, [folder], parts)
+        return parts
+    if not (mask_column or holds_pairs(folder)) and (files := _coco_files(folder)):
         return _coco(files, image_column, id2label)
-    if pairs := _paired_folders(folder, image_column, mask_column):
-        return {part: _pairs(*two) for part, two in pairs.items()}
-    if tables := sorted(folder.rglob("*.parquet")):
+    if pairs := paired_parts(folder, image_column, mask_column):
+        return pairs
+    if tables := _tables(folder):
         return _table(_parquet(tables, folder), str(folder), image_column, mask_column)
-    inside = _subfolders(folder)
+    inside = subfolders(folder)
     if len(inside) == 1:  # a zip often wraps everything in one folder
         return _folder(inside[0], image_column, mask_column, id2label)
     found = first_few([sub.name for sub in inside], 8) or "no folders"
@@ -175,32 +183,43 @@ def _folder(
     )
 
 
+def _zip(path: Path, *options: object) -> dict[str, datasets.Dataset]:
+    folder = unzipped(path)
+    try:
+        return _folder(folder, *options)
+    except UserError as error:  # the user knows the zip, not the cache
+        raise UserError(str(error).replace(str(folder), str(path))) from error
+
+
 def _metadata_names_masks(folder: Path) -> bool:
     files = [
         file for end in ("csv", "jsonl") for where in ("", "*/") for file in folder.glob(f"{where}metadata.{end}")
     ]
-    heads = [file.read_text(errors="replace").partition("\n")[0] for file in files]
-    return any("_file_name" in head for head in heads)
+    return any("_file_name" in _first_line(file) for file in files if file.is_file())
 
 
-def _holds_pairs(folder: Path) -> bool:
-    """Whether image files lie in a folder of images and in one of masks beside it, here or one folder down."""
-    return any(
-        all(
-            any(sub.name.lower() in known and _holds_files(sub) for sub in beside)
-            for known in (IMAGE_FOLDERS, MASK_FOLDERS)
-        )
-        for beside in map(_subfolders, (folder, *_subfolders(folder)))
-    )
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(10_000)
 
 
-def _holds_files(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+def _tables(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.parquet") if file.is_file())
+
+
+def _say_unlisted(where: Path, folders: list[Path], parts: dict[str, datasets.Dataset]) -> None:
+    """Names the images in `folders` that no row has for its image or mask."""
+    columns = [rows.data.column(column) for rows in parts.values() for column in ("image", "annotation")]
+    paths = [pyarrow.compute.struct_field(column, "path").to_pylist() for column in columns]
+    listed = {os.path.realpath(path) for column in paths for path in column if path}
+    files = {file for folder in folders for file in image_files(folder)[0]}
+    unlisted = [file.name for file in files if os.path.realpath(file) not in listed]
+    say_left_out(where, unlisted, "images that are not listed")
 
 
 def _coco_files(folder: Path) -> dict[str, Path]:
     """The COCO files of a folder, of its annotations/ and of its parts' folders, by part."""
-    places = [sub for sub in _subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
+    places = [sub for sub in subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
     found = {}
     for file in [file for place in (folder, *places) for file in sorted(place.glob("*.json")) if is_coco(file)]:
         words = [file.parent.name.lower(), *re.split(r"[^a-z]+", file.stem.lower())]
@@ -212,116 +231,24 @@ def _coco_files(folder: Path) -> dict[str, Path]:
 
 
 def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
-    return {part: coco_rows(file, images, id2label) for part, file in files.items()}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__")))
-
-
-def _paired_folders(folder: Path, images: str | None, masks: str | None) -> dict[str, tuple[Path, Path]]:
-    if whole := _images_and_masks(folder, images, masks):
-        return {"train": whole}
-    found = {}
-    for sub in _subfolders(folder):
-        part = PARTS.get(sub.name.lower())
-        two = part and _images_and_masks(sub, images, masks)
-        if two and part in found:
-            raise UserError(f"{folder}: two folders for the part {part}: merge {sub.name} into the other one")
-        if two:
-            found[part] = two
-    return found
-
-
-def _images_and_masks(folder: Path, images: str | None, masks: str | None) -> tuple[Path, Path] | None:
-    two = _subfolder(folder, images, IMAGE_FOLDERS, "image"), _subfolder(folder, masks, MASK_FOLDERS, "mask")
-    if None not in two:
-        return two
-    if two == (None, None):
-        return None
-    kind, known = ("image", IMAGE_FOLDERS) if two[0] is None else ("mask", MASK_FOLDERS)
-    beside = (two[0] or two[1]).name
-    raise UserError(f"{folder}: no {kind}s beside {beside}/: call them {'|'.join(known)}, or name {kind}_column")
-
-
-def _subfolder(folder: Path, given: str | None, known: tuple[str, ...], kind: str) -> Path | None:
-    if given:
-        return folder / given if (folder / given).is_dir() else None
-    found = [sub for sub in _subfolders(folder) if sub.name.lower() in known]
-    if len(found) > 1:
-        names = first_few(sub.name for sub in found)
-        raise UserError(f"{folder}: two folders may hold the {kind}s ({names}): name one as {kind}_column")
-    return found[0] if found else None
-
-
-def _pairs(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
-    images, masks = _by_stem(images_folder), _by_stem(masks_folder)
-    for files, others, folder in (images, masks, masks_folder), (masks, images, images_folder):
-        if alone := [file.name for stem, file in files.items() if stem not in others]:
-            cure = "add what is missing or take these away"
-            raise UserError(f"{folder}: no file has the stem of {first_few(alone)} ({len(alone)} in all): {cure}")
-    stems = sorted(images)
-    columns = {"name": stems}
-    for column, files in ("image", images), ("annotation", masks):
-        columns[column] = [{"bytes": None, "path": str(files[stem])} for stem in stems]
-    return datasets.Dataset.from_dict(columns, features=FEATURES)
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
-            continue
-        if file.stem in files:
-            raise UserError(f"{folder}: {files[file.stem].name} and {file.name} have the same stem: keep one")
-        files[file.stem] = file.absolute()
-    if not files:
-        raise UserError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
-    return files
-
-
-def unzipped(path: Path) -> Path:
-    """The folder of a zip's files: unpacked once, beside the cache of datasets, under the zip's sha256."""
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets"
-    with path.open("rb") as file:
-        target = cache / file_digest(file, "sha256").hexdigest()
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=cache))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _refuse_unsafe(path, archive.infolist())
-            archive.extractall(unfinished)
-        unfinished.rename(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise UserError(f"{path}: not a readable zip ({error}): download or pack it again") from error
-    except OSError:
-        if not target.is_dir():  # another process may have finished first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
-
-
-def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    for entry in entries:
-        name = entry.filename
-        outside = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in re.split(r"[/\\]", name)
-        if outside or stat.S_ISLNK(entry.external_attr >> 16):
-            raise UserError(f"{path}: {name!r} is a link or leads outside the folder: pack plain files only")
-    total = sum(entry.file_size for entry in entries)
-    limit = min(MAX_UNZIPPED_BYTES, MAX_UNZIPPED_RATIO * path.stat().st_size)
-    if total > limit:
-        raise UserError(f"{path}: unpacks to {total:,} bytes, the limit is {limit:,}: unpack it yourself if sound")
+    parts = {part: coco_rows(file, images, id2label) for part, file in files.items()}
+    folders = {Path(value["path"]).parent for rows in parts.values() for value in rows["image"]}
+    outermost = [one for one in folders if not folders & set(one.parents)]
+    _say_unlisted(next(iter(files.values())), outermost, parts)
+    return parts
 
 
 def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
-    data_files = {}
+    """Loads parquet files; the part is told by a word of the path, and all are train where no path has one."""
+    data_files, others = {}, []
     for file in files:
         words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower()) if len(files) > 1 else []
-        part = next((PARTS[word] for word in words if word in PARTS), "train")
-        data_files.setdefault(part, []).append(str(file))
+        part = next((PARTS[word] for word in words if word in PARTS), None)
+        others.append(str(file)) if part is None else data_files.setdefault(part, []).append(str(file))
+    if data_files:
+        others = [Path(file).relative_to(root).as_posix() for file in others]
+        say_left_out(root, others, "tables whose names say neither train, validation nor test")
+    data_files = data_files or {"train": others}
     return _load("parquet", str(files[0] if len(files) == 1 else root), data_files=data_files)
 
 
@@ -329,7 +256,10 @@ def _load(builder: str, where: str, **options) -> datasets.DatasetDict:
     try:
         return datasets.load_dataset(builder, **options)
     except Exception as error:  # the Hub, the network, pyarrow and datasets each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        cause = error
+        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__:
+            cause = cause.__cause__  # it says only that there was an error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
         raise UserError(f"{where}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
 
 
@@ -342,7 +272,7 @@ def _table(parts: dict, where: str, image_column: str | None, mask_column: str |
             raise UserError(f"{where}: two parts are called {part}: merge {key} into the other one")
         found[part] = rows, image, mask
     names = _names({part: (rows, image) for part, (rows, image, _) in found.items()})
-    return {part: _standard(*row, names[part]) for part, row in found.items()}
+    return {part: _standard(*row, names[part], f"{where} ({part})") for part, row in found.items()}
 
 
 def _image_and_mask(features: dict, where: str, image: str | None, mask: str | None) -> tuple[str, str]:
@@ -402,7 +332,19 @@ def _stem(value: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name  # a dot may be part of a name
 
 
-def _standard(rows: datasets.Dataset, image: str, mask: str, names: list[str]) -> datasets.Dataset:
+def _standard(rows: datasets.Dataset, image: str, mask: str, names: list[str], where: str) -> datasets.Dataset:
     rows = rows.select_columns([image, mask]).rename_columns({image: "image", mask: "annotation"})
-    rows = rows.cast_column("image", ENCODED).cast_column("annotation", ENCODED).add_column("name", names)
+    try:
+        rows = rows.cast_column("image", ENCODED).cast_column("annotation", ENCODED).add_column("name", names)
+    except (ValueError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(f"{where}: {image} and {mask} hold no images ({error}): write them as files") from error
+    for column, called in ("image", image), ("annotation", mask):
+        _require_files(rows, column, names, f"{where}: column {called}")
     return rows.select_columns(["name", "image", "annotation"])
+
+
+def _require_files(rows: datasets.Dataset, column: str, names: list[str], where: str) -> None:
+    fields = [pyarrow.compute.struct_field(rows.data.column(column), field) for field in ("bytes", "path")]
+    missing = pyarrow.compute.and_(*(pyarrow.compute.is_null(field) for field in fields)).to_pylist()
+    if alone := [name for name, none in zip(names, missing, strict=True) if none]:
+        raise UserError(f"{where}: no file for {first_few(alone)} ({len(alone)} in all): add it, or take the row away")

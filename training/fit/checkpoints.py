@@ -1,6 +1,8 @@
 """Checkpoints that a killed run can trust: complete or passed over, and never the last one lost."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import re
@@ -14,7 +16,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hub_unets.training.errors import UserError
 
-MARKER = "complete.json"
+MARKER, SETTINGS = "complete.json", "settings.json"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class CheckpointKeeper(TrainerCallback):
@@ -38,24 +41,43 @@ def remove_older(output_dir, kept):
 
 
 def mark_complete(folder):
-    """Write the sizes of all the checkpoint's files beside them, atomically and after them."""
-    partial = Path(folder) / f".{MARKER}"
-    written = sorted(path for path in Path(folder).iterdir() if path.name not in (MARKER, partial.name))
-    sizes = {path.name: path.stat().st_size for path in written}
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(sizes, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(Path(folder) / MARKER)
+    """Write the size and sha256 of all the checkpoint's files beside them, atomically and after them."""
+    written = sorted(path for path in Path(folder).iterdir() if path.name not in (MARKER, f".{MARKER}"))
+    _write_json(
+        Path(folder) / MARKER,
+        {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in written},
+    )
 
 
 def is_complete(folder):
-    """Whether every file is there at the size it had when the checkpoint was marked."""
+    """Whether every file is there as it was when the checkpoint was marked."""
     try:
-        sizes = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
-        return all((Path(folder) / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        files = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
+        return all(_is_as_marked(Path(folder) / name, kept) for name, kept in files.items())
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return False
+
+
+def _is_as_marked(path, kept):
+    """Whether a file has its size and sha256; earlier markers hold the size alone."""
+    if isinstance(kept, int):
+        return path.stat().st_size == kept
+    return path.stat().st_size == kept["size"] and _sha256(path) == kept["sha256"]
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_best(output_dir, step):
+    """Raise UserError unless the checkpoint of the best validation is whole: the run ends with its weights."""
+    folder = Path(output_dir) / f"checkpoint-{step}"
+    if not is_complete(folder):
+        raise UserError(
+            f"{folder}, the checkpoint of the best validation so far, is damaged or gone: bring it back, or remove "
+            f"{output_dir} to train again."
+        )
 
 
 def checkpoints(output_dir):
@@ -69,7 +91,7 @@ def checkpoints(output_dir):
 
 
 def last_complete(output_dir):
-    """The newest complete checkpoint, or None, and the half-written ones newer than it."""
+    """The newest complete checkpoint, or None, and the half-written or damaged ones newer than it."""
     passed_over = []
     for _, folder in reversed(checkpoints(output_dir)):
         if is_complete(folder):
@@ -79,23 +101,47 @@ def last_complete(output_dir):
 
 
 def remove_passed_over(folders):
-    """Remove half-written checkpoints, so that nothing of them is taken for a part of the one written next."""
+    """Remove what was passed over, so that nothing of it is taken for a part of the checkpoint written next."""
     for folder in folders:
         shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
 def naming_write_errors(path):
-    """Turns what torch, safetensors and the file system raise for a full disk into an OSError that names `path`."""
+    """Turns what torch, safetensors and the file system raise for a full disk into an OSError that names `path`.
+
+    Other errors, as of memory, of the network or of an image, pass as they are.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _of_full_disk(error)
+        if reason is None:
+            raise
         last, _ = last_complete(Path(path).parent)
         kept = f"the last complete checkpoint, {last}, is kept" if last else "there is no complete checkpoint yet"
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise OSError(
             f"{path} can't be written ({reason}); {kept}: make room and repeat the command to resume."
         ) from error
+
+
+def _of_full_disk(error):
+    """Why nothing more can be written; None of any other error."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in FULL else None
+    writer = "while serializing" if isinstance(error, SafetensorError) else "inline_container.cc"  # torch.save's
+    return text if writer in text and "Reader" not in text else None
+
+
+def _write_json(path, content):
+    """Write a JSON file whole or not at all, power cuts included."""
+    partial = path.with_name(f".{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 class RunFolder:
@@ -119,14 +165,15 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.path / ".lock")
             self.lock.acquire(timeout=0)
-            self._check_settings()
         except Timeout:
             raise OSError(
                 f"{self.called} {self.path} is in use by another run: wait for it, or choose another."
             ) from None
         except OSError as error:
-            raise OSError(f"{self.called} {self.path} can't be written ({error.strerror}): choose another.") from error
-        except ValueError:
+            raise self._unwritable(error) from error
+        try:
+            self._check_settings()
+        except BaseException:
             self.lock.release()
             raise
         return self
@@ -134,14 +181,17 @@ class RunFolder:
     def __exit__(self, *exception):
         self.lock.release()
 
+    def _unwritable(self, error):
+        return OSError(f"{self.called} {self.path} can't be written ({error.strerror}): choose another.")
+
     def _check_settings(self):
-        stored = self.path / "settings.json"
-        if not stored.exists():
-            partial = stored.with_suffix(".partial")
-            partial.write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
-            partial.replace(stored)
-            return
-        before = json.loads(stored.read_text(encoding="utf-8"))
+        try:
+            before = self._stored_settings()
+            if before is None:
+                _write_json(self.path / SETTINGS, self.settings)
+                return
+        except OSError as error:
+            raise self._unwritable(error) from error
         for name in sorted({*before, *self.settings}):
             old, new = before.get(name), self.settings.get(name)
             if old != new:
@@ -149,3 +199,19 @@ class RunFolder:
                     f"{self.called} {self.path} holds a run with {name}={old}, not {new}: "
                     f"choose another {self.called}, or repeat that run's command to resume it."
                 )
+
+    def _stored_settings(self):
+        """The settings that the folder's run was started with; None in a new folder."""
+        path = self.path / SETTINGS
+        if not path.exists():
+            return None
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # of JSON or UTF-8
+            stored = None
+        if not isinstance(stored, dict):
+            raise UserError(
+                f"{path} is damaged: it holds the settings that this run was started with. Remove it to go on with "
+                f"those of this command, or choose another {self.called}."
+            )
+        return stored

@@ -15,7 +15,7 @@ from hub_unets.training.measure.metrics import mean_with_interval
 
 BOUNDARY_COLUMNS = ("nsd", "hd95")
 TOLERANCE = 0.01  # of the image's diagonal
-_RULE = (
+RULE = (
     "NSD is the share of both outlines' pixels that lie within 1 % of the image's diagonal of the other outline; HD95 "
     "the larger of the two 95 % quantiles of the distances from one outline to the other, in pixels of the original "
     "image and as a share of its diagonal. Where both masks are empty NSD is 1 and HD95 0; where only one is, NSD is "
@@ -30,7 +30,7 @@ def is_installed():
 
 def definition():
     """What the two figures are, for results.json and card."""
-    return f"{_RULE}{version('monai')}."
+    return f"{RULE}{version('monai')}."
 
 
 def boundary_distances(prediction, truth):

@@ -103,7 +103,13 @@ def fold_temperature(model, temperature, half_precision=False):
     """Divide the weights and bias of the head's last convolution, and so every logit, by the temperature."""
     for parameter in model.head.classifier.parameters():
         divided = parameter / temperature
-        parameter.copy_(divided.half() if half_precision else divided)
+        parameter.copy_(to_half(divided) if half_precision else divided)
+
+
+def to_half(tensor):
+    """A floating-point tensor as float16, or as it is where a value of it lies beyond float16's 65504."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
 
 
 def choose(dice, alarms):

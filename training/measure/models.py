@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant, variant_names
 from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 
 
 @about_input()
@@ -15,20 +17,25 @@ def load_model(name, trust_remote_code=False, revision=None):
     """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
 
     Raises:
-        UserError: the repository's code would have to be run and `trust_remote_code` is not given.
+        UserError: the repository's code would have to be run and `trust_remote_code` is not given; damaged weights.
         OSError: nothing can be loaded from `name`.
     """
     local = Path(name) / "config.json"
     if local.is_file() and "auto_map" not in (fields := _read(local)) and fields.get("model_type") in variant_names():
         _, model_class = find_variant(fields["model_type"])
-        return model_class.from_pretrained(name).eval(), UNetImageProcessor.from_pretrained(name)
+        return load_weights(model_class, name), UNetImageProcessor.from_pretrained(name)
+    for path in sorted(Path(name).glob("*.safetensors")):
+        read_shapes(path)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"model {name}: no folder with a config.json, nor loadable from the Hub ({reason})") from error
-    model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
+    try:
+        model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
+    except SafetensorError as error:
+        raise UserError(f"the weights of {name} are damaged: {error}; {CURE}.") from error
     return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
 
 

@@ -1,4 +1,4 @@
-"""results.json and per_image.csv: what a run or an evaluation found, written here and nowhere else."""
+"""results.json and per_image.csv: what a run or an evaluation found, written and read here and nowhere else."""
 
 import csv
 import json
@@ -8,12 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import torch
 
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
 from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
+from hub_unets.training.measure.score import Scores
 
+HISTORY = "history.csv"
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 _PACKAGES = (
     "torch",
@@ -28,14 +31,15 @@ _PACKAGES = (
 )
 
 
-def write_results(folder, results, scores, twins=()):
-    """Write `results.json` (checked against the schema) and `per_image.csv`.
+def write_results(folder, results, scores, twins=(), history=()):
+    """Write `results.json` (checked against the schema), `per_image.csv` and, of a training, `history.csv`.
 
     Args:
         folder: where; made if need be.
         results: run, data, environment and cost; schema_version and metrics are added.
         scores: "validation", "test" or both to Scores.
         twins: test names with a twin in training or validation; then the test is also summarised without them.
+        history: the Trainer's log: dictionaries of numbers.
 
     Returns:
         str: the figures, to print.
@@ -51,10 +55,37 @@ def write_results(folder, results, scores, twins=()):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_per_image(folder / "per_image.csv", scores, set(twins))
+    if history:
+        _write_history(folder / HISTORY, history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
+
+
+def _write_history(path, history):
+    """A row for each entry of the log; what an entry lacks, or has no finite number for, is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for entry in history for name in entry)), restval="")
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_history(folder, results):
+    """The Trainer's log of a run as dictionaries of numbers: of history.csv, or of an older run's results.json.
+
+    Raises:
+        UserError: a value is no number.
+    """
+    path = Path(folder) / HISTORY
+    if not path.exists():
+        return results["run"].get("history", [])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: a value is no number ({error}): it is not the file that a run wrote.") from error
 
 
 def definitions(part):
@@ -85,7 +116,7 @@ def read_results(path):
 def check_results(results, path="results.json"):
     """Raise UserError, naming the place, unless the results fit the schema."""
     for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(results):
-        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}")
+        raise UserError(f"{path}: {'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message[:300]}")
 
 
 def summary_lines(results):
@@ -213,3 +244,57 @@ def class_columns(classes):
         return list(COUNTS)
     numbers = range(1, classes + 1)
     return [f"{count}_{number}" for number in numbers for count in COUNTS] + [f"dice_{number}" for number in numbers]
+
+
+def read_per_image(path):
+    """What `write_results` wrote of each image.
+
+    Returns:
+        {part: Scores}, without tables and curves, classes called by their numbers; and the set of the twins' names.
+
+    Raises:
+        UserError: a row is not what is written of its counts; names the line.
+    """
+    path, parts, twins, lines = Path(path), {}, set(), {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader, number = csv.DictReader(file, strict=True), 1
+        try:
+            for number, row in enumerate(reader, start=2):  # noqa: B007: it is for the error
+                _add_row(parts.setdefault(row["part"], Scores()), row)
+                twins |= {row["name"]} if row["twin"] == "1" else set()
+                lines.setdefault(row["part"], []).append((number, row))
+        except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+            reason = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)[:200]
+            raise UserError(f"{path.name}, line {number}: {reason}") from error
+    for part, scores in parts.items():
+        for (number, row), written in zip(lines[part], _rows(part, scores, twins), strict=True):
+            _require_same(f"{path.name}, line {number}", row, {name: str(value) for name, value in written.items()})
+    return parts, twins
+
+
+def _add_row(scores, row):
+    """Append what one row of per_image.csv says to Scores."""
+    counts = [int(value) for name, value in row.items() if str(name).startswith(COUNTS)]
+    distances = [float(row[name]) for name in boundaries.BOUNDARY_COLUMNS if name in row]
+    found = [int(row[name]) for name in polyps.POLYP_COLUMNS if name in row]
+    crops = [int(row[name]) if row[name] else None for name in false_alarms.ALARM_COLUMNS if name in row]
+    size, loss = (int(row["height"]), int(row["width"])), float(row["loss"])
+    if not all(0 <= value < 10**15 for value in (*counts, *distances, *found, *size, loss, *filter(None, crops))):
+        raise ValueError("numbers must be from 0, and below 10^15")
+    scores.names.append(row["name"])
+    scores.sizes.append(size)
+    scores.counts.append(np.array(counts, np.int64).reshape(-1, len(COUNTS)))
+    scores.losses.append(loss)
+    scores.class_names = [str(number) for number in range(1, len(scores.counts[0]) + 1)]
+    scores.polyps += [np.array(found, np.int64)] if found else []
+    scores.boundaries += [tuple(distances)] if distances else []
+    scores.crops += crops
+
+
+def _require_same(where, row, written):
+    """Raise UserError unless a row has the columns and texts that are written of its counts."""
+    if list(row) != list(written):
+        raise UserError(f"{where}: the columns must be {', '.join(written)}")
+    for name, text in written.items():
+        if row[name] != text:
+            raise UserError(f"{where}: {name} is {str(row[name])[:80]}, its counts give {text}")

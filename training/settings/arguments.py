@@ -23,15 +23,12 @@ from hub_unets.modeling.variants import config_fields, find_variant
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.fit.losses import LOSSES, WeightedSum, parameters
 from hub_unets.training.fit.start import read_start_config, with_start_fields
+from hub_unets.training.settings.recipes import find_recipe, read_recipe, run_fields
+from hub_unets.training.settings.trainer_fields import check_trainer_fields
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-NESTED = ("model", "loss", "grid", "space")
-WHOLE = (
-    "loss",
-    "grid",
-    "space",
-)  # a recipe's own takes the place of the one that it stands on, name by name for model
+WIDEST, DEEPEST, MOST_LABELS = 8192, 64, 255  # label 255 is for pixels to be ignored
+LARGEST_SIZE = 16_384  # pixels
 
 
 @dataclass
@@ -64,6 +61,26 @@ class RunArguments(TrainingArguments):
     )
     negatives: str | None = field(
         default=None, metadata={"help": "Folder of frames without a polyp, each of which an epoch shows too."}
+    )
+    teacher: list[str] = field(
+        default=None,
+        metadata={
+            "help": "Models (folders or Hub ids, ID@REVISION) whose mean probability for the same augmented pixels is "
+            "a second target: distillation."
+        },
+    )
+    teacher_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the cross-entropy with the teacher, beside the losses' own."}
+    )
+    teacher_flips: bool = field(
+        default=False, metadata={"help": "Of each teacher the mean logits of each sample and its three mirror images."}
+    )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={"help": "Folder of frames without masks, each of which an epoch shows for the teacher."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code that comes with a teacher that is not of this project."}
     )
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
@@ -113,6 +130,13 @@ class RunArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
     )
+    average_last: int | None = field(
+        default=None,
+        metadata={
+            "help": "Publish the mean of the weights (of their moving average, where there is one) after each of the "
+            "last so many epochs, not the best epoch's."
+        },
+    )
     calibrate: bool = field(
         default=False,
         metadata={
@@ -139,6 +163,7 @@ class RunArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate; a checkpoint follows each time."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save further checkpoints: epoch or steps."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log lines."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: it would hide a diverging loss."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: samples are made on the fly."})
     metric_for_best_model: str = field(
         default="dice",
@@ -149,8 +174,16 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_trainer_fields(self)
         if self.precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        for name in ("image_size", "train_size"):
+            if (size := getattr(self, name)) is not None and not 1 <= size <= LARGEST_SIZE:
+                raise UserError(f"{name} must lie between 1 and {LARGEST_SIZE}, got {size}.")
+        try:
+            yaml.safe_load(self.augmentation)
+        except Exception as error:  # of YAML; ValueError of its dates and numbers, and more
+            raise UserError(f"augmentation is not YAML: {error}") from error
         if self.copies < 1:
             raise UserError(f"copies must be at least 1, got {self.copies}.")
         if self.start_from is not None and self.backbone_weights not in ("timm", "none"):
@@ -160,6 +193,12 @@ class RunArguments(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}.")
+        if self.average_last is not None and self.average_last < 1:
+            raise UserError(f"average_last must be at least 1, got {self.average_last}.")
+        if self.unlabelled is not None and not self.teacher:
+            raise UserError("unlabelled frames teach nothing by themselves: name a teacher too, or leave them out.")
+        if self.teacher_weight <= 0:
+            raise UserError(f"teacher_weight must be above 0, got {self.teacher_weight}.")
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
@@ -217,70 +256,18 @@ def parse(argv=None):
     _refuse_unknown(given, parser)
     with about_input():
         arguments, namespace = parser.parse_args_into_dataclasses(
-            [text for name, texts in given.items() if texts is not None for text in (name, *texts)]
+            [text for name, texts in given.items() if texts is not None for text in _as_options(name, texts)]
         )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
+    _refuse_wrong_labels(model, parser)
     if start_config is not None:
         model = with_start_fields(model, variant, start_config)
+    _refuse_wrong_model(model, config_class)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
     _refuse_wrong_losses(loss, parser)
     settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
     return arguments, model, loss, settings
-
-
-def find_recipe(name, folder="."):
-    """The path of a recipe given by path, from `folder` or here, or by name among those that come with the project."""
-    for path in (Path(folder, name), Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
-    raise UserError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
-
-
-def read_recipe(path, above=()):
-    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
-
-    Raises:
-        UserError: not YAML, not a mapping of names to values, or recipes that stand on one another.
-    """
-    path = Path(path).resolve()
-    if path in above:
-        raise UserError(f"{path} stands on itself: recipe must name another one.")
-    own = _flat(path)
-    base = own.pop("recipe", None)
-    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
-    replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
-    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
-
-
-def _flat(path):
-    """The recipe's own names, those of `model:` and its like dotted."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
-    flat = {}
-    for name, value in content.items():
-        if name in NESTED:
-            if not isinstance(value, dict):
-                raise UserError(f"{path}: {name} must map names to values, got {value!r}.")
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def run_fields(recipe):
-    """A recipe without what only a sweep reads."""
-    return {
-        name: value
-        for name, value in recipe.items()
-        if name not in ("trials", "rank_within") and not name.startswith(("grid.", "space."))
-    }
 
 
 def _parser(config_class):
@@ -343,6 +330,11 @@ def texts_of(value, nested):
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
 
+def _as_options(name, texts):
+    """One value joined to its name, so that one like --this is none of the command's own names."""
+    return [f"{name}={texts[0]}"] if len(texts) == 1 else [name, *texts]
+
+
 def value_of(text):
     """Command-line text as YAML reads it, and 1e-4 as the number it is."""
     try:
@@ -378,6 +370,39 @@ def _refuse_wrong_types(model, config_class, parser):
         wanted = type(defaults[name])
         if wanted in (bool, int, str) and type(value) is not wanted:
             parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
+
+
+def _refuse_wrong_model(model, config_class):
+    """Refuses fields that describe no network, or one that no machine holds."""
+    limits = {"depth": DEEPEST, "num_labels": MOST_LABELS, "position_grid": 256}
+    for name, value in model.items():
+        for number in value if isinstance(value, list) else [value]:
+            limit = limits.get(name, DEEPEST if name.endswith("layers") else WIDEST)
+            if isinstance(number, int | float) and not number <= limit:  # NaN, too
+                raise UserError(f"model.{name} must be at most {limit}, got {repr(value)[:80]}.")
+    try:
+        config = config_class(**model)
+    except ValueError:
+        return  # said where the network is built
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        fields = ", ".join(f"model.{name}={repr(value)[:80]}" for name, value in model.items())
+        raise UserError(f"the network can't be described by {fields}: {error}.") from error
+    if config.backbone is None and config.base_channels * 2**config.depth > WIDEST:
+        raise UserError(
+            f"model.base_channels={config.base_channels} doubles model.depth={config.depth} times, above {WIDEST} "
+            "channels: choose fewer."
+        )
+
+
+def _refuse_wrong_labels(model, parser):
+    """A config makes its labels fit one another, as a fine-tuning call needs it; a recipe says what it means."""
+    names, count = model.get("id2label"), model.get("num_labels")
+    named = len(names) if isinstance(names, dict) else None
+    if None not in (named, count) and named != count:
+        parser.error(f"model.id2label has {named} names, model.num_labels is {count}: leave one of them out.")
+    labels = next((number for number in (count, named) if number is not None), 2)
+    if model.get("binary_head") and labels != 2:
+        parser.error(f"model.binary_head needs exactly 2 labels, got {labels}: leave it out.")
 
 
 def _refuse_wrong_losses(loss, parser):

@@ -19,6 +19,8 @@ from hub_unets.training.settings.arguments import (
     value_of,
 )
 
+LONGEST = 120  # characters of a trial's name: a file's has 255 bytes at most
+
 
 @dataclass
 class Sweep:
@@ -34,6 +36,7 @@ class Sweep:
         output_dir: the study's folder; its last name is the study's.
         storage: Optuna's URL.
         settings: what must stay as it is while the study lasts.
+        folds: of a cross-validation, in each of which every choice is trained; None without.
     """
 
     recipe: str
@@ -45,6 +48,7 @@ class Sweep:
     output_dir: Path
     storage: str
     settings: dict
+    folds: int | None = None
     cells: dict = field(init=False)  # {trial's name: {dimension: label}}
 
     def __post_init__(self):
@@ -53,10 +57,22 @@ class Sweep:
         if self.space:
             self.cells = {f"trial-{number:03d}": {} for number in range(self.trials)}
         else:
-            self.cells = {_slug("-".join(cell.values())): cell for cell in chosen}
+            self.cells = dict(zip(_names(["-".join(cell.values()) for cell in chosen]), chosen, strict=True))
+
+    def folds_of_choices(self):
+        """The trials of each choice, one a fold: {name of the choice: names}."""
+        found = {}
+        for name, cell in self.cells.items():
+            choice = "-".join(label for dimension, label in cell.items() if dimension != "split")
+            found.setdefault(choice or Path(self.recipe).stem, []).append(name)
+        return dict(zip(_names(list(found)), found.values(), strict=True))
 
     def folder(self, name):
         return self.output_dir / "trials" / name
+
+    def beside(self, name, suffix):
+        """A trial's file beside its folder; a name may hold dots."""
+        return self.output_dir / "trials" / f"{name}{suffix}"
 
     def arguments(self, settings, output_dir):
         """The command line of one run."""
@@ -72,9 +88,11 @@ def parse_sweep(argv):
         SystemExit: a field that a run does not have, as training/run.py says it.
     """
     if not argv or argv[0].startswith("-"):
-        raise UserError("a recipe with grid: or space: comes first, as in `training/sweep.py family`.")
+        raise UserError(
+            "a recipe with grid: or space:, or with --folds, comes first, as in `training/sweep.py family`."
+        )
     given = pairs(argv[1:])
-    own = {name: given.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials")}
+    own = {name: given.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials", "folds")}
     recipe = read_recipe(find_recipe(argv[0]))
     dimensions = {name: value for name, value in recipe.items() if name.startswith(("grid.", "space."))}
     for name in [name for name in given if name.startswith(("--grid.", "--space."))]:
@@ -84,27 +102,33 @@ def parse_sweep(argv):
         {name.partition(".")[2]: dimensions[name] for name in dimensions if name.startswith(kind)}
         for kind in ("grid.", "space.")
     )
+    folds = None if own["folds"] is None else _whole("folds", own["folds"], 2)
+    if folds:
+        grid["split"] = [f"fold-{number}-of-{folds}" for number in range(1, folds + 1)]
     if bool(grid) == bool(space):
-        raise UserError(f"{argv[0]}: a sweep needs a grid or a space, and not both, got {sorted(dimensions)}.")
+        raise UserError(
+            f"{argv[0]}: a sweep needs a grid (or folds) or a space, and not both, got {sorted(dimensions)}."
+        )
     output_dir = Path(own["output_dir"] or f"runs/{Path(argv[0]).stem}").absolute()
     sweep = Sweep(
         recipe=argv[0],
         overrides=[text for name, texts in given.items() for text in (name, *texts)],
         choices={name: _choices(name, values) for name, values in grid.items()},
         space=space,
-        trials=_trials(own["trials"] or recipe.get("trials", 20)),
+        trials=_whole("trials", own["trials"] or recipe.get("trials", 20), 1),
         rank_within=recipe.get("rank_within", []),
         output_dir=output_dir,
         storage=own["storage"] or f"sqlite:///{output_dir / 'study.db'}",
         settings={"recipe": run_fields(recipe), "overrides": given, "grid": grid, "space": space},
+        folds=folds,
     )
     _require_runnable(sweep)
     return sweep
 
 
-def _trials(text):
-    if not re.fullmatch(r"[1-9]\d*", str(text)):
-        raise UserError(f"trials must be a whole number of at least 1, got {text!r}.")
+def _whole(name, text, least):
+    if not re.fullmatch(r"\d+", str(text)) or int(text) < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, got {text!r}.")
     return int(text)
 
 
@@ -168,5 +192,12 @@ def _suggest(trial, name, spec):
         ) from error
 
 
-def _slug(text):
-    return re.sub(r"[^\w.+-]+", "_", text)
+def _names(texts):
+    """A name for each text that can be a folder's, in order; of those alike the second gets -2, the third -3."""
+    slugs = [re.sub(r"[^\w.+-]+", "_", text)[:LONGEST].strip(".") or "_" for text in texts]
+    names = []
+    for slug in slugs:
+        alike = (f"{slug}-{number}" for number in itertools.count(2))
+        is_free = slug not in names
+        names.append(slug if is_free else next(one for one in alike if one not in names and one not in slugs))
+    return names

@@ -31,7 +31,7 @@ def test_a_link_in_a_build_is_never_published(tmp_path):
 
 def test_a_failed_check_stops_the_push(tmp_path, monkeypatch):
     checks = [Check("loads", True), Check("imports", False, "os is imported")]
-    monkeypatch.setattr(publication, "verify_folder", lambda folder, repo_id: checks)
+    monkeypatch.setattr(publication, "verify_folder", lambda folder, **names: checks)
     with pytest.raises(ValueError, match="nothing was sent: imports: os is imported$"):
         publication.require_verified(tmp_path, "someone/unet")
 

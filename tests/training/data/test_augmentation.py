@@ -10,7 +10,7 @@ import torch
 
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.samples import EpochSampler, TrainingSamples, collate
-from hub_unets.training.settings.arguments import RECIPES, read_recipe
+from hub_unets.training.settings.recipes import RECIPES, read_recipe
 
 SPEC = [
     {"HorizontalFlip": {"p": 0.5}},

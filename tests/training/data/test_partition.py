@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 
 from hub_unets.training.data import partition as module
 from hub_unets.training.data.partition import leaks, make_partition, near_duplicates, published_names
@@ -143,6 +144,75 @@ class TestDrawn:
             make_partition(rows, "80/10/10")
 
 
+def folds_of(rows, count, seed=42):
+    return [make_partition(rows, f"fold-{number}-of-{count}", seed)[1] for number in range(1, count + 1)]
+
+
+class TestFolds:
+    def test_every_image_is_tested_once_and_twins_stay_together(self):
+        partitions = folds_of(source(all=kvasir_names()), 5)
+        tested = [name for partition in partitions for name in partition.names_of("test")]
+        assert sorted(tested) == sorted(kvasir_names())
+        for partition in partitions:
+            assert partition.sizes == {"train": 720, "validation": 80, "test": 200} and not partition.twins
+            assert_whole(partition, 1000)
+            side = {name: key for key in module.PARTS for name in partition.names_of(key)}
+            assert all(side[a] == side[b] for a, b in near_duplicates())
+
+    def test_the_seed_draws_others_and_the_order_of_the_names_does_not(self):
+        names = numbered(40)
+        one, same, other = (
+            [partition.sha256 for partition in folds_of(rows, 4, seed)]
+            for rows, seed in ((source(all=names), 1), (source(all=names[::-1]), 1), (source(all=names), 2))
+        )
+        assert one == same and not set(one) & set(other) and len(set(one)) == 4
+
+    @pytest.mark.parametrize(
+        ("split", "count", "message"),
+        [
+            ("fold-0-of-5", 20, "must be one of 2 or more folds, counted from 1"),
+            ("fold-6-of-5", 20, "must be one of 2 or more folds"),
+            ("fold-1-of-1", 20, "must be one of 2 or more folds"),
+            ("fold-5-of-5", 4, "4 images, or groups that stay together, are too few for 5 folds"),
+            ("fold-1-of-five", 20, "split must be one of .*fold-1-of-5"),
+        ],
+    )
+    def test_refused(self, split, count, message):
+        with pytest.raises(ValueError, match=message):
+            make_partition(source(all=numbered(count)), split)
+
+
+class TestSequences:
+    @pytest.fixture
+    def filmed(self, tmp_path):
+        """30 frames of 6 sequences as a folder's rows, and the folder."""
+        names = numbered(30)
+        images = [{"bytes": name.encode(), "path": str(tmp_path / "images" / f"{name}.jpg")} for name in names]
+        rows = part(names)
+        rows = rows.remove_columns("image").add_column("image", images).cast_column("image", rows.features["image"])
+        table = "".join(f"{name},{number // 5}\n" for number, name in enumerate(names))
+        (tmp_path / "sequences.csv").write_text(f"name,sequence\n{table}")
+        return datasets.DatasetDict(all=rows), tmp_path
+
+    def test_a_sequence_is_in_one_part(self, filmed):
+        for partition in folds_of(filmed[0], 3):
+            assert partition.sizes == {"train": 15, "validation": 5, "test": 10}
+            side = {name: key for key in module.PARTS for name in partition.names_of(key)}
+            for number in range(0, 30, 5):
+                assert len({side[f"s{frame:03d}"] for frame in range(number, number + 5)}) == 1
+        with pytest.raises(ValueError, match="30 images [(]6 when twins and identical files count once"):
+            make_partition(filmed[0], "80/10/10")  # parts of 3 images are smaller than a sequence
+
+    def test_a_table_that_lacks_images_or_columns_is_refused(self, filmed):
+        rows, folder = filmed
+        (folder / "sequences.csv").write_text("name,sequence\ns000,1\n")
+        with pytest.raises(ValueError, match="names no sequence of 29 images: s001, s002, s003 and 26 more"):
+            make_partition(rows, "fold-1-of-3")
+        (folder / "sequences.csv").write_text("frame,video\ns000,1\n")
+        with pytest.raises(ValueError, match="needs the columns name and sequence, got .*frame"):
+            make_partition(rows, "fold-1-of-3")
+
+
 class TestOwn:
     def test_parts_as_they_are(self):
         rows, partition = make_partition(source(test=["c"], train=["b", "a"], validation=["d"]), "own")
@@ -224,3 +294,22 @@ class TestRealSet:
         _, partition = make_partition(real_source, "official")
         assert len(partition.twins) == 12
         assert len(set(partition.names_of("test")) - set(partition.twins)) == 108
+
+
+def test_digest_of_the_files_is_of_every_name_image_and_mask(tmp_path):
+    def digest():
+        return make_partition(load_source(str(tmp_path)), "80/10/10")[1].files_sha256
+
+    for kind, value in ("images", 1), ("masks", 255):
+        (tmp_path / kind).mkdir()
+        for number in range(20):
+            Image.new("L", (8, 8 + number), value).save(tmp_path / kind / f"{number}.png")
+    found = [digest(), digest()]
+    assert found[0] == found[1]
+    Image.new("L", (8, 8), 2).save(tmp_path / "images/0.png")
+    found.append(digest())
+    Image.new("L", (8, 8), 0).save(tmp_path / "masks/0.png")
+    found.append(digest())
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "0.png").rename(tmp_path / kind / "z.png")
+    assert len({*found, digest()}) == 4

@@ -15,6 +15,7 @@ from hub_unets.training.data.reading import (
     read_pair,
     with_boundary,
 )
+from hub_unets.training.errors import UserError
 
 SHAPE = 24, 32
 
@@ -32,11 +33,23 @@ def mask_of(*values, mode="L", dtype=np.uint8) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def palette_of(*values) -> Image.Image:
+def palette_of(*values, colours=((0, 0, 0), (200, 0, 0), (0, 200, 0)), **transparency) -> Image.Image:
+    """Indices in columns as `mask_of`; the palette's last entry, 255, is white."""
     image = mask_of(*values)
     indexed = Image.frombytes("P", image.size, image.tobytes())
-    indexed.putpalette([channel // 3 for channel in range(768)][::-1])  # dark for bright: colours must not matter
+    palette = np.arange(256).repeat(3).reshape(256, 3)[::-1].copy()
+    palette[: len(colours)], palette[255] = colours, 255
+    indexed.putpalette(palette.astype(np.uint8).tobytes())
+    indexed.info.update(transparency)
     return indexed
+
+
+def with_opacity(grey, opacity) -> Image.Image:
+    """LA, in columns as `mask_of`."""
+    return Image.merge("LA", [mask_of(*grey), mask_of(*opacity)])
+
+
+BLACK, WHITE, YELLOW, RED = (0, 0, 0), (255, 255, 255), (255, 255, 0), (200, 0, 0)
 
 
 class TestImages:
@@ -101,6 +114,7 @@ class TestTwoLabels:
             (mask_of(0, 3, 250, mode="RGB"), {0, 1}),
             (palette_of(0, 1), {0, 1}),
             (palette_of(0, 255), {0, 1}),
+            (mask_of(0, 1, mode="RGB"), {0, 1}),
             (mask_of(0, 1, dtype=np.uint16, mode="I;16"), {0, 1}),
         ],
     )
@@ -114,8 +128,22 @@ class TestTwoLabels:
         labels = read_labels(stored(mask_of(0, 127, 128, 255, mode=mode), "JPEG", quality=100), "a")
         assert [labels[5, column] for column in (3, 11, 20, 28)] == [0, 0, 1, 1]
 
-    def test_lossy_noise_of_an_empty_mask(self):
-        assert not read_labels(stored(mask_of(0, 8, 16, 4), "JPEG", quality=100), "a").any()
+    @pytest.mark.parametrize("suffix", ["JPEG", "AVIF", "JPEG2000"])
+    @pytest.mark.parametrize("quality", [5, 75, 100])
+    def test_lossy_and_plain_black_is_empty(self, suffix, quality):
+        options = {} if suffix == "JPEG2000" else {"quality": quality}
+        assert not read_labels(stored(mask_of(0, mode="RGB"), suffix, **options), "a").any()
+
+    @pytest.mark.parametrize("values", [(0, 1), (0, 2, 1), (0, 8, 16, 4)])
+    @pytest.mark.parametrize("num_labels", [2, 3, 20])
+    @pytest.mark.parametrize("suffix", ["JPEG", "WEBP"])
+    def test_class_indices_in_a_lossy_format(self, suffix, values, num_labels):
+        with pytest.raises(ValueError, match="^a: all but black, found 0, .*do not survive a lossy format: export"):
+            read_labels(stored(mask_of(*values), suffix, quality=100), "a", num_labels)
+
+    def test_class_indices_in_a_lossy_tiff(self):
+        with pytest.raises(ValueError, match="do not survive a lossy format"):
+            read_labels(stored(mask_of(0, 9), "TIFF", compression="jpeg"), "a", 10)
 
     @pytest.mark.parametrize("values", [(0, 2), (0, 1, 2), (0, 127), (5,), (0, 2, 255), (0, 1, 2, 3, 255)])
     def test_out_of_range(self, values):
@@ -127,10 +155,29 @@ class TestTwoLabels:
         with pytest.raises(ValueError, match="labels out of range: found 0, .*100"):
             read_labels(stored(mask_of(0, 100), "JPEG", quality=100), "a")
 
-    @pytest.mark.parametrize("values", [(0, 1), (0, 3)])
-    def test_dark_grey_in_several_channels_is_neither(self, values):
-        with pytest.raises(ValueError, match="labels out of range"):
-            read_labels(stored(mask_of(*values, mode="RGB")), "a")
+    @pytest.mark.parametrize("suffix", ["PNG", "JPEG"])
+    def test_class_indices_in_another_channel(self, suffix):
+        empty, indices = mask_of(0), mask_of(0, 9)
+        image = Image.merge("RGB", [empty, empty, indices])
+        with pytest.raises(ValueError, match="labels out of range: found 0, 9|do not survive a lossy format"):
+            read_labels(stored(image, suffix), "a", 3)
+
+    def test_class_indices_in_three_channels_are_those_of_one(self):
+        with pytest.raises(ValueError, match="labels out of range: found 0, 3; a mask holds class indices 0..1"):
+            read_labels(stored(mask_of(0, 3, mode="RGB")), "a")
+        assert set(np.unique(read_labels(stored(mask_of(0, 3, mode="RGB")), "a", 4))) == {0, 3}
+
+    @pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (-np.inf, "-inf"), (-1, "-1.0")])
+    def test_what_is_no_number_from_zero(self, value, text):
+        values = np.zeros(SHAPE, np.float32)
+        values[3, 4], values[5:9] = value, 1
+        with pytest.raises(ValueError, match=f"^a: a mask with the value {text}: write class indices"):
+            read_labels(stored(Image.fromarray(values), "TIFF"), "a")
+
+    def test_several_pictures(self):
+        pages = stored(mask_of(0, 255), "TIFF", save_all=True, append_images=[mask_of(255, 0)])
+        with pytest.raises(ValueError, match="^a: a mask of 2 pictures: join them into one"):
+            read_labels(pages, "a")
 
     def test_more_than_eight_bits(self):
         with pytest.raises(ValueError, match="labels out of range: found 0, 65535"):
@@ -160,6 +207,103 @@ class TestMoreLabels:
     def test_out_of_range(self, values):
         with pytest.raises(ValueError, match=r"labels out of range: .*class indices 0..2"):
             read_labels(stored(mask_of(*values)), "a", 3)
+
+
+class TestPalettes:
+    """What counts is what a viewer shows, whatever the order of the entries."""
+
+    @pytest.mark.parametrize("suffix", ["PNG", "BMP", "TIFF", "GIF"])
+    @pytest.mark.parametrize(
+        ("image", "expected"),
+        [
+            (palette_of(0, 1, colours=(WHITE, BLACK)), (1, 0)),
+            (palette_of(0, 1, colours=(BLACK, WHITE)), (0, 1)),
+            (palette_of(1, 2, colours=(RED, BLACK, WHITE)), (0, 1)),
+            (palette_of(0, 2, colours=(BLACK, RED, WHITE)), (0, 1)),
+            (palette_of(0, 255, colours=(WHITE, RED)), (1, 1)),
+            (palette_of(0, 1, colours=((250, 255, 251), (9, 0, 0))), (1, 0)),
+            (palette_of(0, 1, colours=(BLACK, RED)), (0, 1)),
+            (palette_of(0, 1, colours=(BLACK, BLACK[:2] + (60,))), (0, 1)),
+            (palette_of(0, 1, colours=((1, 1, 1), (0, 0, 0))), (1, 0)),
+        ],
+    )
+    def test_two_labels(self, suffix, image, expected):
+        labels = read_labels(stored(image, suffix), "a")
+        assert (labels[0, 0], labels[0, -1]) == expected
+
+    def test_more_labels(self):
+        greys = (BLACK, (128,) * 3, WHITE)
+        assert read_labels(stored(palette_of(0, 1, 2)), "a", 3)[0, ::12].tolist() == [0, 1, 2]
+        assert read_labels(stored(palette_of(0, 1, 2, colours=greys)), "a", 3)[0, ::12].tolist() == [0, 1, 2]
+        assert read_labels(stored(palette_of(0, 1, 2, colours=greys)), "a", 2)[0, ::12].tolist() == [0, 1, 1]
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            palette_of(0, 1, colours=(YELLOW, BLACK)),
+            palette_of(0, 1, colours=(WHITE, RED)),
+            palette_of(0, 1, 2, colours=(BLACK, RED, RED)),
+            palette_of(0, 1, colours=(RED, BLACK), transparency=1),
+        ],
+    )
+    def test_unclear(self, image):
+        with pytest.raises(ValueError, match="^a: a palette whose entry 0 is not black, .*save the class indices"):
+            read_labels(stored(image), "a", 3)
+
+    def test_alike_and_dark(self):
+        with pytest.raises(ValueError, match="labels out of range: found 0, 4"):
+            read_labels(stored(palette_of(0, 1, colours=(BLACK, (4, 4, 4)))), "a")
+
+
+class TestTransparency:
+    """What is transparent is background, unless the colours say something else."""
+
+    @pytest.mark.parametrize(
+        ("image", "expected"),
+        [
+            (with_opacity((255, 255), (0, 255)), (0, 1)),
+            (with_opacity((0, 255), (0, 255)), (0, 1)),
+            (with_opacity((0, 255), (255, 254)), (0, 1)),
+            (with_opacity((0, 0), (0, 0)), (0, 0)),
+            (with_opacity((0, 1), (255, 255)), (0, 1)),
+            (mask_of(0, 255, mode="RGBA"), (0, 1)),
+            (palette_of(0, 1, colours=(WHITE, WHITE), transparency=0), (0, 1)),
+            (palette_of(0, 1, colours=(YELLOW, RED), transparency=0), (0, 1)),
+            (palette_of(0, 1, colours=(WHITE, RED), transparency=1), (1, 0)),
+        ],
+    )
+    def test_shapes(self, image, expected):
+        labels = read_labels(stored(image), "a")
+        assert (labels[0, 0], labels[0, -1]) == expected
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            with_opacity((0, 0), (0, 255)),
+            with_opacity((255, 0), (0, 255)),
+            with_opacity((0, 255), (0, 0)),
+            palette_of(0, 1, colours=(WHITE, BLACK), transparency=0),
+        ],
+    )
+    def test_at_odds_with_the_colours(self, image):
+        with pytest.raises(ValueError, match="^a: a mask whose transparency and colours disagree .*: flatten it"):
+            read_labels(stored(image), "a")
+
+
+def test_damaged_exif_is_upright():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    content = stored(mask_of(0, 255, mode="RGB"), "JPEG", exif=exif)["bytes"]
+    at = content.index(b"MM\x00*") + 8
+    for damaged in (content[:at] + b"\xff" * 30 + content[at + 30 :], content.replace(b"MM\x00*", b"XX\x00*")):
+        value = {"bytes": damaged, "path": None}
+        assert read_image(value, "a").size == (32, 24)
+        assert read_labels(value, "a")[0, ::31].tolist() == [0, 1]
+
+
+def test_an_image_with_negative_values_is_named():
+    with pytest.raises(UserError, match="^a: Pixels must lie in"):
+        read_image(stored(Image.fromarray(np.full(SHAPE, -1, np.float32)), "TIFF"), "a")
 
 
 def square(size=11):

@@ -12,7 +12,15 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data import samples as module
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.reading import file_digest, read_image
-from hub_unets.training.data.samples import EpochSampler, EvaluationSamples, TrainingSamples, cached_samples, collate
+from hub_unets.training.data.samples import (
+    EpochSampler,
+    EvaluationSamples,
+    TrainingSamples,
+    cached_samples,
+    collate,
+    require_foreground,
+    without_labels,
+)
 
 SIZE = 24
 FEATURES = datasets.Features(
@@ -178,6 +186,13 @@ class TestCachedSamples:
         assert len(list((tmp_path / "hub_unets").glob("*.arrow"))) == 1
 
 
+def test_without_labels_every_pixel_is_ignored_and_the_rest_stays(tmp_path):
+    rows = cached(make_rows(), tmp_path)
+    for blank, row in zip(without_labels(rows), rows, strict=True):
+        assert set(blank["labels"]) == {255} and len(blank["labels"]) == SIZE * SIZE
+        assert blank["pixels"] == row["pixels"] and blank["name"] == row["name"]
+
+
 class TestTrainingSamples:
     @pytest.mark.parametrize("margin", [0, 4])
     def test_without_augmentation_they_are_what_a_user_feeds(self, tmp_path, margin):
@@ -199,6 +214,19 @@ class TestTrainingSamples:
         samples = TrainingSamples(cached(make_rows(), tmp_path), processor, augmentation)
         assert torch.equal(samples[(1, 0)]["pixel_values"], samples[(1, 0)]["pixel_values"])
         assert not torch.equal(samples[(1, 0)]["pixel_values"], samples[(2, 0)]["pixel_values"])
+
+    def test_the_augmentation_may_take_any_other_frame(self, tmp_path):
+        processor, taken = UNetImageProcessor(size=SIZE), []
+
+        def augmentation(image, mask, epoch, index, frames):
+            taken.append([frames[number] for number in range(len(frames))])
+            return image, mask
+
+        rows = cached(make_rows(), tmp_path)
+        TrainingSamples(rows, processor, augmentation)[(0, 1)]
+        for (image, mask), row in zip(taken[0], rows, strict=True):
+            assert image.tobytes() == row["pixels"] and image.shape == (SIZE, SIZE, 3)
+            assert mask.tobytes() == row["labels"] and mask.shape == (SIZE, SIZE)
 
 
 def test_mirrored_margins_repeat_the_rows_inside_the_border(tmp_path):
@@ -257,3 +285,30 @@ class TestEpochSampler:
         torch.manual_seed(5)
         assert order(1, 2) == expected
         assert len({tuple(one) for one in (expected, order(2, 1), order(1, 3), order(2, 2))}) == 4
+
+
+class TestForeground:
+    SHAPES = (30, 40), (37, 29), (26, 26)
+
+    def test_one_pixel_is_enough(self, tmp_path):
+        masks = [np.zeros(shape) for shape in self.SHAPES]
+        masks[2][10:14, 10:14] = 255
+        require_foreground(cached(make_rows(masks), tmp_path))
+
+    def test_none_is_refused(self, tmp_path):
+        masks = [np.zeros(shape) for shape in self.SHAPES]
+        with pytest.raises(ValueError, match="none of the 3 training masks has a foreground pixel"):
+            require_foreground(cached(make_rows(masks), tmp_path))
+
+    def test_ignored_pixels_are_no_foreground(self, tmp_path):
+        masks = [np.full(shape, 255) for shape in self.SHAPES]
+        samples = cached(make_rows(masks), tmp_path).map(lambda sample: {"labels": b"\xff\x00" * 288})
+        with pytest.raises(ValueError, match="no.* foreground pixel"):
+            require_foreground(samples)
+
+
+def test_labels_of_an_earlier_reading_are_not_used(tmp_path, monkeypatch, decoded):
+    cached(make_rows(), tmp_path)
+    monkeypatch.setattr(module, "VERSION", "version 1")
+    cached(make_rows(), tmp_path)
+    assert len(decoded) == 6

@@ -1,5 +1,6 @@
 """Every kind of source gives the same three columns, and every way to get it wrong says what is wrong."""
 
+import errno
 import json
 import os
 import zipfile
@@ -9,9 +10,10 @@ import datasets
 import pytest
 from PIL import Image
 
-from hub_unets.training.data import sources
-from hub_unets.training.data.rows import first_few, has_stems
-from hub_unets.training.data.sources import load_source
+from hub_unets.training.data import zips
+from hub_unets.training.data.reading import file_digest, read_image, read_pair
+from hub_unets.training.data.rows import first_few, has_stems, say_left_out
+from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError
 
 
@@ -168,6 +170,94 @@ class TestFolders:
         assert len(load_source(str(tmp_path / "set"))["all"]) == 3
 
 
+class TestNothingVanishes:
+    """Whatever is left out is counted and named; FIFOs are never opened."""
+
+    def test_less_usual_suffixes(self, tmp_path, capsys):
+        folder = tmp_path / "set"
+        suffixes = ["jfif", "jpe", "JPG", "ppm", "tga", "jp2", "avif", "webp", "dib"]
+        for suffix in suffixes:
+            write_image(folder / f"images/{suffix}.{suffix}")
+            write_image(folder / f"masks/{suffix}.pgm", 255, mode="L")
+        rows = load_source(str(folder))["all"]
+        assert_rows(rows, sorted(suffixes))
+        assert all(read_pair(row)[1].all() for row in rows)
+        assert not capsys.readouterr().err
+
+    def test_other_files(self, tmp_path, capsys):
+        folder = write_pairs(tmp_path / "set")
+        for name in ("d.heic", "e.txt", "f", ".hidden.jpg", "Thumbs.db"):
+            (folder / "images" / name).write_bytes(b"x")
+        assert_rows(load_source(str(folder))["all"], ["a", "b", "c"])
+        assert capsys.readouterr().err == f"{folder}/images: left out 3 that are no image files: d.heic, e.txt, f\n"
+
+    def test_sub_folders_are_read(self, tmp_path):
+        folder = write_pairs(tmp_path / "set", ("a", "v1/a", "v1/w.2/b"))
+        assert_rows(load_source(str(folder))["all"], ["a", "v1/a", "v1/w.2/b"])
+        (folder / "masks/v1/a.png").unlink()
+        with pytest.raises(UserError, match=r"masks: no file has the stem of v1/a.jpg \(1 in all\)"):
+            load_source(str(folder))
+
+    def test_parts_with_odd_names_and_images_beside(self, tmp_path, capsys):
+        for part in ("train", "test", "holdout"):
+            write_pairs(tmp_path / "set" / part, (part + "1", part + "2"))
+        write_image(tmp_path / "set/cover.png")
+        write_image(tmp_path / "set/test/overlays/a.png")
+        assert set(load_source(str(tmp_path / "set"))) == {"train", "test"}
+        said = capsys.readouterr().err.splitlines()
+        assert f"{tmp_path}/set/test: left out 1 beside images, masks: overlays (1 images)" in said
+        assert f"{tmp_path}/set: left out 2 beside test, train: cover.png, holdout (4 images)" in said
+
+    def test_tables_of_no_part(self, tmp_path, capsys):
+        (tmp_path / "set").mkdir()
+        for file in ("train", "test", "holdout"):
+            columns = {"id": [f"{file}-{i}" for i in range(3)], **encoded(), **encoded("mask")}
+            table(columns, ("image", "mask")).to_parquet(tmp_path / f"set/{file}.parquet")
+        parts = load_source(str(tmp_path / "set"))
+        assert {part: len(rows) for part, rows in parts.items()} == {"train": 3, "test": 3}
+        assert "left out 1 tables whose names say neither" in (said := capsys.readouterr().err)
+        assert "holdout.parquet" in said
+
+    def test_images_that_metadata_does_not_list(self, tmp_path, capsys):
+        folder = write_pairs(tmp_path / "set", images=".", masks="outlines")
+        (folder / "metadata.csv").write_text("file_name,mask_file_name\na.jpg,outlines/a.png\n")
+        assert_rows(load_source(str(folder))["all"], ["a"])
+        assert "left out 4 images that are not listed: b.jpg, b.png, c.jpg and 1 more" in capsys.readouterr().err
+
+    def test_images_that_coco_does_not_list(self, tmp_path, capsys):
+        for name in ("a.png", "b.png", "c.png"):
+            write_image(tmp_path / "set/images" / name)
+        image = {"id": 1, "file_name": "a.png", "width": 32, "height": 24}
+        for part, images in ("train", [image]), ("val", [{**image, "file_name": "b.png"}]):
+            content = {"images": images, "annotations": [], "categories": []}
+            (tmp_path / f"set/instances_{part}.json").write_text(json.dumps(content))
+        assert set(load_source(str(tmp_path / "set"))) == {"train", "validation"}
+        assert "left out 1 images that are not listed: c.png" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["images/d.jpg", "metadata.csv", "a.json", "a.parquet", "images/d"])
+    def test_fifos(self, tmp_path, name):
+        folder = write_pairs(tmp_path / "set")
+        os.mkfifo(folder / name)
+        assert_rows(load_source(str(folder))["all"], ["a", "b", "c"])
+        if name == "images/d.jpg":
+            assert len(load_frames(str(folder / "images"))) == 3
+
+    def test_a_fifo_that_a_table_names(self, tmp_path):
+        os.mkfifo(tmp_path / "a.png")
+        value = {"bytes": None, "path": str(tmp_path / "a.png")}
+        with pytest.raises(UserError, match="a.png.*: not a readable image .*not a plain file"):
+            read_image(value, "a")
+        with pytest.raises(UserError, match="a.png: can't be read"):
+            file_digest(value)
+
+    def test_what_is_said_is_said_by_the_first_process(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        say_left_out(tmp_path, ["a"], "files")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        say_left_out(tmp_path, [], "files")
+        assert not capsys.readouterr().err
+
+
 class TestZip:
     def zipped(self, tmp_path, prefix=""):
         folder = write_pairs(tmp_path / "set")
@@ -207,8 +297,35 @@ class TestZip:
         assert not list((cache / "hub_unets").iterdir())
 
     def test_bomb_by_size(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sources, "MAX_UNZIPPED_BYTES", 100)
+        monkeypatch.setattr(zips, "MAX_UNZIPPED_BYTES", 100)
         with pytest.raises(ValueError, match="bytes, the limit is 100: unpack it yourself"):
+            load_source(self.zipped(tmp_path))
+
+    def test_backslashes_are_slashes(self, tmp_path):
+        files = {file.relative_to(tmp_path / "set"): file for file in write_pairs(tmp_path / "set").rglob("*.*g")}
+        entries = [(str(name).replace("/", "\\"), file.read_bytes()) for name, file in files.items()]
+        assert_rows(load_source(write_zip(tmp_path / "set.zip", entries))["all"], ["a", "b", "c"])
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (("images/a.jpg", "images/a.jpg"), "holds 'images/a.jpg' twice: keep one"),
+            (("images", "images/a.jpg"), "not a readable zip"),
+            (("images/" + "a" * 300 + ".jpg",), "not a readable zip .*too long"),
+        ],
+    )
+    def test_names_that_no_folder_holds(self, tmp_path, cache, names, message):
+        with pytest.raises(UserError, match=f"set.zip: {message}"):
+            load_source(write_zip(tmp_path / "set.zip", [(name, b"x") for name in names]))
+        assert not list((cache / "hub_unets").iterdir())
+
+    def test_a_cache_without_room_is_no_fault_of_the_zip(self, tmp_path, monkeypatch):
+        def fail(*given):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(zipfile.ZipFile, "extract", fail)
+        with pytest.raises(OSError, match="set.zip: can't be unpacked into .*No space left .*: make room"):
             load_source(self.zipped(tmp_path))
 
     def test_broken(self, tmp_path, cache):
@@ -278,6 +395,13 @@ class TestTables:
         with pytest.raises(ValueError, match="mask_column='label' is not an image column"):
             load_source(str(tmp_path / "set.parquet"), mask_column="label")
 
+    def test_rows_without_a_file(self, tmp_path):
+        columns = {"name": ["x", "y", "z"], **encoded(), **encoded("annotation")}
+        columns["annotation"][1] = None
+        table(columns).to_parquet(tmp_path / "set.parquet")
+        with pytest.raises(UserError, match=r"set.parquet \(.*\): column annotation: no file for y \(1 in all\): add"):
+            load_source(str(tmp_path / "set.parquet"))
+
     def test_two_parts_of_one_name(self, monkeypatch):
         rows = table({**encoded(), **encoded("mask")}, ("image", "mask"))
         parts = datasets.DatasetDict(val=rows, validation=rows)
@@ -337,6 +461,8 @@ class TestElsewhere:
             load_source("phantoms?sise=64")
         with pytest.raises(ValueError, match="count must be a whole number, got 'many'"):
             load_source("phantoms?count=many")
+        with pytest.raises(ValueError, match="count must be at most 100000, got 1000000000"):
+            load_source("phantoms?count=1000000000")
 
 
 def test_has_stems():

@@ -1,12 +1,15 @@
 """What a checkpoint promises: complete or passed over, one run in a folder, and nothing lost on a full disk."""
 
+import errno
 import json
 import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.checkpoints import (
     MARKER,
     RunFolder,
@@ -46,16 +49,28 @@ def other_disk(tmp_path):
     runs.shell(f"umount {disk}")
 
 
-def test_complete_means_every_file_at_its_size(make_checkpoint):
+def test_complete_means_every_file_as_it_was_written(make_checkpoint):
     folder = make_checkpoint(1)
     assert is_complete(folder)
+    (folder / "model.safetensors").write_bytes(b"x" * 99 + b"y")
+    assert not is_complete(folder)
     (folder / "model.safetensors").write_bytes(b"x" * 99)
     assert not is_complete(folder)
     (folder / "model.safetensors").unlink()
     assert not is_complete(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"model.safetensors": 1'])
+def test_marker_of_an_earlier_release_holds_sizes(make_checkpoint):
+    folder = make_checkpoint(1, complete=False)
+    (folder / MARKER).write_text('{"model.safetensors": 100}')
+    assert is_complete(folder)
+    (folder / MARKER).write_text('{"model.safetensors": 99}')
+    assert not is_complete(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"model.safetensors": 1', "[1]", '{"model.safetensors": {"size": 100}}']
+)
 def test_damaged_marker_is_not_complete(make_checkpoint, content):
     folder = make_checkpoint(1)
     (folder / MARKER).write_text(content)
@@ -89,7 +104,14 @@ def test_newest_and_best_are_kept(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("[enforce fail at x.cc]\nmore"), OSError(28, "No space left on device")]
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed (inline_container.cc:1)"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
 )
 def test_write_error_names_the_folder_and_what_is_kept(make_checkpoint, tmp_path, error):
     make_checkpoint(2)
@@ -97,6 +119,23 @@ def test_write_error_names_the_folder_and_what_is_kept(make_checkpoint, tmp_path
     with pytest.raises(OSError, match=expected) as raised, naming_write_errors(tmp_path / "checkpoint-4"):
         raise error
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+        SafetensorError("Error while deserializing header: invalid header"),
+        RuntimeError("PytorchStreamReader failed reading zip archive (inline_container.cc:1)"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        UserError("frame2.jpg can't be read"),
+    ],
+)
+def test_what_is_no_full_disk_passes_as_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as raised, naming_write_errors(tmp_path / "checkpoint-4"):
+        raise error
+    assert raised.value is error
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
@@ -111,9 +150,31 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 
 def test_settings_file_of_a_killed_start_is_written_again(tmp_path):
-    (tmp_path / "settings.partial").write_text("{")
+    (tmp_path / ".settings.json").write_text("{")
     with RunFolder(tmp_path, {"seed": "0"}):
         assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": "0"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b"\0" * 20])
+def test_damaged_settings_are_said_and_leave_no_lock(tmp_path, content):
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match="settings.json is damaged: .* Remove it to go on"):
+        RunFolder(tmp_path, {"seed": "0"}).__enter__()
+    assert (tmp_path / "settings.json").read_bytes() == content
+    (tmp_path / "settings.json").unlink()
+    with RunFolder(tmp_path, {"seed": "0"}):
+        pass
+
+
+def test_settings_that_cant_be_written_leave_no_lock(tmp_path):
+    (tmp_path / ".settings.json").mkdir()  # in the way of the file
+    folder = RunFolder(tmp_path, {"seed": "0"})
+    with pytest.raises(OSError, match="can't be written"):
+        folder.__enter__()
+    assert not folder.lock.is_locked
+    (tmp_path / ".settings.json").rmdir()
+    with RunFolder(tmp_path, {"seed": "0"}):
+        pass
 
 
 def test_second_run_into_a_folder_is_refused_and_the_first_ends_well(tmp_path):

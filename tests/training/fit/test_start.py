@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hub_unets.training.fit.start import load_start, read_start_config, with_start_fields
+from hub_unets.training.records.results import read_history
 from hub_unets.training.settings.arguments import parse
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub, Repository
 from tests.training.runs import ROOT, run
@@ -230,8 +231,10 @@ def test_a_run_goes_on_from_a_run(tmp_path):
     first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second"))
     assert first["metrics"] == second["metrics"]
     assert second["run"]["settings"]["start_from"] == "first" and second["run"]["started_from"] is None
-    losses = {entry["epoch"]: entry["eval_loss"] for entry in first["run"]["history"] if "eval_loss" in entry}
-    (loss,) = [entry["eval_loss"] for entry in second["run"]["history"] if "eval_loss" in entry]
+    losses = {
+        entry["epoch"]: entry["eval_loss"] for entry in read_history(tmp_path / "first", first) if "eval_loss" in entry
+    }
+    (loss,) = [entry["eval_loss"] for entry in read_history(tmp_path / "second", second) if "eval_loss" in entry]
     assert loss == losses[first["run"]["best"]["epoch"]]
 
 

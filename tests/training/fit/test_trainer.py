@@ -8,23 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.phantoms import phantom_dataset
 from hub_unets.training.data.reading import read_labels
-from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.checkpoints import last_complete
-from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.precision import Float32Conv2d
-from hub_unets.training.fit.trainer import UNetTrainer, out_of_patience
+from hub_unets.training.fit.trainer import UNetTrainer, is_finite, out_of_patience
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.score import score
-from hub_unets.training.settings.arguments import RunArguments, default_precision
+from hub_unets.training.settings.arguments import default_precision
+from tests.training.fit.trainers import IMAGES, VALIDATION, plain_model
 from tests.variants import small_model
 
-SIZE = 32
-IMAGES = 11
-VALIDATION = 4
 SEQUENCE = [0.2, 0.5, 0.5, 0.4, 0.3, 0.6]
 
 
@@ -33,39 +28,6 @@ class ScriptedTrainer(UNetTrainer):
 
     def _validation_metrics(self, prediction):
         return {**super()._validation_metrics(prediction), "dice": SEQUENCE[round(self.state.epoch) - 1]}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return phantom_dataset(IMAGES + VALIDATION, size=64)
-
-
-@pytest.fixture(scope="module")
-def make_trainer(rows, tmp_path_factory):
-    """A function that builds a Trainer on phantoms; keyword arguments are fields of RunArguments."""
-    cache = tmp_path_factory.mktemp("cache")
-
-    def make(model, output_dir=None, trainer=UNetTrainer, loss=None, table=rows, **fields):
-        defaults = {"precision": "fp32", "disable_tqdm": True, "report_to": "none", "num_train_epochs": 1}
-        args = RunArguments(
-            output_dir=str(output_dir or tmp_path_factory.mktemp("run")),
-            **{**defaults, "per_device_train_batch_size": 4, "learning_rate": 0.01, **fields},
-        )
-        config = model.config
-        processor = UNetImageProcessor(size=SIZE, mirror_margin=config.valid_margin)
-        digests = [f"{table[0]['name']} {len(table)} {number}" for number in range(len(table))]
-        samples = cached_samples(table, digests, processor, config.num_labels, cache)
-        training = TrainingSamples(samples.select(range(IMAGES)), processor, Augmentation([], 0))
-        validation = EvaluationSamples(samples.select(range(IMAGES, len(table))), processor)
-        loss = WeightedSum(loss or {"bce": 1, "dice": 1})
-        return trainer(model, args, training, validation, loss, processor)
-
-    return make
-
-
-def plain_model(**fields):
-    torch.manual_seed(0)
-    return small_model(**{"base_channels": 4, "depth": 2, "batch_norm": False, **fields})
 
 
 def gradients_of_first_steps(trainer):
@@ -258,6 +220,55 @@ def test_early_stopping_counts_on_through_a_resume(make_trainer, tmp_path):
         checkpoint = last_complete(tmp_path)[0]
 
 
+def weights_at_epoch_ends(trainer):
+    """The averaged weights at the end of each epoch, in a list that training fills."""
+    found, evaluate = [], trainer.evaluate
+
+    def keep(*args, **kwargs):
+        found.append(copy.deepcopy((trainer.ema.module if trainer.ema else trainer.model).state_dict()))
+        return evaluate(*args, **kwargs)
+
+    trainer.evaluate = keep
+    return found
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.7])
+def test_mean_of_the_last_two_of_three_epochs(make_trainer, ema_decay):
+    model = small_model(base_channels=4, depth=2)
+    trainer = make_trainer(model, num_train_epochs=3, average_last=2, ema_decay=ema_decay)
+    ends = weights_at_epoch_ends(trainer)
+    trainer.train_from(None)
+    best = trainer.load_best()
+    assert len(ends) == 3
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (ends[1][name] + ends[2][name]) / 2, rtol=1e-5, atol=1e-6, msg=name)
+    assert best == {
+        "step": 9,
+        "epoch": 3.0,
+        "averaged": 2,
+        "dice": pytest.approx(dice_of_score(trainer, model), abs=1e-6),
+    }
+
+
+def test_a_better_epoch_before_the_last_ones_changes_no_mean(make_trainer):
+    trainer = make_trainer(plain_model(), trainer=ScriptedTrainer, num_train_epochs=4, average_last=1)
+    ends = weights_at_epoch_ends(trainer)
+    trainer.train_from(None)  # the best is epoch 2
+    assert trainer.load_best()["step"] == 12
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, ends[3][name]), name
+
+
+def test_average_last_of_more_epochs_than_there_are_and_early_stopping_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="average_last=3 needs as many epochs; this run has 2"):
+        make_trainer(plain_model(), num_train_epochs=2, average_last=3).train_from(None)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        make_trainer(plain_model(), average_last=1, early_stopping_patience=2)
+    with pytest.raises(ValueError, match="average_last must be at least 1, got 0"):
+        make_trainer(plain_model(), average_last=0)
+
+
 @pytest.mark.parametrize(
     ("dices", "patience", "stops"),
     [([], 1, False), ([0.1], 1, False), ([0.2, 0.1], 1, True), ([0.2, 0.2], 1, True), ([0.2, 0.1, 0.3], 1, False)]
@@ -367,3 +378,71 @@ def test_copies_lengthen_the_epoch(make_trainer):
     trainer = make_trainer(plain_model(), copies=3)
     batches = list(trainer.get_train_dataloader())
     assert sum(len(batch["labels"]) for batch in batches) == 3 * IMAGES
+
+
+class PoisonedTrainer(UNetTrainer):
+    """Its loss is NaN in one step."""
+
+    poisoned = 5
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        is_now = model.training and self.state.global_step + 1 == self.poisoned
+        return found * float("nan") if is_now else found
+
+
+def test_a_loss_of_nan_ends_the_training_at_its_step(make_trainer, tmp_path):
+    trainer = make_trainer(plain_model(), tmp_path, trainer=PoisonedTrainer, num_train_epochs=3)
+    with pytest.raises(UserError, match="diverged at step 5: the loss is not finite; .*checkpoint-3, the last good"):
+        trainer.train_from(None)
+    assert last_complete(tmp_path)[0].name == "checkpoint-3"
+    assert trainer.state.global_step == 4 and is_finite(trainer.model)
+
+
+def test_on_a_device_the_step_of_nan_is_found_at_the_next_log(make_trainer):
+    trainer = make_trainer(plain_model())
+    trainer.losses.add(torch.tensor(1.0), 1)
+    for step in (2, 3):
+        trainer.losses.add(torch.tensor(float("inf")), step)
+    with pytest.raises(UserError, match="diverged at step 2: the loss is not finite; there is no good checkpoint"):
+        trainer.log({"loss": 1.0})
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
+    trainer = make_trainer(plain_model(), tmp_path)
+    with torch.no_grad():
+        trainer.model.head.classifier.bias.fill_(float("inf"))
+    with pytest.raises(UserError, match="the network is not finite"):
+        trainer._save_checkpoint(trainer.model, None)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_validation_loss_of_nan_ends_the_training(make_trainer):
+    trainer = make_trainer(plain_model())
+    with torch.no_grad():
+        trainer.model.head.classifier.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged at step 0: the validation loss is not finite"):
+        trainer.evaluate()
+
+
+def test_labels_are_looked_at_before_they_reach_the_device(make_trainer, monkeypatch):
+    trainer = make_trainer(plain_model())
+    items = [trainer.train_dataset[0, index] for index in range(2)]
+    items[0]["labels"][0, 0] = 2
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1"):
+        trainer.data_collator(items)
+    items[0]["labels"][0, 0] = 255
+    batch = trainer.data_collator(items)
+    for name in ("any", "all", "item", "__bool__", "tolist"):  # each of which would make a device wait
+        monkeypatch.setattr(torch.Tensor, name, None)
+    trainer.compute_loss(trainer.model.eval(), batch)
+
+
+def test_best_checkpoint_that_was_damaged_is_named(make_trainer, tmp_path):
+    trainer = make_trainer(plain_model(), tmp_path, trainer=ScriptedTrainer, num_train_epochs=3)
+    trainer.train_from(None)
+    weights = tmp_path / "checkpoint-6/model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    for action in (trainer.load_best, lambda: trainer.train_from(tmp_path / "checkpoint-9")):
+        with pytest.raises(UserError, match="checkpoint-6, the checkpoint of the best validation so far, is damaged"):
+            action()

@@ -16,6 +16,7 @@ from hub_unets.training.records.results import (
     check_results,
     data_record,
     environment_record,
+    read_history,
     read_results,
     summary_lines,
     write_results,
@@ -40,7 +41,7 @@ def parts(validation=True):
 def results(**changes):
     """A results.json without its metrics."""
     return {
-        "run": {"name": "r", "model_type": "unet", "settings": {"seed": "0"}, "best": None, "history": []},
+        "run": {"name": "r", "model_type": "unet", "settings": {"seed": "0"}, "best": None},
         "data": data_record("owner/name", PARTITION),
         "environment": environment_record(ON_CPU),
         "cost": {"training_seconds": 1.5},
@@ -233,3 +234,18 @@ class TestRecords:
         assert record["torch"] == torch.__version__.partition("+")[0] or record["torch"] == torch.__version__
         assert record["device"].startswith("cpu: ") and len(record["device"]) > len("cpu: ")
         assert {"python", "cores", "transformers", "timm", "albumentations"} <= set(record)
+
+
+def test_the_log_stands_beside_the_results_and_comes_back(tmp_path):
+    log = [{"loss": 0.1, "epoch": 0.5}, {"eval_loss": None, "eval_dice": 1 / 3, "epoch": 1.0}]
+    write_results(tmp_path, results(), parts(), history=log)
+    assert "history" not in json.loads((tmp_path / "results.json").read_text())["run"]
+    assert read_history(tmp_path, {}) == [log[0], {"eval_dice": 1 / 3, "epoch": 1.0}]
+    (tmp_path / "history.csv").write_text("epoch\nfirst\n")
+    with pytest.raises(ValueError, match="history.csv: a value is no number .*first"):
+        read_history(tmp_path, {})
+
+
+def test_the_log_of_an_older_run_is_in_its_results(tmp_path):
+    assert read_history(tmp_path, {"run": {"history": [{"epoch": 1.0}]}}) == [{"epoch": 1.0}]
+    assert read_history(tmp_path, {"run": {}}) == []

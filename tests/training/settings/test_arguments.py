@@ -9,19 +9,18 @@ import torch
 from transformers import TrainingArguments
 
 from hub_unets.modeling.variants import find_variant, variant_names
+from hub_unets.training.errors import UserError
 from hub_unets.training.fit.losses import LOSSES, WeightedSum, parameters
 from hub_unets.training.settings import arguments as module
 from hub_unets.training.settings.arguments import (
-    RECIPES,
     RunArguments,
     argument_help,
     default_precision,
-    find_recipe,
     parse,
-    read_recipe,
-    run_fields,
 )
+from hub_unets.training.settings.recipes import RECIPES, find_recipe, read_recipe, run_fields
 
+BOMB = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}x]" for n in range(1, 12))])
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
 
 
@@ -265,6 +264,14 @@ class TestWrongValues:
             (["--model.padding", "1"], "model.padding must be of type str, got 1"),
             (["--model.batch_norm", "1"], "model.batch_norm must be of type bool, got 1"),
             (["--model.num_labels", "two"], "model.num_labels must be of type int, got 'two'"),
+            (
+                ["--model.num_labels", "3", "--model.id2label", "{0: none, 1: polyp}"],
+                "model.id2label has 2 names, model.num_labels is 3: leave one of them out",
+            ),
+            (
+                ["--model.num_labels", "3", "--model.binary_head", "true"],
+                "model.binary_head needs exactly 2 labels, got 3: leave it out",
+            ),
             (["--loss.dice", "much"], "loss.dice must be a weight of at least 0, got 'much'"),
             (
                 ["--loss.focal", "1", "--loss.focal.gamma", "x"],
@@ -305,6 +312,47 @@ class TestWrongValues:
         (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00\x81")
         with pytest.raises(ValueError, match="mine.yaml is not YAML"):
             parse([str(tmp_path / "mine.yaml")])
+
+
+class TestAbsurdRecipes:
+    """Nothing that a recipe says ends in a traceback, or takes more time or memory than its length is worth."""
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("a: " + "[" * 3000 + "]" * 3000, "mine.yaml is nested too deeply, or within itself"),
+            ("a: &a {b: *a}", "mine.yaml is nested too deeply, or within itself"),
+            (BOMB, "mine.yaml stands for more than 100000 values: write it without aliases"),
+            ("recipe: " + "x" * 5000, "no recipe 'xxx"),
+            ("seed: " + "9" * 6000, "mine.yaml is not YAML"),
+            ("seed: 2001-99-99", "mine.yaml is not YAML"),
+            ("a: " + "x" * 100_000, "mine.yaml has 100003 bytes, a recipe at most 100000"),
+            ("1: 2", "mine.yaml: a name must be text, got 1"),
+            ("recipe: [a]", r"mine.yaml: recipe must be the name or the path of another one, got \['a'\]"),
+            ("model: {depth: 1000000}", "model.depth must be at most 64, got 1000000"),
+            ("model: {depth: 30}", "model.base_channels=64 doubles model.depth=30 times, above 8192 channels"),
+            ("model: {base_channels: 1000000000}", "model.base_channels must be at most 8192, got 1000000000"),
+            ("model: {decoder_channels: [16, 100000, 8, 4]}", "model.decoder_channels must be at most 8192, got"),
+            ("model: {decoder_channels: true}", "can't be described by model.decoder_channels=True"),
+            ("model: {num_labels: 256}", "model.num_labels must be at most 255, got 256"),
+            ("{variant: transunet, model: {num_hidden_layers: 65}}", "model.num_hidden_layers must be at most 64"),
+            ("image_size: 1000000000", "image_size must lie between 1 and 16384, got 1000000000"),
+            ("train_size: 0", "train_size must lie between 1 and 16384, got 0"),
+            ("augmentation: '[{'", "augmentation is not YAML"),
+        ],
+    )  # fmt: skip
+    def test_refused(self, tmp_path, text, message):
+        with pytest.raises(UserError, match=message):
+            parse([write(tmp_path, text)])
+
+    def test_aliases_and_a_byte_order_mark_are_read(self, tmp_path):
+        path = tmp_path / "mine.yaml"
+        path.write_text("image_mean: &three [0.5, 0.5, 0.5]\nimage_std: *three", encoding="utf-8-sig")
+        arguments = parse([str(path)])[0]
+        assert arguments.image_mean == arguments.image_std == [0.5] * 3
+
+    def test_a_value_that_looks_like_an_option_is_a_value(self, tmp_path):
+        assert parse([write(tmp_path, "data: --help\nmask_column: -x")])[0].data == "--help"
 
 
 class TestRecipeOnAnother:

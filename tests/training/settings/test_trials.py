@@ -88,7 +88,7 @@ def test_a_space_is_asked_of_the_sampler(recipe):
 @pytest.mark.parametrize(
     ("text", "argv", "said"),
     [
-        ("variant: unet", (), "needs a grid or a space"),
+        ("variant: unet", (), "needs a grid [(]or folds[)] or a space"),
         (GRID + "space: {seed: [1, 2]}", (), "and not both"),
         ("grid: {seed: 1}", (), "grid.seed must list its values, got 1"),
         ("grid: {seed: []}", (), "grid.seed must list its values"),
@@ -99,6 +99,8 @@ def test_a_space_is_asked_of_the_sampler(recipe):
         ("space: {seed: {low: 1, high: 3, lg: true}}", (), "space.seed must be"),
         ("space: {seed: [1, 2]}", ("--trials", "many"), "trials must be a whole number"),
         ("space: {seed: [1, 2]}", ("--trials", "0"), "trials must be a whole number"),
+        ("space: {seed: [1, 2]}", ("--folds", "3"), "and not both"),
+        ("variant: unet", ("--folds", "1"), "folds must be a whole number of at least 2, got '1'"),
     ],
 )
 def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
@@ -107,7 +109,7 @@ def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
 
 
 def test_no_recipe():
-    with pytest.raises(ValueError, match="a recipe with grid: or space: comes first"):
+    with pytest.raises(ValueError, match="a recipe with grid: or space:, or with --folds, comes first"):
         parse_sweep(["--seed", "1"])
 
 
@@ -122,3 +124,37 @@ def test_unknown_fields_name_the_nearest(recipe, text, capsys):
 def test_sweeps_that_come_with_the_project(name):
     sweep = parse_sweep([name])
     assert len(sweep.cells) == {"family": 24, "unet_resnet50": 4, "unet3plus_efficientnet": 20}[name]
+
+
+def test_cells_whose_names_fold_into_one_all_run(recipe):
+    text = 'grid:\n  choice: {"a b": {seed: 1}, a_b: {seed: 2}, a/b: {seed: 3}, a_b-2: {seed: 4}, "": {seed: 5}}'
+    sweep = parse_sweep([recipe(text)])
+    assert list(sweep.cells) == ["a_b", "a_b-3", "a_b-4", "a_b-2", "_"]
+    assert [ask(sweep, cell)["seed"] for cell in sweep.cells.values()] == [["1"], ["2"], ["3"], ["4"], ["5"]]
+    assert len({sweep.folder(name) for name in sweep.cells}) == 5
+
+
+def test_parts_of_a_name_that_meet_differently_are_told_apart(recipe):
+    text = "grid:\n  one: {a: {seed: 1}, a-b: {seed: 2}}\n  other: {c: {}, b-c: {}}"
+    assert list(parse_sweep([recipe(text)]).cells) == ["a-c", "a-b-c", "a-b-c-2", "a-b-b-c"]
+
+
+def test_a_long_name_is_cut(recipe):
+    sweep = parse_sweep([recipe("grid: {augmentation: ['[{HorizontalFlip: {p: 0." + "5" * 300 + "}}]', '[]']}")])
+    assert max(map(len, sweep.cells)) <= 124
+
+
+def test_folds_are_trials_of_any_recipe(recipe):
+    sweep = parse_sweep([recipe("split: official"), "--folds", "3", "--seed", "2"])
+    assert sweep.folds == 3 and list(sweep.cells) == ["fold-1-of-3", "fold-2-of-3", "fold-3-of-3"]
+    arguments, *_ = parse(sweep.arguments(ask(sweep, sweep.cells["fold-2-of-3"]), sweep.folder("fold-2-of-3")))
+    assert (arguments.split, arguments.seed) == ("fold-2-of-3", 2)
+    assert sweep.folds_of_choices() == {"mine": ["fold-1-of-3", "fold-2-of-3", "fold-3-of-3"]}
+
+
+def test_each_choice_of_a_grid_has_its_folds(recipe):
+    sweep = parse_sweep([recipe("grid: {learning_rate: [0.01, 0.001]}"), "--folds", "2"])
+    assert sweep.folds_of_choices() == {
+        "0.01": ["0.01-fold-1-of-2", "0.01-fold-2-of-2"],
+        "0.001": ["0.001-fold-1-of-2", "0.001-fold-2-of-2"],
+    }

@@ -1,0 +1,92 @@
+"""The page of what the tests try to break: `make faults` writes tests/README.md from one run of those tests."""
+
+import platform
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from hub_unets.training.records.markdown import table
+from hub_unets.training.records.results import cpu_name
+
+TESTS = Path(__file__).parent
+FUZZ = {
+    "tests/fuzz/test_fuzz.py": "images, masks, folders, zips, annotations, tables, recipes",
+    "tests/hub_repos/checks/test_fuzz.py": "a repository that `verify` reads",
+}
+FAULTS = {
+    "tests/training/test_resume.py": "runs killed at every moment, resumed bit for bit; data that changes",
+    "tests/training/fit/test_checkpoints.py": "damaged checkpoints, full disks, two runs in one folder",
+    "tests/training/test_sweep.py": "workers killed, trials that fail, a database that goes away",
+    "tests/hub_repos/test_push.py": "pushes cut off at every request, a Hub that refuses, moves or does not answer",
+    "tests/hub_repos/test_verify.py": "forged, swapped and hostile repositories",
+    "tests/hub_repos/test_handler.py": "bad requests to an endpoint",
+}
+
+
+def run(files, slow):
+    """A `testcase` element for each test of these files that was run."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        chosen = [] if slow else ["-m", "not slow"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *chosen, f"--junitxml={report}", *files]
+        subprocess.run(command, cwd=TESTS.parent, check=False)
+        return list(ElementTree.parse(report).iter("testcase"))
+
+
+def file_of(case):
+    """The path of a test's file."""
+    parts = case.get("classname").split(".")
+    return "/".join(parts[: next(number for number, part in enumerate(parts) if part.startswith("test_")) + 1]) + ".py"
+
+
+def has_failed(case):
+    return any(case.find(kind) is not None for kind in ("failure", "error"))
+
+
+def tried(cases, name):
+    """The sum of a property over tests."""
+    found = [one.get("value") for case in cases for one in case.iter("property") if one.get("name") == name]
+    return sum(map(int, found))
+
+
+def page(cases):
+    """The text of tests/README.md."""
+    of_file = {name: [case for case in cases if file_of(case) == name] for name in FUZZ | FAULTS}
+    fuzz = [
+        [what, f"`{name}`", tried(of_file[name], "right") + tried(of_file[name], "refused"),
+         tried(of_file[name], "right"), tried(of_file[name], "refused"), sum(map(has_failed, of_file[name]))]
+        for name, what in FUZZ.items()
+    ]  # fmt: skip
+    faults = []
+    for name, what in FAULTS.items():
+        done = [case for case in of_file[name] if case.find("skipped") is None]
+        faults.append([what, f"`{name}`", len(done), sum(map(has_failed, done))])
+    return f"""# What the tests try to break
+
+`make test` runs in ten minutes on two cores; `make test-all` takes the slow tests too. Tests mirror the source: the
+tests of `training/data/reading.py` are in `tests/training/data/test_reading.py`. They use real components: processes
+that `accelerate` launches, an HTTP Hub on this machine, Chromium, a PostgreSQL server where one is installed.
+
+This page is made by `make faults` ({cpu_name()}, Python {platform.python_version()}).
+
+Seeded mutations of whatever a stranger can send, read by the code that reads it in use. An input is *right* where it
+is read as what it shows, and *refused* where the error names the file and the cure. Anything else, a traceback, a
+crash, a hang or too much memory, fails a test.
+
+{table(["what is mutated", "tests", "inputs", "right", "refused", "tests failed"], fuzz)}
+
+Faults in the middle of work. Nothing may be lost, and what is repeated must end as if nothing had happened.
+
+{table(["what happens", "tests", "cases", "failed"], faults)}
+"""
+
+
+def main():
+    (TESTS / "README.md").write_text(page(run([*FUZZ, *FAULTS], "--slow" in sys.argv)), encoding="utf-8")
+    print(TESTS / "README.md")
+
+
+if __name__ == "__main__":
+    main()

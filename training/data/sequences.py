@@ -1,0 +1,41 @@
+"""Which video sequence each image is from: a table beside the folder of images, where there is one."""
+
+import csv
+from pathlib import Path
+
+from hub_unets.training.data.rows import first_few
+from hub_unets.training.errors import UserError
+
+TABLE = "sequences.csv"  # columns name (the image's stem) and sequence
+
+
+def sequences_of(names, images):
+    """The sequence of each image by its name; empty where no table lies beside the images' folder.
+
+    Args:
+        names: of the rows.
+        images: their stored images, {"bytes", "path"}.
+
+    Raises:
+        UserError: a table without these columns, or one that lacks an image.
+    """
+    folders = {Path(image["path"]).parent.parent for image in images if image.get("path")}
+    found = {}
+    for path in sorted(folder / TABLE for folder in folders):
+        if path.is_file():
+            found |= _read(path)
+    missing = [name for name in names if name not in found]
+    if found and missing:
+        raise UserError(
+            f"{TABLE} names no sequence of {len(missing)} images: {first_few(missing)}: add them, or take the table "
+            "away, and neighbouring frames may come to different parts"
+        )
+    return {name: found[name] for name in names} if found else {}
+
+
+def _read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not {"name", "sequence"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{path} needs the columns name and sequence, got {reader.fieldnames}")
+        return {row["name"]: row["sequence"] for row in reader}

@@ -1,0 +1,50 @@
+"""The tensors of a file of safetensors, and a model of ours that takes all of its weights from one."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from hub_unets.training.errors import UserError, about_input
+
+FLOATS = {"F16", "BF16", "F32", "F64"}
+CURE = "copy or download it again"
+
+
+def read_shapes(path):
+    """{name: (dtype, shape)} of a file of safetensors, from its header, as in ("F32", (64, 3, 3, 3)).
+
+    Raises:
+        UserError: the file is damaged: no header, or tensors that overlap, leave gaps or do not end with the file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    except (SafetensorError, OverflowError) as error:
+        raise UserError(f"{path} is damaged: {str(error)[:300]}; {CURE}.") from error
+
+
+def load_weights(model_class, folder):
+    """A model of one of our classes, in eval mode, every weight of it from the folder's model.safetensors.
+
+    Raises:
+        UserError: the file is damaged, or its tensors are not those of the network that config.json describes.
+    """
+    path = Path(folder) / "model.safetensors"
+    if path.is_file():
+        require_floats(path)
+    with about_input():
+        model, info = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+    for name in sorted(info["missing_keys"]):
+        raise UserError(f"{path} is damaged, or not of this config.json: tensor {name!r} is missing; {CURE}.")
+    for name, found, wanted in sorted(info["mismatched_keys"], key=str):
+        shapes = f"{tuple(found)}, the network takes {tuple(wanted)}"
+        raise UserError(f"{path} is damaged, or not of this config.json: tensor {name!r} is {shapes}; {CURE}.")
+    return model.eval()
+
+
+def require_floats(path):
+    """Raise UserError unless every tensor is of floats, a batch norm's counter or a table of whole numbers."""
+    for name, (dtype, _) in read_shapes(path).items():
+        if dtype not in FLOATS | {"I64", "BOOL"}:
+            raise UserError(f"{path} is damaged: tensor {name!r} is of {dtype}; {CURE}.")

@@ -1,0 +1,105 @@
+"""Recipe files: YAML of a bounded size to flat names and values, with those of the recipe that one stands on."""
+
+import contextlib
+import difflib
+import math
+from pathlib import Path
+
+import yaml
+
+from hub_unets.training.errors import UserError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+NESTED = ("model", "loss", "grid", "space")
+WHOLE = ("loss", "grid", "space")  # a recipe's own takes the place of the one that it stands on; model: name by name
+LONGEST_RECIPE = 100_000  # bytes, and values
+
+
+def find_recipe(name, folder="."):
+    """The path of a recipe given by path, from `folder` or here, or by name among those that come with the project."""
+    for path in (Path(folder, name), Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+        with contextlib.suppress(OSError, ValueError):  # a name too long, or of characters that no file has
+            if path.is_file():
+                return path
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
+    raise UserError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
+
+
+def read_recipe(path, above=()):
+    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
+
+    Raises:
+        UserError: not YAML, not a mapping of names to values, or recipes that stand on one another.
+    """
+    path = Path(path).resolve()
+    if path in above:
+        raise UserError(f"{path} stands on itself: recipe must name another one.")
+    own = _flat(path)
+    base = own.pop("recipe", None)
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: recipe must be the name or the path of another one, got {base!r}.")
+    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
+    replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
+    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
+
+
+def _flat(path):
+    """The recipe's own names, those of `model:` and its like dotted."""
+    content = _yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must map names to values, as in `learning_rate: 1e-3`.")
+    flat = {}
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a name must be text, got {name!r}.")
+        if name in NESTED:
+            if not isinstance(value, dict):
+                raise UserError(f"{path}: {name} must map names to values, got {repr(value)[:80]}.")
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _yaml(path):
+    """What a recipe's file holds, {} where it is empty.
+
+    Raises:
+        UserError: not YAML, or more than a recipe's worth of it, aliases written out.
+    """
+    try:
+        if path.stat().st_size > LONGEST_RECIPE:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, a recipe at most {LONGEST_RECIPE}.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        if _values(content, {}) > LONGEST_RECIPE:
+            raise UserError(f"{path} stands for more than {LONGEST_RECIPE} values: write it without aliases (*name).")
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply, or within itself.") from error
+    except Exception as error:  # of YAML; ValueError of its dates and numbers, and more
+        raise UserError(f"{path} is not YAML: {error}") from error
+    return content
+
+
+def _values(value, counted):
+    """How many values there are below one, aliases written out. Raises RecursionError for one that holds itself."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = math.nan  # until its own are counted
+        inner = value if isinstance(value, list) else value.values()
+        counted[id(value)] = 1 + sum(_values(one, counted) for one in inner)
+    if math.isnan(counted[id(value)]):
+        raise RecursionError
+    return counted[id(value)]
+
+
+def run_fields(recipe):
+    """A recipe without what only a sweep reads."""
+    return {
+        name: value
+        for name, value in recipe.items()
+        if name not in ("trials", "rank_within") and not name.startswith(("grid.", "space."))
+    }
