@@ -150,7 +150,7 @@ class MaskPng:
         blocks = [1 << bit for bit in range(rows.bit_length()) if rows >> bit & 1]
         for count in blocks:
             if count not in self.blank:
-                self.blank[count] = _packed(bytes(count * (self.width + 1)))
+                self.blank[count] = _packed(bytes(count * (self.width + 1)), level=6)
         return b"".join(self.blank[count] for count in blocks)
 
     def _add_blank(self, checksum, rows):
@@ -159,9 +159,9 @@ class MaskPng:
         return (high + rows * (self.width + 1) * low) % 65521 << 16 | low
 
 
-def _packed(content):
+def _packed(content, level=1):
     """Deflated bytes that others may follow."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
     return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
 
 

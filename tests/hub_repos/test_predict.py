@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from hub_unets.hub_repos.inference import predictions
 from hub_unets.hub_repos.inference.predictions import Predictions, read_records, uncertainty, write_documents
 from hub_unets.hub_repos.predict import main
 from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.modeling.regions import connected_components
+from hub_unets.training.data.coco import mask_api
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import run_command
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model
+from hub_unets.training.records.pictures import outlined
 
 ROOT = Path(__file__).parents[2]
 SIZES = (64, 80, 96)
@@ -345,6 +349,28 @@ def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, fra
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     records = sorted((tmp_path / "two" / ".work").glob("records-*"))
     assert [len(file.read_text().splitlines()) for file in records] == [2, 1]
+
+
+def test_an_overlay_takes_little_more_memory_than_its_image():
+    image, mask = np.full((1000, 4000, 3), 90, np.uint8), np.zeros((1000, 4000), np.uint8)
+    mask[100:900, 200:3000] = 1
+    mask[950:, 3500:] = 2
+    tracemalloc.start()
+    picture = outlined(image, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.shape == image.shape and peak < 3.5 * image.nbytes  # 11 with arrays of the whole image as int64
+
+
+def test_run_lengths_are_those_of_pycocotools(tmp_path):
+    random = np.random.default_rng(0)
+    for density in (0.02, 0.3, 0.9, 1.0):
+        ids, count = connected_components(random.random((23, 31)) < density)
+        for one in range(1, count + 1):
+            rows, columns = np.nonzero(ids == one)
+            box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            found = predictions._run_lengths(ids, {"id": one, "bbox": box})
+            assert found == mask_api().encode(np.asfortranarray(ids == one, np.uint8))["counts"].decode()
 
 
 def test_an_image_without_a_polyp_has_an_empty_mask_and_no_row(tmp_path):

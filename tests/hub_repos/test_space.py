@@ -32,6 +32,9 @@ context.drawImage(image, 0, 0);
 const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
 return [canvas.height, canvas.width, Array.from(pixels)];"""
 
+ENTER = """const field = document.querySelector("#threshold input[type=number]");
+field.value = arguments[0];
+field.dispatchEvent(new Event("input", { bubbles: true }));"""
 MASK = "document.querySelector('#mask img')?.src"
 
 
@@ -115,14 +118,13 @@ class Page:
         return self.ask("[...document.querySelectorAll('#polyps')].map((one) => one.innerText).join(' ').trim()")
 
     def upload(self, path, answer=""):
-        """Choose a file, and wait until the page says something else than before, and this."""
-        before = self.text
+        """Choose a file, and wait until the page says this, or lists polyps; meanwhile it says how long it takes."""
         for button in self.find("#upload button[aria-label='Clear']"):
             button.click()
-            before = wait(lambda: self.text.startswith("Upload or paste") and self.text)
+            wait(lambda: self.text.startswith("Upload or paste") and not self.rows())
         (chooser,) = wait(lambda: self.find("#upload input[type=file]"))
         chooser.send_keys(str(path))
-        wait(lambda: self.text not in ("", before) and self.text.startswith(answer))
+        wait(lambda: self.text.startswith(answer) if answer else self.rows())
 
     def rows(self):
         """The cells of each polyp's row, as text."""
@@ -142,10 +144,8 @@ class Page:
         return np.array(pixels, np.uint8).reshape(height, width, 4)[..., :3]
 
     def set_threshold(self, value):
-        number = self.find("#threshold input[type=number]")[0]
         before = self.ask(MASK)
-        number.clear()
-        number.send_keys(f"{value}\n")
+        self.driver.execute_script(ENTER, value)  # at once: between two keys the page may put its own number there
         wait(lambda: self.ask(MASK) not in (None, before))
 
 
