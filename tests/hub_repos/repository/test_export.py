@@ -204,7 +204,7 @@ TAMPERED = {
         "says more, or other things",
     ),
     "a weight": (flip, "the numbers of 'model.head.classifier.weight' are not those of model.safetensors"),
-    "an answer of its own": (change(answered), "operators, an export of the weights by torch .* has"),
+    "an answer of its own": (change(answered), "operators, and an export of the weights by torch .* has"),
 }
 
 
