@@ -1,8 +1,8 @@
 """Judge a repository that hub-unets built: `hub-unets verify FOLDER_OR_REPO_ID [--data DATA]`.
 
-Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all of
-them pass. Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and
-files, and with `--data` its figures are computed again.
+Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all pass.
+Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and files, and
+with `--data` its figures are computed again.
 """
 
 import argparse

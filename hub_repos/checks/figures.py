@@ -70,8 +70,6 @@ def _require_plain(results):
     for place, value in shown.items():
         if not isinstance(value, (str, int, float)) or MARKUP.search(str(value)):
             raise UserError(f"results.json: {place} must be plain text, got {str(value)[:80]!r}")
-    if not isinstance(run.get("parameters"), int) or not {"train", "validation", "test"} <= data["sizes"].keys():
-        raise UserError("results.json: run.parameters and data.sizes of train, validation and test are needed")
 
 
 def _check_definitions(results):

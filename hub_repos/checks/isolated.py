@@ -1,6 +1,6 @@
 """Loads a built repository as a stranger would: run by hub_repos/verify.py in a process of its own, `python -I`.
 
-Usage: isolated_check.py REPOSITORY WORK. WORK holds image.png and snippets.json, a list of Python texts. It gets
+Usage: isolated.py REPOSITORY WORK. WORK holds image.png and snippets.json, a list of Python texts. It gets
 checks.json, a list of [name, passed, reason] that ends with the first failure; found.npz, the arrays; and resaved/,
 the repository as its user would save it.
 """

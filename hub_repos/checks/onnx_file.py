@@ -66,7 +66,7 @@ def compare_onnx(content, fresh):
 def _compare_nodes(theirs, ours):
     """Raise UserError, naming the first operator that differs."""
     if len(theirs) != len(ours):
-        raise UserError(f"{ONNX} has {len(theirs)} operators, {_exported()} {len(ours)}")
+        raise UserError(f"{ONNX} has {len(theirs)} operators, and {_exported()} has {len(ours)}")
     for number, (their_node, our_node) in enumerate(zip(theirs, ours, strict=True)):
         if their_node != our_node:
             kind = "" if their_node.op_type == our_node.op_type else f": {their_node.op_type[:40]!r}"

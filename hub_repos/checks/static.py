@@ -165,13 +165,13 @@ def check_manifest(folder):
     """Its form, and for every file in the folder its sha256 and size."""
     listed = _read_manifest(folder)["files"]
     found = {path.name for path in folder.iterdir()} - NOT_IN_MANIFEST
-    for names, what in ((listed.keys() - found, "is missing"), (found - listed.keys(), "is not in the manifest")):
+    for names, what in ((listed.keys() - found, "is missing"), (found - listed.keys(), "is not listed")):
         if names:
-            raise UserError(f"{min(names)} {what}")
+            raise UserError(f"{MANIFEST}: {min(names)[:80]} {what}")
     for name, entry in listed.items():
         open_file(folder / name).close()
         if entry != {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}:
-            raise UserError(f"{name} has another size or sha256 than the manifest says")
+            raise UserError(f"{name} has another size or sha256 than {MANIFEST} says")
 
 
 def _read_manifest(folder):

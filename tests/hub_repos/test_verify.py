@@ -8,22 +8,27 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
 from hub_unets.hub_repos.checks import verification
-from hub_unets.hub_repos.checks.check import Check
+from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.reproduce import REPORT, _compare_report
-from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, Static, run_isolated, verify_folder
+from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, Static, limited_memory, run_isolated, verify_folder
 from hub_unets.hub_repos.publish.remote import CLIENT
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import Standing, write_card
 from hub_unets.hub_repos.verify import main
+from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.results import write_results
 from tests.hub_repos.conftest import DATA
@@ -401,6 +406,126 @@ def test_what_is_run_is_what_was_checked(copy, monkeypatch):
     )
     verify_folder(copy)
     assert ran == [code] and (copy / "layers.py").read_bytes() != code
+
+
+def test_a_failed_first_check_ends_it(copy, monkeypatch):
+    """Else a folder that is mended in the meantime would be run without having been checked."""
+    (copy / "curves.png").symlink_to("example.png")
+    monkeypatch.setitem(STATIC_CHECKS, "late", Static(lambda _: (copy / "curves.png").unlink()))
+    monkeypatch.setattr(verification, "run_isolated", lambda *_: pytest.fail("it was run"))
+    assert failures(copy) == {"files": "curves.png is a symbolic link: a repository holds plain files only"}
+
+
+def test_a_file_of_any_size_is_not_copied(copy):
+    with (copy / "README.md").open("r+b") as file:
+        file.truncate(10 * 2**30)
+    assert failures(copy) == {"files": "README.md is larger than 262144 bytes"}
+
+
+def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(verification, "SECONDS", 1)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nsleep 600 &\necho $! > child.txt\nwait\n")
+    python.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    (found,) = run_isolated(repository, tmp_path / "work", python)
+    assert (found.name, found.passed) == ("isolated process", False)
+    assert found.reason.startswith("took more than 1 seconds")
+    child = Path("/proc", (tmp_path / "work" / "child.txt").read_text().strip(), "status")
+    deadline = time.monotonic() + 30
+    while child.exists() and "zombie" not in child.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or "zombie" in child.read_text()
+
+
+def test_the_isolated_process_has_its_bounds(repository, tmp_path):
+    script = (
+        "import resource, runpy, sys\n"
+        "runpy.run_path(sys.argv[1])['limit'](sys.argv[2])\n"
+        "for name in ('CPU', 'DATA', 'FSIZE'):\n"
+        "    print(resource.getrlimit(getattr(resource, f'RLIMIT_{name}'))[0])\n"
+        "try:\n"
+        "    bytearray(2**50)\n"
+        "except MemoryError:\n"
+        "    print('no memory')\n"
+    )
+    command = [sys.executable, "-I", "-c", script, verification.ISOLATED, repository]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu, data, file_size, last = done.stdout.split("\n")[:4]
+    largest = max(path.stat().st_size for path in repository.iterdir())
+    assert int(cpu) == SECONDS * os.cpu_count() and int(data) == most_memory()
+    assert (int(file_size), last) == (2 * largest + 2**26, "no memory")
+
+
+def test_too_much_memory_is_a_failure_in_words():
+    def take():
+        return torch.zeros(2**38)
+
+    with limited_memory():
+        check = checked("figures", take)
+    assert re.fullmatch(r"it takes more memory than a repository may \(\d+ GB\)", check.reason)
+    assert torch.zeros(8).sum() == 0
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """A folder of images with two columns of masks, the images' own copies among them."""
+    rows = load_source(DATA)
+    for part in rows:
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        renamed = rows[part].add_column("copy", rows[part]["image"])
+        renamed.to_parquet(tmp_path / "tables" / f"{part}.parquet")
+    return tmp_path / "tables"
+
+
+def test_columns_come_from_whoever_verifies(copy, tables):
+    """Not from the repository, which could have its masks for its images."""
+    edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
+    edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
+    sign(copy)
+    assert failures(copy, run=False) == {}
+    found = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
+    assert found == {}
+    found = failures(copy, run=False, data=str(tables))
+    assert "the run was given --image_column copy --mask_column copy: look whether" in found["split"]
+
+
+@pytest.mark.parametrize("column", ["/etc", "../masks", "C:\\masks", "a/../../b"])
+def test_a_column_is_no_path(column, repository):
+    for columns in ((column, None), (None, column)):
+        found = failures(repository, run=False, data=DATA, columns=columns)
+        assert found == {"split": f"a column is a name inside of the data, got the path {column!r}"}
+
+
+def test_a_replaced_example_is_found_and_other_pictures_are_not_vouched_for(copy):
+    shutil.copy(PROJECT / "hub_repos/published/unet_polyps/curves.png", copy / "example.png")
+    assert failures(copy) == {"files": "example.png is not the generated frame that the release draws"}
+    (copy / "example.png").rename(copy / "curves.png")
+    checks = {check.name: check for check in verify_folder(copy, run=False)}
+    assert checks["files"] == Check("files", True, "nothing tells whether curves.png show this model's work")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [("notes.txt", 1, "notes.txt is no file that"), ("README.md", 2**40, "README.md is larger than 262144 bytes")],
+)
+def test_a_file_on_the_hub_that_is_none_of_ours_is_not_downloaded(name, size, message):
+    with pytest.raises(ValueError, match=f"someone/unet: {message}"):
+        verify.require_known(SimpleNamespace(rfilename=name, size=size), "someone/unet")
+
+
+@pytest.mark.parametrize(("at", "expected"), [("c" * 40, "v1"), ("d" * 40, "c" * 40), (None, "c" * 40)])
+def test_a_tag_counts_where_it_is_the_commit_that_was_checked(at, expected, tmp_path, monkeypatch):
+    def model_info(api, repo_id, revision, timeout):
+        assert (repo_id, revision) == ("someone/unet", "v1")
+        if at is None:
+            raise ConnectError("no such revision")
+        return SimpleNamespace(sha=at)
+
+    monkeypatch.setattr(verify.HfApi, "model_info", model_info)
+    line = 'segment = pipeline("image-segmentation", model="someone/unet", revision="v1", trust_remote_code=True)'
+    (tmp_path / "README.md").write_text(f"{line}\n")
+    assert verify.revision_of(tmp_path, "someone/unet", "c" * 40) == expected
 
 
 def test_a_hub_that_is_not_reached_is_an_error_for_people(monkeypatch):

@@ -1,6 +1,7 @@
 """A figures' record of several images, with a twin, of two classes; the card's checks are in test_verify.py."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,17 @@ import pytest
 from hub_unets.hub_repos.checks.figures import (
     _check_boundary,
     _check_polyps,
+    check_named,
     check_per_image,
     check_results_file,
     loaded_repository,
-    read_rows,
     snippets,
 )
 from hub_unets.training.measure.calibration import _cost_of_size
+from hub_unets.training.measure.metrics import COUNTS
 from hub_unets.training.measure.reliability import TABLE_BINS
 from hub_unets.training.measure.score import Scores
-from hub_unets.training.records.results import write_results
+from hub_unets.training.records.results import read_per_image, write_results
 
 HUB_REPOS = Path(__file__).parents[3] / "hub_repos"
 COMMITTED = sorted(HUB_REPOS.glob("**/results.json"))
@@ -40,7 +42,9 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, repor
         scores[part] = Scores(names, [(10, 20)] * len(names), counts, losses, class_names=class_names)
         if report:
             _add_report(scores[part], rng)
-    settings = {} if max_samples is None else {"max_samples": str(max_samples)}
+    labels = {str(number): name for number, name in enumerate(["background", *class_names])}
+    settings = {"model.id2label": json.dumps(labels)}
+    settings |= {} if max_samples is None else {"max_samples": str(max_samples)}
     sizes = {"train": 9, "validation": 1, "test": 3 if max_samples is None else 8}
     results = {
         "run": {"name": "x", "model_type": "unet", "settings": settings, "command": "accelerate launch '[1]'"},
@@ -50,7 +54,6 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, repor
         "cost": {},
     }
     write_results(folder, results, scores, twins)
-    labels = {str(number): name for number, name in enumerate(["background", *class_names])}
     (folder / "config.json").write_text(json.dumps({"model_type": "unet", "id2label": labels}))
     return folder
 
@@ -100,17 +103,32 @@ def test_committed_results_agree_with_their_rows(path):
 
 
 def test_a_row_is_read_with_its_counts_by_class(tmp_path):
-    rows = read_rows(write(tmp_path, classes=2))
-    assert [(row["name"], row["part"], row["twin"]) for row in rows] == [
-        ("v", "validation", False),
-        ("a", "test", False),
-        ("b", "test", False),
-        ("c", "test", True),
-    ]
-    assert all(row["counts"].shape == (2, 4) for row in rows)
-    (tp, fp, fn, _), (tp2, fp2, fn2, _) = rows[1]["counts"]
-    dice = (2 * tp / (2 * tp + fp + fn) + 2 * tp2 / (2 * tp2 + fp2 + fn2)) / 2
-    assert rows[1]["dice"] == pytest.approx(dice, abs=1e-6)
+    parts, twins = read_per_image(write(tmp_path, classes=2) / "per_image.csv")
+    assert {part: scores.names for part, scores in parts.items()} == {"validation": ["v"], "test": ["a", "b", "c"]}
+    assert twins == {"c"} and parts["test"].sizes == [(10, 20)] * 3
+    lines = (tmp_path / "per_image.csv").read_text().splitlines()
+    header, row = (line.split(",") for line in (lines[0], lines[2]))
+    said = dict(zip(header, row, strict=True))
+    counts = parts["test"].counts[0]
+    assert counts.shape == (2, 4) and counts.dtype == np.int64
+    assert counts[1].tolist() == [int(said[f"{name}_2"]) for name in COUNTS]
+    assert parts["test"].losses[0] == float(said["loss"])
+
+
+def test_everything_of_a_row_is_read(tmp_path):
+    parts, _ = read_per_image(write(tmp_path, report=True) / "per_image.csv")
+    assert parts["test"].polyps[0].tolist() == [3, 2, 2, 1]
+    assert parts["test"].crops == [None, 0, 7]
+    summary = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"]
+    for group in ("polyps", "false_alarms", "boundary", "per_image", "by_size"):
+        assert np.allclose(numbers(parts["test"].summary()[group]), numbers(summary[group]), atol=1e-6)
+
+
+def numbers(value):
+    """Every number in a JSON value, in order."""
+    if isinstance(value, (dict, list)):
+        return [one for inner in (value.values() if isinstance(value, dict) else value) for one in numbers(inner)]
+    return [value]
 
 
 @pytest.mark.parametrize(
@@ -118,16 +136,19 @@ def test_a_row_is_read_with_its_counts_by_class(tmp_path):
     [
         ("a,test", "b,test", "b is in two rows"),
         ("a,test", "a,validation", "validation: per_image.csv has 2 images, results.json 1"),
-        ("a,test", "a,train", "part must be validation or test"),
+        ("a,test", "a,train", "part must be validation or test, got 'train'"),
         ("c,test,10,20,1", "c,test,10,20,0", "twin does not agree"),
-        ("a,test,10,20,0", "a,test,10,20,2", "twin 0 or 1"),
+        ("a,test,10,20,0", "a,test,10,20,2", "line 3: twin is 2, its counts give 0"),
         ("v,validation,10,20,0", "v,validation,10,20,1", "twin does not agree"),
         ("a,test,10,20", "a,test,1,20", "more pixels are counted than 1 x 20"),
-        ("a,test,10", "a,test,ten", "whole numbers"),
-        ("a,test,10,20,0,", "a,test,10,20,0,1", "dice is 10"),
-        ("a,test,10,20,0,", "a,test,10,20,0,nan", "six decimals"),
-        ("a,test,", "a,test,1,", "values in"),
-        ("name,part", "name,role", "columns must be"),
+        ("a,test,10", "a,test,ten", "line 3: invalid literal"),
+        ("a,test,10", "a,test,-10", "line 3: numbers must be from 0"),
+        ("a,test,10", "a,test,010", "line 3: height is 010"),
+        ("a,test,10,20,0,", "a,test,10,20,0,1", "line 3: dice is 10"),
+        ("a,test,10,20,0,", "a,test,10,20,0,nan", "line 3: dice is nan"),
+        ("a,test,", "a,test,1,", "line 3: "),
+        ("name,part", "name,role", "the column 'part' is missing"),
+        ("true_negatives", "true_negatives_1", "line 2: the columns must be name, part"),
     ],
 )
 def test_a_row_that_does_not_agree_is_named(old, new, message, tmp_path):
@@ -138,8 +159,8 @@ def test_a_row_that_does_not_agree_is_named(old, new, message, tmp_path):
 
 
 def test_the_dice_of_each_class_follows_from_its_counts(tmp_path):
-    row = read_rows(write(tmp_path, classes=2))[1]
-    (tp, fp, fn, _) = row["counts"][1]
+    parts, _ = read_per_image(write(tmp_path, classes=2) / "per_image.csv")
+    (tp, fp, fn, _) = parts["test"].counts[0][1]
     change(tmp_path, f",{2 * tp / (2 * tp + fp + fn):.6f}\n", ",0.123456\n")
     with pytest.raises(ValueError, match=r"per_image.csv, line 3: dice_2 is 0.123456, its counts give 0\."):
         check_per_image(tmp_path)
@@ -252,8 +273,10 @@ def last_columns(folder, new, line=1):
         ((3, 2, 2, 1, "0.500001", "5.000000"), r"metrics\.validation\.boundary"),
         ((3, 2, 2, 1, "1.500000", "5.000000"), "nsd 1.5 and hd95 5.0 do not fit"),
         ((3, 2, 2, 1, "0.500000", "99.000000"), "nsd 0.5 and hd95 99.0 do not fit"),
-        ((3, 2, 2, 1, "0.5", "5.000000"), "six decimals"),
-        ((3, 2, 2, -1, "0.500000", "5.000000"), "whole numbers"),
+        ((3, 2, 2, 1, "0.5", "5.000000"), "nsd is 0.5, its counts give 0.500000"),
+        ((3, 2, 2, -1, "0.500000", "5.000000"), "numbers must be from 0"),
+        ((3, 2, 2, 1, "nan", "5.000000"), "numbers must be from 0"),
+        ((3, 2, 2, 1, "0.500000", "inf"), "numbers must be from 0"),
     ],
 )
 def test_a_row_of_polyps_and_outlines_that_does_not_agree(values, message, tmp_path):
@@ -321,7 +344,7 @@ def test_a_test_part_left_unseen_has_no_rows_and_no_card(tmp_path):
     change_results(tmp_path, {"validation": metrics["validation"]}, "metrics")
     with pytest.raises(ValueError, match="test: per_image.csv has 0 images, results.json 0, the split 3"):
         check_per_image(tmp_path)
-    change_results(tmp_path, {"score_test": "False"}, "run", "settings")
+    change_results(tmp_path, "False", "run", "settings", "score_test")
     check_per_image(tmp_path)
     with pytest.raises(ValueError, match="metrics has no test part"):
         check_results_file(tmp_path)
@@ -417,6 +440,43 @@ def test_what_a_card_could_take_for_markup_is_refused(value, place, tmp_path):
         check_results_file(tmp_path)
 
 
+def test_a_definition_is_the_releases_text(tmp_path):
+    write(tmp_path, report=True)
+    text = json.loads((tmp_path / "results.json").read_text())["definitions"]["boundary"]
+    change_results(tmp_path, text.replace("MONAI", "OTHER"), "definitions", "boundary")
+    with pytest.raises(ValueError, match="definitions.boundary is not this release's text"):
+        check_results_file(tmp_path)
+    change_results(tmp_path, f"{text.rpartition(' ')[0]} 9.9.9.", "definitions", "boundary")
+    check_results_file(tmp_path)
+    change_results(tmp_path, "harmless", "definitions", "dice")
+    with pytest.raises(ValueError, match="definitions.dice is not this release's text"):
+        check_results_file(tmp_path)
+
+
+@pytest.mark.parametrize("said", [None, '{"0": "background", "1": "polyp"}'])
+def test_a_renamed_label_is_found(said, tmp_path):
+    write(tmp_path)
+    change_results(tmp_path, {} if said is None else {"model.id2label": said}, "run", "settings")
+    config = {"model_type": "unet", "id2label": {"0": "background", "1": "healthy tissue"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config.json: id2label is .*healthy tissue.*, the settings .* give .*polyp"):
+        check_results_file(tmp_path)
+    change_results(tmp_path, "someone/else", "run", "settings", "start_from")
+    if said is None:
+        assert "1 healthy tissue, as of the checkpoint" in check_results_file(tmp_path)
+
+
+def test_a_name_in_many_rows_costs_no_more_than_reading_them(tmp_path):
+    write(tmp_path)
+    header, *rows = (tmp_path / "per_image.csv").read_text().splitlines()
+    many = [f"{number}{rows[1][1:]}" for number in range(20_000)]
+    (tmp_path / "per_image.csv").write_text("\n".join([header, *rows, *many, many[-1]]) + "\n")
+    started = time.process_time()
+    with pytest.raises(ValueError, match="19999 is in two rows"):
+        check_per_image(tmp_path)
+    assert time.process_time() - started < 20
+
+
 CARD = 'segment = pipeline("image-segmentation", model={}, trust_remote_code=True)\n'
 
 
@@ -430,6 +490,29 @@ CARD = 'segment = pipeline("image-segmentation", model={}, trust_remote_code=Tru
 )
 def test_the_repository_of_the_snippets_is_read(arguments, expected):
     assert loaded_repository(CARD.format(arguments)) == expected
+
+
+def test_a_long_card_is_searched_in_one_go():
+    started = time.process_time()
+    with pytest.raises(ValueError, match="first snippet must load"):
+        loaded_repository("segment = pipeline(" + ", model=" * 32_000)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "repo_id", "revision", "message"),
+    [
+        ('"a/b"', None, None, r"load a/b, and a folder can't tell .*: if it is, add --repo_id a/b$"),
+        ('"a/b", revision="v1"', None, None, "add --repo_id a/b --revision v1$"),
+        ('"a/b", revision="v1"', "a/c", "v1", "the snippets load a/b, and this is a/c"),
+        ('"a/b", revision="evil"', "a/b", "v1", "the snippets load revision 'evil', and this is v1"),
+        ('"a/b", revision="evil"', "a/b", None, "the snippets load revision 'evil', and this is none"),
+    ],
+)
+def test_snippets_that_load_another_repository_or_revision_are_found(arguments, repo_id, revision, message, tmp_path):
+    (tmp_path / "README.md").write_text(CARD.format(arguments))
+    with pytest.raises(ValueError, match=message):
+        check_named(tmp_path, repo_id, revision)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hub_unets.hub_repos.checks.untrusted import MAX_DEPTH, parse_json, read_jso
     "text",
     [
         '{"a": 1, "a": 1}', "[NaN]", "[-Infinity]", "[1e999]", "{", "[" * 100_000,
-        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "[" + "9" * 5000 + "]", "[9223372036854775808]", r'["\ud800"]',
+        "[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2), "[" + "9" * 5000 + "]", "[9223372036854775808]", r'["\ud800"]',
         r'{"\udc00": 1}',
     ],
     ids=lambda text: text[:20],
