@@ -138,12 +138,22 @@ def score(
         outputs = _forward(model, processor(images, return_tensors="pt"), flips)
         masks = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         for row, truth, mask, logits in zip(batch, truths, masks, outputs["logits"], strict=True):
+            _require_finite(logits, row["name"])
             _add(scores, row["name"], truth, mask.cpu().numpy(), _at_size(logits, truth.shape, polyp_labels), classes)
         if crops and len(classes) == 1:
             scores.crops += map(partial(_in_crop, model, processor, options), images, truths)
         bar.update(len(batch))
     bar.close()
     return scores
+
+
+def _require_finite(logits, name):
+    """NaN has no bin, and no mask: where a network's weights are damaged, or it overflows in half precision."""
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"{name}: the network's logits are not finite (NaN or infinite): its weights are damaged or training "
+            "diverged, or it overflows in half precision."
+        )
 
 
 def _in_crop(model, processor, options, image, truth):
