@@ -11,6 +11,14 @@ MODEL ?= $(KEPT)/repository
 OLDER := 4.57 5.5
 PINS_4.57 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 PINS_5.5 := transformers==5.5.4 huggingface_hub==1.33.0 tokenizers==0.22.2 httpx==0.28.1 httpcore==1.0.9
+# tests of the checkout with an older transformers: the main environment's packages, its editable install among them
+define CONTRACT
+import glob, site, sys
+site.addsitedir(glob.glob('$(VENV)/lib/*/site-packages')[0])
+import pytest
+sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))
+endef
+export CONTRACT
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
@@ -65,6 +73,7 @@ test-newest: $(VENV)/.test  ## test models and built repositories with the regis
 $(LOADS): load-%: $(VENV)/.test .venv-%/.done
 	LOAD_PYTHON=.venv-$*/bin/python LOAD_TRANSFORMERS=$(filter $*,$(OLDER)) OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/hub_repos/test_load.py
+	$(if $(filter 5.5,$*),.venv-$*/bin/python -c "$$CONTRACT" tests/training/fit/test_contract.py)
 
 lint: $(VENV)/.test  ## check style
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.images import orientation, to_rgb
 from hub_unets.training.errors import UserError
-from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
+from hub_unets.training.fit.threads import usable_cores
 
 MODES = ("bf16", "openvino", "int8")
 TRANSPOSED = 5  # from this EXIF orientation on width and height are swapped
@@ -56,7 +56,6 @@ class FastSegmenter:
         self.processor = UNetImageProcessor.from_pretrained(folder)
         if not self.processor.do_resize:
             raise UserError("do_resize=False in preprocessor_config.json: the fast path is for one size; set a size.")
-        keep_freed_memory()
         self.threads = ThreadPoolExecutor(usable_cores())
         network = load_network(folder)
         if mode == "bf16":

@@ -4,27 +4,18 @@
 short there, and told on stderr in full.
 """
 
-import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # where this file is the script
+
+from tests.forking import Server, exit_code, serve  # noqa: E402
+
 TIMEOUTS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
-
-
-class Finished(NamedTuple):
-    """How a push ended: exit code, and what it wrote."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 class Pusher:
@@ -43,9 +34,7 @@ class Pusher:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self.server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.server = Server(__file__, environment, folder)
 
     def push(self, *arguments, token=None, isolated=False, seconds=None):
         """A push to its end.
@@ -57,60 +46,29 @@ class Pusher:
             isolated: whether it is verified, and loaded from the Hub in an isolated process, which takes longer than
                 the rest; otherwise it is loaded from there in the push's own process.
         """
-        outputs = [tempfile.mkstemp(dir=self.folder)[1] for _ in range(2)]
         environment = {"HF_TOKEN": token} if token else {}
         environment |= dict.fromkeys(TIMEOUTS, str(seconds)) if seconds else {}
-        request = {
-            "argv": list(map(str, arguments)),
-            "isolated": isolated,
-            "environment": environment,
-            "outputs": outputs,
-        }
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        code = int(self.server.stdout.readline())
-        return Finished(code, *(Path(path).read_text(encoding="utf-8") for path in outputs))
+        request = {"argv": list(map(str, arguments)), "isolated": isolated, "environment": environment}
+        return self.server.finish(self.server.start(**request))
 
     def close(self):
-        self.server.kill()
-        self.server.wait()
+        self.server.close()
 
 
 # From here on: the process that forks.
 
 
-def serve():
+def main():
     import torch
 
     import hub_unets.hub_repos.push  # noqa: F401
 
     torch.set_num_threads(1)
     sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        pid = fork(json.loads(line))
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+    serve(_command)
 
 
-def fork(request):
-    pid = os.fork()
-    if pid:
-        return pid
-    for number, path in enumerate([os.devnull, *request["outputs"]]):
-        os.dup2(os.open(path, os.O_RDWR), number)
-    os.environ.update(request["environment"])
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    code = 1
-    try:
-        code = _child(request)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _child(request):
+def _command(request):
     from huggingface_hub import constants
 
     from hub_unets.hub_repos import push
@@ -123,15 +81,7 @@ def _child(request):
     if not request["isolated"]:
         publication.verify_folder = lambda folder, **options: []
         publication.Publication.reload = _reload_here
-    try:
-        run_command(push.main, request["argv"])
-    except SystemExit as error:
-        print(error.code or "", file=sys.stderr)
-        return int(bool(error.code))
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    return exit_code(run_command, push.main, request["argv"])
 
 
 def _reload_here(publication, commit, pixels):
@@ -148,4 +98,4 @@ def _reload_here(publication, commit, pixels):
 
 
 if __name__ == "__main__":
-    serve()
+    main()

@@ -519,7 +519,7 @@ def test_a_tag_counts_where_it_is_the_commit_that_was_checked(at, expected, tmp_
     def model_info(api, repo_id, revision, timeout):
         assert (repo_id, revision) == ("someone/unet", "v1")
         if at is None:
-            raise ConnectError("no such revision")
+            raise CLIENT.ConnectError("no such revision")
         return SimpleNamespace(sha=at)
 
     monkeypatch.setattr(verify.HfApi, "model_info", model_info)

@@ -6,7 +6,6 @@ a mount namespace of its own, so that a test can give a run a small or a read-on
 
 import atexit
 import functools
-import json
 import os
 import shutil
 import signal
@@ -14,11 +13,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # where this file is the script
+
+from tests.forking import Server, exit_code, serve  # noqa: E402
+
 SERVER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -37,14 +38,6 @@ TINY = {
     "per_device_train_batch_size": 8,
     "disable_tqdm": "true",
 }
-
-
-class Finished(NamedTuple):
-    """How a run ended: exit code (negative: the signal), and what it wrote."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 def arguments(output_dir, **changes):
@@ -71,20 +64,17 @@ def start(argv, moment=None, environment=None, draws=False):
 
     Args:
         argv: what follows `training/run.py`.
-        moment: (name in MOMENTS, step) at which the process kills itself, or stops, with a third item "stop".
+        moment: (name in MOMENTS, step) at which the process kills itself, or sends itself the signal that is a third
+            item, "SIGSTOP" to stop.
         environment: further environment variables.
         draws: whether pictures are drawn, which takes longer than the training.
     """
-    outputs = [tempfile.mkstemp(dir=scratch())[1] for _ in range(2)]
-    request = {"argv": argv, "moment": moment, "environment": environment or {}, "draws": draws, "outputs": outputs}
-    return _ask({"start": request}), outputs
+    return _server().start(argv=argv, moment=moment, environment=environment or {}, draws=draws)
 
 
 def finish(started):
     """Wait until a started run ends, or stops itself, and return how."""
-    pid, outputs = started
-    code = _ask({"wait": pid})
-    return Finished(code, *(Path(path).read_text(encoding="utf-8") for path in outputs))
+    return _server().finish(started)
 
 
 def resume_stopped(started):
@@ -93,7 +83,7 @@ def resume_stopped(started):
 
 def shell(command):
     """Run a shell command where the runs live: it sees their mounts. Returns its exit code."""
-    return _ask({"shell": command})
+    return _server().shell(command)
 
 
 def has_own_mounts():
@@ -114,18 +104,9 @@ def scratch():
 def _server():
     wrapper = ["unshare", "-rm"] if has_own_mounts() else []
     environment = os.environ | SERVER_ENVIRONMENT | {"HF_DATASETS_CACHE": str(scratch() / "cache")}
-    server = subprocess.Popen(
-        [*wrapper, sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    atexit.register(server.stdin.close)
+    server = Server(__file__, environment, scratch(), wrapper)
+    atexit.register(server.process.stdin.close)
     return server
-
-
-def _ask(request):
-    server = _server()
-    server.stdin.write(json.dumps(request, default=str) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
 
 
 def _free_port():
@@ -137,35 +118,15 @@ def _free_port():
 # From here on: the process that forks.
 
 
-def serve():
+def main():
     import monai.metrics  # noqa: F401
 
     import hub_unets.training.run  # noqa: F401
 
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        ((name, request),) = json.loads(line).items()
-        print(json.dumps(SERVED[name](request)), file=answers, flush=True)
+    serve(_command)
 
 
-def fork(request):
-    pid = os.fork()
-    if pid:
-        return pid
-    for number, path in enumerate([os.devnull, *request["outputs"]]):
-        os.dup2(os.open(path, os.O_RDWR), number)
-    os.environ.update(request["environment"])
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    code = 1
-    try:
-        code = _child(request)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _child(request):
+def _command(request):
     from hub_unets.training import run
     from hub_unets.training.errors import run_command
 
@@ -173,22 +134,9 @@ def _child(request):
     if not request["draws"]:
         run.draw = run.draw_first_batch = lambda *arguments, **options: None
     if request["moment"]:
-        name, step, *stops = request["moment"]
-        MOMENTS[name](step, signal.SIGSTOP if stops else signal.SIGKILL)
-    try:
-        run_command(run.main)
-    except SystemExit as error:
-        print(error.code or "", file=sys.stderr)
-        return int(error.code is not None and error.code != 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def wait(pid):
-    _, status = os.waitpid(pid, os.WUNTRACED)
-    return -os.WSTOPSIG(status) if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+        name, step, *sent = request["moment"]
+        MOMENTS[name](step, signal.Signals[sent[0]] if sent else signal.SIGKILL)
+    return exit_code(run_command, run.main)
 
 
 def signal_before(owner, name, sent, applies):
@@ -259,7 +207,6 @@ MOMENTS = {
     one.__name__: one
     for one in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
 }
-SERVED = {"start": fork, "wait": wait, "shell": lambda command: subprocess.call(command, shell=True)}
 
 if __name__ == "__main__":
-    serve()
+    main()

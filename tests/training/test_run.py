@@ -12,12 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hub_unets.hub_repos.repository.builder import build
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.records.drawing import GREEN
 from hub_unets.training.records.results import read_history, read_results
+from hub_unets.training.run import save_checkpoint
 from tests.training import runs
 from tests.training.runs import run
+from tests.variants import small_model
 
 PICTURES = {"first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png"}
 LEFT = {
@@ -295,8 +298,9 @@ class TestDistillation:
         frames = normal_frames(tmp_path / "frames")
         ended = run(tmp_path / "run", teacher=teacher, unlabelled=frames, teacher_flips="true", num_train_epochs=1)
         assert ended.code == 0, ended.stderr
-        one, plain = (read_results(tmp_path / name / "results.json")["run"] for name in ("run", "teacher"))
-        assert one["history"][-1]["step"] == plain["history"][-1]["step"] + 1  # 8 frames are one more batch
+        one = read_results(tmp_path / "run/results.json")["run"]
+        steps = [read_history(tmp_path / name, {})[-1]["step"] for name in ("run", "teacher")]
+        assert steps[0] == steps[1] + 1  # 8 frames are one more batch
         assert one["teacher"] == ["teacher"] and one["settings"]["unlabelled"] == "frames"
         weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "teacher")]
         assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -305,9 +309,7 @@ class TestDistillation:
         for weight in (0.001, 5):
             ended = run(tmp_path / f"{weight}", teacher=teacher, teacher_weight=weight, logging_steps=1, max_steps=1)
             assert ended.code == 0, ended.stderr
-        low, high = (
-            read_results(tmp_path / name / "results.json")["run"]["history"][0]["loss"] for name in ("0.001", "5")
-        )
+        low, high = (read_history(tmp_path / name, {})[0]["loss"] for name in ("0.001", "5"))
         assert high > low + 1  # 5 nats a pixel times a cross-entropy of about .7
 
     def test_refused(self, tmp_path):
@@ -315,3 +317,47 @@ class TestDistillation:
         assert ended.code == 1 and "unlabelled frames teach nothing by themselves: name a teacher" in ended.stderr
         ended = run(tmp_path / "run", teacher=tmp_path / "nothing")
         assert ended.code == 1 and "nothing: no folder with a config.json" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"), [("SIGINT", 130, "stopped:"), ("SIGTERM", 143, "stopped by SIGTERM:")]
+)
+def test_a_run_that_is_told_to_stop_says_so_in_one_line(tmp_path, sent, code, said):
+    ended = run(tmp_path / "run", ("after_step", 4, sent), dataloader_num_workers=1)
+    assert ended.code == code
+    assert [line for line in ended.stderr.splitlines() if line] == [f"{said} repeat the command to go on."]
+    assert run(tmp_path / "run").code == 0
+
+
+def test_a_run_that_diverges_says_at_which_step_and_keeps_its_checkpoint(tmp_path):
+    ended = run(tmp_path / "run", learning_rate=1e30, optim="sgd", max_grad_norm=0, warmup_steps=3)
+    assert_one_error(ended, "training diverged at step ")
+    assert "Lower learning_rate (it is 1e+30)" in ended.stderr
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_path_of_the_machine_is_in_no_record(tmp_path, data):
+    for number in range(12):
+        image, mask = phantom(1, number, 64)
+        Image.fromarray(image).save(data / f"images/frame{number}.jpg")
+        Image.fromarray(mask).save(data / f"masks/frame{number}.png")
+    argv = runs.arguments(tmp_path / "run", split="80/10/10", num_train_epochs=1, data=None)
+    ended = runs.finish(runs.start([*argv, f"--data={data}"]))
+    assert ended.code == 0, ended.stderr
+    text = (tmp_path / "run/results.json").read_text()
+    assert str(tmp_path) not in text and str(tmp_path.parent) not in text
+    assert json.loads(text)["run"]["settings"]["data"] == "data"
+    assert "--data data " in json.loads(text)["run"]["command"] + " "
+
+
+def test_half_precision_keeps_what_float16_cant_hold(tmp_path):
+    torch.manual_seed(0)
+    model = small_model(base_channels=4, depth=2)
+    norm = next(one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d))
+    norm.running_var[0] = 1e5
+    save_checkpoint(model, UNetImageProcessor(size=32), tmp_path, half_precision=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert [str(one.dtype) for one in stored.values()].count("torch.float32") == 1
+    loaded = UNetForSemanticSegmentation.from_pretrained(tmp_path)
+    assert max(one.running_var.max() for one in loaded.modules() if isinstance(one, torch.nn.BatchNorm2d)) == 1e5
+    assert all(one.isfinite().all() for one in loaded.state_dict().values() if one.is_floating_point())

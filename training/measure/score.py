@@ -115,12 +115,22 @@ def score(model, processor, rows, task=None, threshold=None, flips=False, crops=
             require_same_size(image, truth, row["name"])
         masks, each_logits = segment(images)
         for row, truth, mask, logits in zip(batch, truths, masks, each_logits, strict=True):
+            _require_finite(logits, row["name"])
             _add(scores, row["name"], truth, mask, _at_size(task.evidence(logits), truth.shape), task.classes)
         if crops and len(task.classes) == 1:
             scores.crops += [marked_in_crop(segment, task.labels, *pair) for pair in zip(images, truths, strict=True)]
         bar.update(len(batch))
     bar.close()
     return scores
+
+
+def _require_finite(logits, name):
+    """NaN has no bin, and no mask: where a network's weights are damaged, or it overflows in half precision."""
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"{name}: the network's logits are not finite (NaN or infinite): its weights are damaged or training "
+            "diverged, or it overflows in half precision."
+        )
 
 
 def _at_size(logits, size):

@@ -14,8 +14,8 @@ from hub_unets.training.records.drawing import BLUE, GREEN, ORANGE, VERMILLION, 
 def training_curves(log_history: list[dict], path: str | Path) -> None:
     """Draws loss, validation Dice and IoU with the best epoch marked, and learning rate against epochs.
 
-    `log_history` is the Trainer's state.log_history; a panel without a value is left out. Raises ValueError when no
-    entry has an epoch and one of loss, eval_loss and eval_dice.
+    `log_history` is the Trainer's state.log_history. Values that are None or not finite leave gaps, a panel without a
+    value is left out, and of a history without loss, eval_loss and eval_dice nothing is drawn.
     """
     keys = "loss", "eval_loss", "eval_dice", "eval_iou", "learning_rate"
     series = {key: _series(log_history, key) for key in keys}
@@ -29,10 +29,7 @@ def training_curves(log_history: list[dict], path: str | Path) -> None:
         if any(len(series[key]) for key in needs)
     ]
     if not any(len(series[key]) for key in keys[:3]):
-        raise ValueError(
-            f"log_history has no finite loss, eval_loss or eval_dice with an epoch in its {len(log_history)} entries: "
-            "pass trainer.state.log_history after training with logging_strategy 'steps' or 'epoch'"
-        )
+        return
     widths = [width for _, width in panels]
     figure = new_figure(1.5 * sum(widths), 3.6, layout="constrained")
     axes = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
@@ -65,9 +62,11 @@ def threshold_curves(
     for (name, values), colour, style in zip(scores.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=True):
         ax.plot(x, np.asarray(values, float)[order], style, color=rgb(colour), label=name, lw=2)
     y = np.asarray(dice, float)[order]
-    best = int(np.nanargmax(y))
-    _mark(ax, x[best], y[best], f"best Dice {y[best]:.3f} at {x[best]:.3g}")
-    at_chosen = f"chosen {chosen:.3g}: Dice {np.interp(chosen, x, y):.3f}"
+    at_chosen = f"chosen {chosen:.3g}"
+    if len(known := np.flatnonzero(np.isfinite(y))):
+        best = known[y[known].argmax()]
+        _mark(ax, x[best], y[best], f"best Dice {y[best]:.3f} at {x[best]:.3g}")
+        at_chosen += f": Dice {np.interp(chosen, x[known], y[known]):.3f}"
     ax.axvline(chosen, color=rgb(VERMILLION), ls=":", lw=2, label=at_chosen)
     ax.set_title("Validation scores by threshold", size=11)
     ax.set_ylabel("score (0 to 1)")
@@ -89,10 +88,11 @@ def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = 
     for ax, (group, members) in zip(axes[:, 0], groups.items(), strict=True):
         for place, row in enumerate(members):
             dice, behind = row["dice"], row["difference"] is not None and row["difference"]["low"] > 0
-            spread = [[dice["value"] - dice["low"]], [dice["high"] - dice["value"]]]
+            value, low, high = (_number(dice[key]) for key in ("value", "low", "high"))
+            spread = [[value - low], [high - value]]
             fill = "white" if behind else rgb(BLUE)
-            ax.errorbar(dice["value"], place, xerr=spread, fmt="o", color=rgb(BLUE), mfc=fill, ms=5, lw=1.2)
-            ax.plot(row["validation_dice"], place, "|", color=rgb(VERMILLION), ms=9, mew=1.8)
+            ax.errorbar(value, place, xerr=spread, fmt="o", color=rgb(BLUE), mfc=fill, ms=5, lw=1.2)
+            ax.plot(_number(row["validation_dice"]), place, "|", color=rgb(VERMILLION), ms=9, mew=1.8)
         ax.set_yticks(range(len(members)), [row["name"] for row in members], size=8)
         ax.set_ylim(len(members) - 0.4, -0.6)
         ax.set_title(group, size=9, loc="left")
@@ -110,6 +110,11 @@ def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = 
     save_figure(figure, path)
 
 
+def _number(value: float | None) -> float:
+    """NaN, which is not drawn, for a missing value."""
+    return np.nan if value is None else value
+
+
 def _series(log_history: list[dict], key: str) -> np.ndarray:
     """Finite values of `key` by epoch, float N x 2, N from 0.
 
@@ -117,7 +122,7 @@ def _series(log_history: list[dict], key: str) -> np.ndarray:
     """
     points = {}
     for entry in log_history:
-        if "epoch" in entry and np.isfinite(entry.get(key, np.nan)):
+        if "epoch" in entry and np.isfinite(_number(entry.get(key))):
             points.setdefault(entry["epoch"], entry[key])
     return np.array(list(points.items()), float).reshape(-1, 2)
 

@@ -85,9 +85,17 @@ def ranked(entries):
     many comparisons as the group has, leaves out 0.
     """
     groups = {}
-    for entry in sorted(entries, key=lambda one: (-one.validation_dice, one.name)):
+    for entry in sorted(entries, key=lambda one: (-_or_worst(one.validation_dice), one.name)):
         groups.setdefault(entry.group, []).append(entry)
     return [row for group in sorted(groups) for row in _ranked_group(groups[group])]
+
+
+def _is_missing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _or_worst(value):
+    return -1.0 if _is_missing(value) else value
 
 
 def _ranked_group(entries):
@@ -99,8 +107,12 @@ def _ranked_group(entries):
 
 
 def paired_difference(first, second, comparisons=1):
-    """Mean of first minus second over the images that both have: dict of value, low, high and `real`."""
-    names = sorted(first.keys() & second.keys())
+    """Mean of first minus second over the images that both have: dict of value, low, high and `real`; None of none."""
+    names = sorted(
+        name for name in first.keys() & second.keys() if not (_is_missing(first[name]) or _is_missing(second[name]))
+    )
+    if not names:
+        return None
     differences = np.array([first[name] - second[name] for name in names])
     count, rng = len(names), np.random.default_rng(0)
     means = np.concatenate(
@@ -175,7 +187,7 @@ def _table(rows):
 
 
 def _cell(name, value):
-    if value is None:
+    if _is_missing(value) or (isinstance(value, dict) and _is_missing(value["value"])):
         return "–"
     if name == "dice":
         return f"{value['value']:.4f} ({value['low']:.4f}–{value['high']:.4f})"
@@ -213,5 +225,5 @@ def _write_dice(path, entries):
         writer = csv.writer(file)
         writer.writerow(["name", *(entry.name for entry in entries)])
         for name in names:
-            dices = (entry.dice.get(name, math.nan) for entry in entries)
-            writer.writerow([name, *("" if math.isnan(dice) else f"{dice:.6f}" for dice in dices)])
+            dices = (entry.dice.get(name) for entry in entries)
+            writer.writerow([name, *("" if _is_missing(dice) else f"{dice:.6f}" for dice in dices)])

@@ -140,16 +140,20 @@ def pick_cases(
 ) -> tuple[list[str], list[str]]:
     """Names of `typical` images spread over the middle fifth of the Dice ranks, and of the `worst`, both ascending.
 
-    Ties go by name. With few images the middle widens, the two lists may share names, and neither is longer than
-    `names`. Raises ValueError when dice and names differ in length.
+    Ties go by name; a Dice that is None or NaN counts as the worst. With few images the middle widens, the two lists
+    may share names, and neither is longer than `names`. Raises ValueError when dice and names differ in length.
     """
     if len(dice) != len(names):
         raise ValueError(f"dice and names must be as many, got {len(dice)} and {len(names)}: pass one Dice an image")
-    ranked = [name for _, name in sorted(zip(dice, names, strict=True))]
+    ranked = [name for _, name in sorted(zip(map(_or_worst, dice), names, strict=True))]
     count, middle = min(typical, len(ranked)), (len(ranked) - 1) / 2
     reach = max(0.1 * (len(ranked) - 1), (count - 1) / 2) if count > 1 else 0  # steps of one rank or more: no repeats
     ranks = np.floor(np.linspace(middle - reach, middle + reach, count) + 0.5).astype(int)
     return [ranked[rank] for rank in ranks], ranked[:worst]
+
+
+def _or_worst(dice: float | None) -> float:
+    return -1.0 if dice is None or np.isnan(dice) else dice
 
 
 def _check_picture(name: str, image: np.ndarray, **masks: np.ndarray) -> None:
@@ -193,7 +197,8 @@ def _draw_case(row: np.ndarray, case: dict) -> None:
 def _row_label(case: dict) -> str:
     name = str(case["name"])
     short = name if len(name) <= 16 else f"{name[:8]}…{name[-7:]}"
-    return f"{short}\nDice {case['dice']:.3f}"
+    dice = case["dice"]
+    return f"{short}\nDice {'–' if dice is None or np.isnan(dice) else f'{dice:.3f}'}"
 
 
 def _legend_rows(cases: Sequence[dict], class_names: dict[int, str]) -> dict[str, dict[str, Sequence[int]]]:

@@ -178,7 +178,7 @@ def test_settings_that_cant_be_written_leave_no_lock(tmp_path):
 
 
 def test_second_run_into_a_folder_is_refused_and_the_first_ends_well(tmp_path):
-    first = start(runs.arguments(tmp_path / "run", **EPOCHS), moment=("after_step", 2, "stop"))
+    first = start(runs.arguments(tmp_path / "run", **EPOCHS), moment=("after_step", 2, "SIGSTOP"))
     assert runs.finish(first).code == -19  # stopped, and holding the folder
     second = run(tmp_path / "run", **EPOCHS)
     assert one_error(second).endswith("/run is in use by another run: wait for it, or choose another.")

@@ -144,10 +144,20 @@ def test_training_curves_of_a_single_entry(tmp_path, log):
     read(tmp_path / "curves.png")
 
 
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_training_curves_leave_a_gap_where_a_value_is_missing(tmp_path, drawn, missing):
+    log = train_log(3) + eval_log([0.2, 0.9, 0.4])
+    log[1] |= {"loss": missing}
+    log[4] |= {"eval_loss": missing, "eval_dice": missing, "eval_iou": missing}
+    curves.training_curves(log, tmp_path / "curves.png")
+    read(tmp_path / "curves.png")
+    assert drawn[0].axes[0].lines[0].get_xdata().tolist() == [1.0, 3.0]
+    assert "best Dice 0.400, epoch 3" in texts(drawn[0])
+
+
 @pytest.mark.parametrize("log", [[], [{"epoch": 1.0, "learning_rate": 0.1}], [{"loss": math.nan, "epoch": 1.0}]])
 def test_training_curves_of_nothing(tmp_path, log):
-    with pytest.raises(ValueError, match="log_history has no finite loss, eval_loss or eval_dice"):
-        curves.training_curves(log, tmp_path / "curves.png")
+    curves.training_curves(log, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -182,6 +192,15 @@ def test_threshold_curves_mark_the_best_and_the_chosen(tmp_path, drawn):
     assert texts(drawn[0])[3:] == ["best Dice 0.900 at 0.3", "chosen 0.4: Dice 0.850"]
     assert drawn[0].axes[0].lines[0].get_xdata().tolist() == [0.1, 0.3, 0.5, 0.7]
     assert len(where(pixels, VERMILLION)) > 100
+
+
+@pytest.mark.parametrize(
+    ("dice", "said"),
+    [([0.4, None, 0.9], ["best Dice 0.900 at 0.5", "chosen 0.3: Dice 0.650"]), ([None] * 3, ["chosen 0.3"])],
+)
+def test_threshold_curves_with_missing_values(tmp_path, drawn, dice, said):
+    curves.threshold_curves([0.1, 0.3, 0.5], dice, [0.9, math.nan, 0.9], [None] * 3, tmp_path / "t.png", 0.3)
+    assert texts(drawn[0])[3:] == said
 
 
 def test_threshold_curves_name_what_is_wrong(tmp_path):
@@ -307,6 +326,13 @@ def test_pick_cases_settles_ties_by_name_whatever_the_order():
     assert pictures.pick_cases([0.5] * 4, names, 2, 2) == (["b", "c"], ["a", "b"])
 
 
+def test_a_missing_dice_is_among_the_worst_and_has_a_dash(tmp_path):
+    assert pictures.pick_cases([0.5, None, 0.0, math.nan], list("abcd"), 1, 3)[1] == ["b", "d", "c"]
+    for dice in (None, math.nan):
+        pictures.prediction_grid([case(mask(), mask(), dice=dice)], tmp_path / "grid.png", "A title")
+        assert "–" in pictures._row_label({"name": "a", "dice": dice})
+
+
 def test_pick_cases_wants_one_dice_a_name():
     with pytest.raises(ValueError, match="got 2 and 1"):
         pictures.pick_cases([0.1, 0.2], ["a"])
@@ -327,3 +353,10 @@ def test_leaderboard_opens_the_dots_that_are_really_behind(tmp_path, drawn):
     assert labels == [["first", "behind", "alike"], ["other"]]
     dots = [line.get_markerfacecolor() for line in panels[0].lines if line.get_marker() == "o"]
     assert [colour == "white" for colour in dots] == [False, True, False]
+
+
+def test_leaderboard_of_missing_values(tmp_path):
+    dice = {"value": None, "low": None, "high": math.nan}
+    row = {"name": "a", "group": "x", "validation_dice": None, "dice": dice, "difference": None}
+    curves.leaderboard([row], tmp_path / "board.png", "A title")
+    assert Image.open(tmp_path / "board.png").width > 400

@@ -1,6 +1,7 @@
 """Ranks, groups and paired differences, and the files that show them."""
 
 import csv
+import math
 
 import numpy as np
 import pytest
@@ -136,3 +137,16 @@ def test_page_without_a_finished_trial(tmp_path):
     write_leaderboard(tmp_path, [], "Empty", [], [("d", "no memory")])
     assert "no memory" in (tmp_path / "leaderboard.md").read_text("utf-8")
     assert not (tmp_path / "leaderboard.png").exists()
+
+
+def test_missing_values_have_a_dash_and_rank_last(tmp_path):
+    lost = entry("a", 0.7, 0.7)
+    lost.results["metrics"]["validation"]["per_image"]["dice"]["value"] = None
+    lost.results["metrics"]["test"]["per_image"]["dice"] = dict.fromkeys(("value", "low", "high"))
+    lost.results["metrics"]["test"]["loss"]["value"] = math.nan
+    lost.dice = dict.fromkeys(lost.dice)
+    write_leaderboard(tmp_path, [lost, entry("b", 0.1, 0.8)], "A title", [])
+    page = (tmp_path / "leaderboard.md").read_text("utf-8")
+    assert "| 1 | b |" in page and "| 2 | a | – | – | – |" in page and "nan" not in page
+    with (tmp_path / "test_dice.csv").open(newline="") as file:
+        assert {row["a"] for row in csv.DictReader(file)} == {""}
