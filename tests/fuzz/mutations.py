@@ -98,7 +98,7 @@ def mutate_folder(rng, folder, most=3):
             file.unlink()
         elif kind == 1:
             file.write_bytes(mutated_bytes(rng, file.read_bytes()))
-        elif kind == 2:
+        elif kind == 2 and not beside.exists():
             file.rename(beside)
         elif kind == 3 and not beside.exists():
             os.mkfifo(beside)

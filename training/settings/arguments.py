@@ -218,6 +218,7 @@ def parse(argv=None):
         del given[name], overrides[name]
     given |= overrides
     _refuse_unknown(given, parser)
+    _refuse_several_values(given, parser)
     with about_input():
         arguments, namespace = parser.parse_args_into_dataclasses(
             [text for name, texts in given.items() if texts is not None for text in _as_options(name, texts)]
@@ -324,6 +325,12 @@ def _refuse_unknown(given, parser):
                 f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?"
                 + (f" There are {', '.join(beside)}." if beside else "")
             )
+
+
+def _refuse_several_values(given, parser):
+    for name, texts in given.items():
+        if texts and len(texts) > 1 and parser._option_string_actions[name].nargs not in ("+", "*"):
+            parser.error(f"{name.removeprefix('--')} takes one value, got {' '.join(texts)[:80]}")
 
 
 def _refuse_wrong_types(model, config_class, parser):

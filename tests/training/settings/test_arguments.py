@@ -258,6 +258,7 @@ class TestWrongValues:
             (["--image_mean", "0.5", "x", "0.5"], "argument --image_mean.*: invalid float value: 'x'"),
             (["--lr_scheduler_type", "cosin"], "argument --lr_scheduler_type.*: invalid choice: 'cosin'"),
             (["--check_data", "perhaps"], "argument --check_data.*perhaps"),
+            (["--learning_rate", "1", "2"], "learning_rate takes one value, got 1 2"),
             (["--variant"], "argument --variant: expected one argument"),
             (["--model.depth", "deep"], "model.depth must be of type int, got 'deep'"),
             (["--model.depth", "2.5"], "model.depth must be of type int, got 2.5"),
