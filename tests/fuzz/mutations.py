@@ -49,7 +49,7 @@ def mutated_text(rng, text):
     """The text in UTF-8 with bytes changed, or in another encoding."""
     if rng.random() < 0.1:
         return text.encode(pick(rng, ["utf-8-sig", "utf-16", "utf-32", "latin-1", "cp037"]), errors="replace")
-    return mutated_bytes(rng, text.encode())
+    return mutated_bytes(rng, text.encode(errors="replace"))
 
 
 def mutated_value(rng, value, values=VALUES, most=2):

@@ -346,6 +346,8 @@ def _refuse_wrong_model(model, config_class):
     """Refuses fields that describe no network, or one that no machine holds."""
     limits = {"depth": DEEPEST, "num_labels": MOST_LABELS, "position_grid": 256}
     for name, value in model.items():
+        if isinstance(value, list) and not all(type(number) is int for number in value):
+            raise UserError(f"model.{name} must list whole numbers, got {repr(value)[:80]}.")
         for number in value if isinstance(value, list) else [value]:
             limit = limits.get(name, DEEPEST if name.endswith("layers") else WIDEST)
             if isinstance(number, int | float) and not number <= limit:  # NaN, too

@@ -327,6 +327,7 @@ class TestAbsurdRecipes:
             ("model: {base_channels: 1000000000}", "model.base_channels must be at most 8192, got 1000000000"),
             ("model: {decoder_channels: [16, 100000, 8, 4]}", "model.decoder_channels must be at most 8192, got"),
             ("model: {decoder_channels: true}", "can't be described by model.decoder_channels=True"),
+            ("model: {decoder_channels: [16, null]}", "model.decoder_channels must list whole numbers, got"),
             ("model: {num_labels: 256}", "model.num_labels must be at most 255, got 256"),
             ("{variant: transunet, model: {num_hidden_layers: 65}}", "model.num_hidden_layers must be at most 64"),
             ("image_size: 1000000000", "image_size must lie between 1 and 16384, got 1000000000"),
