@@ -109,7 +109,7 @@ def _write_pairs(folder, parts=("",), count=3):
                 (folder / part / kind / f"{part}{index}.png").write_bytes(content + noise)
 
 
-def _read_source(data, name):
+def _read_source(data):
     """Loads, splits and checks a source as `--check_data` does; every bad pair is named."""
     source = load_source(str(data))
     rows, partition = make_partition(source, "all")
@@ -124,7 +124,7 @@ def folders(folder, rng):
     data = folder / "set"
     _write_pairs(data, pick(rng, [("",), ("train", "test"), ("train", "val", "odd")]))
     mutate_folder(rng, data)
-    return "set", lambda: _read_source(data, "set")
+    return "set", lambda: _read_source(data)
 
 
 @entry(20)
@@ -149,7 +149,7 @@ def zips(folder, rng):
             archive.writestr(odd, b"x")
     if not odd or rng.random() < 0.5:
         path.write_bytes(mutated_bytes(rng, path.read_bytes(), most=2))
-    return "set", lambda: _read_source(path, "set")
+    return "set", lambda: _read_source(path)
 
 
 COCO = {
@@ -173,7 +173,7 @@ def coco(folder, rng):
         path.write_bytes(mutated_text(rng, json.dumps(COCO)))
     else:
         path.write_text(json.dumps(mutated_value(rng, COCO)))
-    return "set.json", lambda: _read_source(path, "set.json")
+    return "set.json", lambda: _read_source(path)
 
 
 ROWS = [{"file_name": f"images/{n}.png", "mask_file_name": f"masks/{n}.png", "age": n} for n in range(3)]
@@ -189,7 +189,7 @@ def metadata(folder, rng):
         lines = [",".join(ROWS[0])] + [",".join(str(value) for value in row.values()) for row in mutated_rows(rng)]
         name, text = "metadata.csv", "\n".join(lines)
     (data / name).write_bytes(mutated_text(rng, text) if rng.random() < 0.6 else text.encode(errors="replace"))
-    return "set", lambda: _read_source(data, "set")
+    return "set", lambda: _read_source(data)
 
 
 def mutated_rows(rng):
@@ -210,7 +210,7 @@ def tables(folder, rng):
     if not path.exists():
         datasets.Dataset.from_dict(columns).to_parquet(path)
         path.write_bytes(mutated_bytes(rng, path.read_bytes()))
-    return "set.parquet", lambda: _read_source(path, "set.parquet")
+    return ["set.parquet", "0.png", "1.png", "2.png"], lambda: _read_source(path)
 
 
 RECIPE = {

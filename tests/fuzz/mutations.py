@@ -49,7 +49,7 @@ def mutated_text(rng, text):
     """The text in UTF-8 with bytes changed, or in another encoding."""
     if rng.random() < 0.1:
         return text.encode(pick(rng, ["utf-8-sig", "utf-16", "utf-32", "latin-1", "cp037"]), errors="replace")
-    return mutated_bytes(rng, text.encode())
+    return mutated_bytes(rng, text.encode(errors="replace"))
 
 
 def mutated_value(rng, value, values=VALUES, most=2):
@@ -98,7 +98,7 @@ def mutate_folder(rng, folder, most=3):
             file.unlink()
         elif kind == 1:
             file.write_bytes(mutated_bytes(rng, file.read_bytes()))
-        elif kind == 2:
+        elif kind == 2 and not beside.exists():
             file.rename(beside)
         elif kind == 3 and not beside.exists():
             os.mkfifo(beside)

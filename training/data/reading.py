@@ -45,8 +45,9 @@ def file_digest(value: dict) -> str:
     """The sha256, in hex, of the stored file {"bytes", "path"}. Raises UserError where it can't be read."""
     try:
         return hashlib.sha256(_stored(value).read()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{value['path']}: can't be read ({error.strerror}): replace the file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file has
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{value['path']}: can't be read ({reason}): replace the file") from error
 
 
 def read_image(value: dict, name: str) -> Image.Image:

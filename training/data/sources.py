@@ -211,7 +211,7 @@ def _say_unlisted(where: Path, folders: list[Path], parts: dict[str, datasets.Da
     """Names the images in `folders` that no row has for its image or mask."""
     columns = [rows.data.column(column) for rows in parts.values() for column in ("image", "annotation")]
     paths = [pyarrow.compute.struct_field(column, "path").to_pylist() for column in columns]
-    listed = {os.path.realpath(path) for column in paths for path in column if path}
+    listed = {os.path.realpath(path) for column in paths for path in column if path and "\0" not in path}
     files = {file for folder in folders for file in image_files(folder)[0]}
     unlisted = [file.name for file in files if os.path.realpath(file) not in listed]
     say_left_out(where, unlisted, "images that are not listed")

@@ -254,6 +254,7 @@ def parse(argv=None):
         del given[name], overrides[name]
     given |= overrides
     _refuse_unknown(given, parser)
+    _refuse_several_values(given, parser)
     with about_input():
         arguments, namespace = parser.parse_args_into_dataclasses(
             [text for name, texts in given.items() if texts is not None for text in _as_options(name, texts)]
@@ -363,6 +364,12 @@ def _refuse_unknown(given, parser):
             )
 
 
+def _refuse_several_values(given, parser):
+    for name, texts in given.items():
+        if texts and len(texts) > 1 and parser._option_string_actions[name].nargs not in ("+", "*"):
+            parser.error(f"{name.removeprefix('--')} takes one value, got {' '.join(texts)[:80]}")
+
+
 def _refuse_wrong_types(model, config_class, parser):
     """A config field whose default is a number, a truth value or a text takes no other; the config checks the rest."""
     defaults = config_fields(config_class)
@@ -376,6 +383,8 @@ def _refuse_wrong_model(model, config_class):
     """Refuses fields that describe no network, or one that no machine holds."""
     limits = {"depth": DEEPEST, "num_labels": MOST_LABELS, "position_grid": 256}
     for name, value in model.items():
+        if isinstance(value, list) and not all(type(number) is int for number in value):
+            raise UserError(f"model.{name} must list whole numbers, got {repr(value)[:80]}.")
         for number in value if isinstance(value, list) else [value]:
             limit = limits.get(name, DEEPEST if name.endswith("layers") else WIDEST)
             if isinstance(number, int | float) and not number <= limit:  # NaN, too

@@ -224,6 +224,15 @@ class TestNothingVanishes:
         assert_rows(load_source(str(folder))["all"], ["a"])
         assert "left out 4 images that are not listed: b.jpg, b.png, c.jpg and 1 more" in capsys.readouterr().err
 
+    def test_metadata_with_a_name_that_no_file_has(self, tmp_path):
+        folder = write_pairs(tmp_path / "set", images=".", masks="outlines")
+        (folder / "metadata.csv").write_text("file_name,mask_file_name\na.jpg,outlines/a\0.png\n")
+        (row,) = load_source(str(folder))["all"]
+        with pytest.raises(UserError, match="^a .*not a readable image"):
+            read_pair(row)
+        with pytest.raises(UserError, match="can't be read"):
+            file_digest(row["annotation"])
+
     def test_images_that_coco_does_not_list(self, tmp_path, capsys):
         for name in ("a.png", "b.png", "c.png"):
             write_image(tmp_path / "set/images" / name)
