@@ -1,7 +1,6 @@
 """Configuration of the U-Net (Ronneberger et al. 2015): every field that all variants share."""
 
-from transformers import PretrainedConfig
-from transformers.utils import logging
+from transformers import PretrainedConfig, logging
 
 logger = logging.get_logger(__name__)
 
