@@ -1,8 +1,8 @@
 """Configuration of the U-Net (Ronneberger et al. 2015): every field that all variants share."""
 
-from transformers import PretrainedConfig, logging
+import warnings
 
-logger = logging.get_logger(__name__)
+from transformers import PretrainedConfig
 
 
 class UNetConfig(PretrainedConfig):
@@ -130,7 +130,9 @@ def fitting_names(id2label, num_labels):
     """`id2label`, or LABEL_0, LABEL_1, ... where it does not have `num_labels` names, as transformers does it."""
     if num_labels is None or len(id2label) == num_labels:
         return id2label
-    logger.warning(f"id2label has not num_labels={num_labels} names: {id2label!r}; they become LABEL_0, LABEL_1, ...")
+    warnings.warn(
+        f"id2label has not num_labels={num_labels} names: {id2label!r}; they become LABEL_0, ...", stacklevel=3
+    )
     return {label: f"LABEL_{label}" for label in range(num_labels)}
 
 

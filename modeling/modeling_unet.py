@@ -111,8 +111,9 @@ class UNetPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             initialize(module.weight, nn.init.ones_)
             initialize(getattr(module, "running_var", None), nn.init.ones_)
-        for name in ("bias", "running_mean", "num_batches_tracked"):
-            initialize(getattr(module, name, None), nn.init.zeros_)
+        initialize(getattr(module, "bias", None), nn.init.zeros_)
+        initialize(getattr(module, "running_mean", None), nn.init.zeros_)
+        initialize(getattr(module, "num_batches_tracked", None), nn.init.zeros_)
 
     def initialize_weights(self):
         """As transformers does: at construction, and when a checkpoint has been read, for all that it lacks."""

@@ -25,17 +25,20 @@ MODULES = {  # what published code may import, and what it may reach in each
         "PIL.Image": "Image Resampling fromarray open",
         "PIL.ImageOps": "exif_transpose",
         "timm": "create_model is_model list_models",
-        "torch": "FloatTensor Tensor bool cat compiler device equal from_numpy nn no_grad ones_like stack zeros",
+        "torch": "FloatTensor Tensor bool cat compiler device equal from_numpy is_grad_enabled nn no_grad ones_like "
+        "stack zeros zeros_like",
         "torch.compiler": "is_compiling",
         "torch.nn": "BatchNorm2d Conv2d ConvTranspose2d GELU Identity LayerNorm Linear MaxPool2d Module ModuleDict "
         "ModuleList Parameter ReLU Sequential init",
         "torch.nn.functional": "binary_cross_entropy_with_logits cross_entropy interpolate max_pool2d pad relu "
         "scaled_dot_product_attention",
-        "torch.nn.init": "kaiming_normal_ normal_ trunc_normal_ zeros_",
-        "torch.utils.checkpoint": "checkpoint",
+        "torch.nn.init": "kaiming_normal_ normal_ ones_ trunc_normal_ zeros_",
         "transformers": "ImageSegmentationPipeline PreTrainedModel PretrainedConfig",
         "transformers.image_processing_utils": "BaseImageProcessor BatchFeature",
+        "transformers.modeling_layers": "GradientCheckpointingLayer",
         "transformers.modeling_outputs": "SemanticSegmenterOutput",
+        "transformers.modeling_utils": "ALL_ATTENTION_FUNCTIONS",
+        "warnings": "warn",
         "typing": "NamedTuple",
     }.items()
 }
