@@ -1,9 +1,8 @@
 """Configuration of the U-Net (Ronneberger et al. 2015): every field that all variants share."""
 
-from transformers import PretrainedConfig
-from transformers.utils import logging
+import warnings
 
-logger = logging.get_logger(__name__)
+from transformers import PretrainedConfig
 
 
 class UNetConfig(PretrainedConfig):
@@ -23,6 +22,8 @@ class UNetConfig(PretrainedConfig):
         upsample: `"transpose"` (2x2 transposed convolution, halving the width) or `"bilinear"`.
         reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the 1x1 head; None builds none.
         binary_head: one logit for `id2label[1]` instead of one for each label; off unless there are two labels.
+        background_channel: zeros as the background's channel before a binary head's logit, so that `logits` are
+            (0, z) and `logits.argmax(1)` is the mask at a probability of .5; no weight changes. For a binary head.
         id2label: the name of each label from 0, `{0: "background", 1: "polyp"}`; `label2id` follows from it. If there
             are not `num_labels` of them, the names are LABEL_0, LABEL_1, ... and a warning says so.
     """
@@ -42,6 +43,7 @@ class UNetConfig(PretrainedConfig):
         upsample="transpose",
         reduction_channels=None,
         binary_head=None,
+        background_channel=False,
         **kwargs,
     ):
         num_labels, id2label = kwargs.get("num_labels"), kwargs.get("id2label")
@@ -62,6 +64,7 @@ class UNetConfig(PretrainedConfig):
         self.upsample = upsample
         self.reduction_channels = reduction_channels
         self.binary_head = self.num_labels == 2 if binary_head is None else binary_head
+        self.background_channel = background_channel
         self.check_fields()
 
     @classmethod
@@ -98,9 +101,14 @@ class UNetConfig(PretrainedConfig):
             raise ValueError(f"decoder_channels needs {self.depth} widths (depth), got {self.decoder_channels}.")
 
     @property
-    def num_logits(self):
+    def head_channels(self):
         """Channels of the head: 1 for a binary head, else one for each label."""
         return 1 if self.binary_head and self.num_labels == 2 else self.num_labels
+
+    @property
+    def num_logits(self):
+        """Channels of `logits`: the head's, and the background's before a binary head's where the config asks."""
+        return 2 if self.background_channel and self.head_channels == 1 else self.head_channels
 
     @property
     def valid_margin(self):
@@ -122,7 +130,9 @@ def fitting_names(id2label, num_labels):
     """`id2label`, or LABEL_0, LABEL_1, ... where it does not have `num_labels` names, as transformers does it."""
     if num_labels is None or len(id2label) == num_labels:
         return id2label
-    logger.warning(f"id2label has not num_labels={num_labels} names: {id2label!r}; they become LABEL_0, LABEL_1, ...")
+    warnings.warn(
+        f"id2label has not num_labels={num_labels} names: {id2label!r}; they become LABEL_0, ...", stacklevel=3
+    )
     return {label: f"LABEL_{label}" for label in range(num_labels)}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint to Hub repository: `hub-unets build CHECKPOINT OUT [--onnx]`.
+"""Checkpoint to Hub repository: `hub-unets build CHECKPOINT OUT [--onnx] [--two-channels]`.
 
 The repository holds weights, config, processor, and flat copies of just the code that the variant needs; it loads with
 `trust_remote_code=True` where this project is not installed. Two builds of one checkpoint are byte-identical.
@@ -18,9 +18,12 @@ def main(argv=None):
     parser.add_argument("checkpoint", help="folder of a finished run")
     parser.add_argument("out", help="folder to write the repository to")
     parser.add_argument("--onnx", action="store_true", help=f"also write the network as {ONNX}")
+    parser.add_argument(
+        "--two-channels", action="store_true", help="logits (0, z) of a binary head, for scripts that take argmax(1)"
+    )
     arguments = parser.parse_args(argv)
     transformers.logging.disable_progress_bar()
-    build(arguments.checkpoint, arguments.out, onnx=arguments.onnx)
+    build(arguments.checkpoint, arguments.out, onnx=arguments.onnx, two_channels=arguments.two_channels)
     print(f"Repository: {arguments.out}")
     print(
         "Next: from transformers import pipeline; "

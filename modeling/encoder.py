@@ -61,8 +61,8 @@ class BackboneEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         widths, strides, self.channels_last = probe_backbone(config.backbone, config.num_channels)
-        self.create_backbone = functools.partial(create_backbone, config.backbone, config.num_channels)
-        self.backbone = self.create_backbone()
+        self.config = config
+        self.backbone = create_backbone(config.backbone, config.num_channels)
         self.lacks_values = any(parameter.is_meta for parameter in self.backbone.parameters())
         for module in self.backbone.modules():
             module.keeps_own_init = True  # read by _init_weights
@@ -90,7 +90,7 @@ class BackboneEncoder(nn.Module):
         if not missing or any(tensor.is_meta for tensor in missing.values()):
             return
         with torch.device("cpu"):
-            first = self.create_backbone().state_dict()
+            first = create_backbone(self.config.backbone, self.config.num_channels).state_dict()
         for name, tensor in missing.items():
             tensor.copy_(first[name])
         self.lacks_values = False

@@ -79,7 +79,7 @@ class UNetHead(nn.Module):
         super().__init__()
         reduced = config.reduction_channels
         self.reduction = ConvNormReLU(in_channels, reduced) if reduced else nn.Identity()
-        self.classifier = nn.Conv2d(reduced or in_channels, config.num_logits, 1)
+        self.classifier = nn.Conv2d(reduced or in_channels, config.head_channels, 1)
 
     def forward(self, features):
         return self.classifier(self.reduction(features))
@@ -111,8 +111,9 @@ class UNetPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             initialize(module.weight, nn.init.ones_)
             initialize(getattr(module, "running_var", None), nn.init.ones_)
-        for name in ("bias", "running_mean", "num_batches_tracked"):
-            initialize(getattr(module, name, None), nn.init.zeros_)
+        initialize(getattr(module, "bias", None), nn.init.zeros_)
+        initialize(getattr(module, "running_mean", None), nn.init.zeros_)
+        initialize(getattr(module, "num_batches_tracked", None), nn.init.zeros_)
 
     def initialize_weights(self):
         """As transformers does: at construction, and when a checkpoint has been read, for all that it lacks."""
@@ -187,8 +188,11 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             logits, *auxiliary = (
                 one[..., : pixel_values.shape[-2], : pixel_values.shape[-1]] for one in (logits, *auxiliary)
             )
+        loss = None if labels is None else self._loss([logits, *auxiliary], labels)
+        if config.num_logits > config.head_channels:
+            logits, *auxiliary = (torch.cat([torch.zeros_like(one), one], dim=1) for one in (logits, *auxiliary))
         output = UNetOutput(
-            loss=None if labels is None else self._loss([logits, *auxiliary], labels),
+            loss=loss,
             logits=logits,
             hidden_states=tuple(level for level in features if level is not None) if output_hidden_states else None,
             attentions=decoded.attentions if output_attentions else None,

@@ -59,7 +59,7 @@ class UNet3PlusDecoder(nn.Module):
         self.out_channels = channels[0]
         supervised = range(1, self.depth + 1) if config.deep_supervision else ()
         self.auxiliary_heads = nn.ModuleList(
-            nn.Conv2d(channels[level], config.num_logits, 3, padding=1) for level in supervised
+            nn.Conv2d(channels[level], config.head_channels, 3, padding=1) for level in supervised
         )
 
     def forward(self, features):

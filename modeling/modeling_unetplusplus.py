@@ -41,7 +41,7 @@ class UNetPlusPlusDecoder(nn.Module):
         self.out_channels = widths[0]
         columns = self.depth - self.first_skip - 1 if config.deep_supervision else 0
         self.auxiliary_heads = nn.ModuleList(
-            nn.Conv2d(widths[self.first_skip], config.num_logits, 1) for _ in range(columns)
+            nn.Conv2d(widths[self.first_skip], config.head_channels, 1) for _ in range(columns)
         )
 
     def _order(self):

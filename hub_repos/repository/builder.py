@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 PICTURES = ("first_batch.png", "curves.png", "thresholds.png", "reliability.png", "typical.png", "worst.png")
 
 
-def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=False):
+def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=False, two_channels=False):
     """Write the repository of a run's folder.
 
     Args:
@@ -31,6 +31,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
         standing: the trial's Standing in a sweep, for results.json and card.
         onnx: also write the network as model.onnx, which needs the extra `export`.
+        two_channels: a binary head's logits are (0, z), for scripts that take `argmax(1)` of them.
 
     Raises:
         UserError: a file is missing or does not fit, or `out` holds something else.
@@ -50,7 +51,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         )
     config_class, model_class = read_variant(checkpoint)
     with replaced(out, is_build, "build") as staged:
-        save_model(checkpoint, staged, config_class, model_class)
+        save_model(checkpoint, staged, config_class, model_class, two_channels)
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
@@ -71,9 +72,16 @@ def is_build(folder):
     return config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
 
 
-def save_model(checkpoint, folder, config_class, model_class):
-    """Weights, config with every Auto class and the pipeline, and the processor."""
+def save_model(checkpoint, folder, config_class, model_class, two_channels=False):
+    """Weights, config with every Auto class and the pipeline, and the processor.
+
+    Raises:
+        UserError: two channels are asked for, and the head is not binary.
+    """
     model = load_weights(model_class, checkpoint)
+    if two_channels and not model.config.binary_head:
+        raise UserError(f"two_channels is for a binary head; {checkpoint} has a logit for each label: leave it out.")
+    model.config.background_channel |= two_channels
     for field, value in remote_code(config_class, model_class).items():
         setattr(model.config, field, value)
     model.save_pretrained(folder)

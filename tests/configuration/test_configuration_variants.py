@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from tests.variants import VARIANTS, config_class, each_encoder, each_variant, model_class, small_config
 
@@ -88,3 +89,9 @@ def fields_read(variant):
             and ast.unparse(node.value).split(".")[-1] in owners
         }
     return names
+
+
+@each_variant
+def test_transformers_has_no_model_of_that_name(variant):
+    """With one, a load without trust_remote_code would take it in silence: `make test-newest` tells of it in time."""
+    assert variant not in CONFIG_MAPPING_NAMES

@@ -10,14 +10,18 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hub_unets.hub_repos.checks.figures import snippets
 from hub_unets.hub_repos.repository import code
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
 from hub_unets.hub_repos.repository.code import code_files, copy_code, flatten
+from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.records.results import check_results
 from tests.variants import VARIANTS
@@ -274,3 +278,32 @@ def test_the_base_model_is_the_checkpoint_on_the_hub_that_a_run_started_from(che
     results["run"]["started_from"] = None  # a folder
     assert base_model(results, {"backbone": "resnet50"}) is None
     assert "started from" not in render_card(tmp_path / "out", results)
+
+
+def test_two_channels_let_argmax_find_the_mask(checkpoint, three_class_checkpoint, repository, tmp_path):
+    built = tmp_path / "built"
+    build(checkpoint, built, two_channels=True)
+    assert (built / "model.safetensors").read_bytes() == (repository / "model.safetensors").read_bytes()
+    assert "`logits` are (0, z)" in (built / "README.md").read_text()
+    assert "(logits[0, 1].sigmoid() > " in (built / "README.md").read_text()
+    assert "`background_channel=True`" in (repository / "README.md").read_text()
+    one = find_variant("unet")[1].from_pretrained(repository).eval()
+    two = find_variant("unet")[1].from_pretrained(built).eval()
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        logits = one(pixels).logits
+        assert torch.equal(two(pixels).logits, torch.cat([torch.zeros_like(logits), logits], dim=1))
+    with pytest.raises(UserError, match="two_channels is for a binary head"):
+        build(three_class_checkpoint, tmp_path / "refused", two_channels=True)
+
+
+def test_the_repositorys_code_wins_over_a_model_of_that_name_in_transformers(repository, modules_cache, monkeypatch):
+    class NativeConfig(PretrainedConfig):
+        model_type = "unet"
+
+    NativeConfig.__module__ = "transformers.models.unet.configuration_unet"
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "unet", NativeConfig)
+    assert type(AutoConfig.from_pretrained(repository, trust_remote_code=False)) is NativeConfig
+    model = AutoModel.from_pretrained(repository, trust_remote_code=True)
+    assert type(model).__name__ == "UNetForSemanticSegmentation"
+    assert type(model.config).__name__ == "UNetConfig"

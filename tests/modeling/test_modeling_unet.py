@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from hub_unets.configuration.configuration_unet import UNetConfig
 from hub_unets.modeling.layers import center_crop, concat_skip
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation, segmentation_loss
-from tests.variants import shared_model, small_model
+from tests.variants import shared_model, small_config, small_model
 
 
 def test_the_network_of_2015():
@@ -256,3 +256,32 @@ def test_batch_norm_starts_as_the_identity():
     for norm in norms:
         assert (norm.weight == 1).all() and not norm.bias.any()
         assert (norm.running_var == 1).all() and not norm.running_mean.any()
+
+
+# the background's channel
+
+
+@pytest.mark.parametrize("variant", ["unet", "unetplusplus"])
+def test_a_channel_for_the_background_changes_neither_weights_nor_loss(variant, tmp_path):
+    fields = {"deep_supervision": True} if variant == "unetplusplus" else {}
+    one = small_model(variant, **fields)
+    one.save_pretrained(tmp_path)
+    two, info = type(one).from_pretrained(tmp_path, background_channel=True, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert (two.config.num_logits, one.config.num_logits) == (2, 1)
+    pixels, labels = torch.rand(2, 3, 33, 47), torch.randint(0, 2, (2, 33, 47))
+    of_one, of_two = one.train()(pixels, labels=labels), two.train()(pixels, labels=labels)
+    assert torch.equal(of_two.loss, of_one.loss)
+    assert len(of_two.auxiliary_logits or ()) == len(of_one.auxiliary_logits or ())
+    for single, double in zip(
+        (of_one.logits, *(of_one.auxiliary_logits or ())),
+        (of_two.logits, *(of_two.auxiliary_logits or ())),
+        strict=True,
+    ):
+        assert torch.equal(double, torch.cat([torch.zeros_like(single), single], dim=1))
+    assert torch.equal(of_two.logits.argmax(dim=1), (of_one.logits[:, 0] > 0).long())
+    torch.testing.assert_close(F.cross_entropy(of_two.logits, labels), segmentation_loss(of_one.logits, labels))
+
+
+def test_more_labels_leave_no_channel_to_add():
+    assert small_config(num_labels=3, background_channel=True).num_logits == 3

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from hub_unets.modeling.modeling_unet import segmentation_loss
 from hub_unets.training.data.reading import IGNORE, read_image, require_same_size
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
 from hub_unets.training.measure.false_alarms import marked_in_crop, summarize_crops
 from hub_unets.training.measure.metrics import (
