@@ -1,6 +1,7 @@
 """One process and two: the same weights; and accelerate's launcher, for real."""
 
 import functools
+import json
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,6 +11,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
+from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.samples import EvaluationSamples, cached_samples, collate
+from hub_unets.training.data.sources import load_source
+from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.records.results import read_results
 from tests.training import runs
 from tests.training.runs import run, run_in_two_processes, scratch
@@ -56,7 +63,7 @@ def test_two_processes_with_accumulation_end_with_the_same_weights(tmp_path, siz
 DISTRIBUTED = {
     "ddp_find_unused_parameters": "false",
     "ddp_bucket_cap_mb": 5,
-    "ddp_broadcast_buffers": "true",
+    "ddp_broadcast_buffers": "false",
     "ddp_static_graph": "true",
     "ddp_backend": "gloo",
     "ddp_timeout": 120,
@@ -67,15 +74,33 @@ DISTRIBUTED = {
 @pytest.mark.parametrize("options", [{"ema_decay": 0.5}, DISTRIBUTED], ids=["averaged", "plain"])
 def test_two_processes_validate_the_network_that_they_save(tmp_path, options):
     """Batch norm's statistics differ between processes; the first one's are saved."""
-    settings = {**SETTINGS, "model.batch_norm": "true", "per_device_train_batch_size": 2, "learning_rate": 0.05}
-    settings |= {"data": "phantoms?count=40&size=64&seed=0", "per_device_eval_batch_size": 1}
-    known = {one.name for one in fields(TrainingArguments)}
-    options = {name: value for name, value in options.items() if name in known or name == "ema_decay"}
-    ended = run_in_two_processes(tmp_path, num_train_epochs=1, **settings, **options)
+    data = "phantoms?count=40&size=64&seed=0"
+    settings = {**SETTINGS, "model.batch_norm": "true", "data": data, "per_device_eval_batch_size": 1}
+    known = {one.name for one in fields(TrainingArguments)} | {"ema_decay"}
+    options = {name: value for name, value in options.items() if name in known}
+    ended = run_in_two_processes(
+        tmp_path / "run", num_train_epochs=1, per_device_train_batch_size=2, **settings, **options
+    )
     assert [one.code for one in ended] == [0, 0], ended
-    results = read_results(tmp_path / "results.json")
+    results = read_results(tmp_path / "run/results.json")
     scored = results["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert results["run"]["best"]["dice"] == pytest.approx(scored, abs=1e-6)
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    (found,) = [one["eval_loss"] for one in history if "eval_loss" in one]
+    assert found == pytest.approx(validation_loss(tmp_path / "run", data, tmp_path), rel=1e-5)
+
+
+def validation_loss(folder, data, cache):
+    """The mean loss of the saved network over the validation images, as they are validated in training."""
+    rows, partition = make_partition(load_source(data, None, None, None), "own", 42)
+    processor = UNetImageProcessor.from_pretrained(folder)
+    samples = cached_samples(rows, partition.digests, processor, 2, cache).select(partition.validation)
+    model, loss = UNetForSemanticSegmentation.from_pretrained(folder).eval(), WeightedSum({"bce": 1, "dice": 1})
+    items = [collate([item]) for item in map(EvaluationSamples(samples, processor).__getitem__, range(len(samples)))]
+    with torch.no_grad():
+        losses = [loss(model(item["pixel_values"]).logits, item["labels"]) for item in items]
+    return float(torch.cat(losses).mean())
 
 
 def launch(output_dir, **changes):

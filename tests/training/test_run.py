@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.records.drawing import GREEN
 from hub_unets.training.records.results import read_history, read_results
-from hub_unets.training.run import save_checkpoint
+from hub_unets.training.run import log_scoring, save_checkpoint
 from tests.training import runs
 from tests.training.runs import run
 from tests.variants import small_model
@@ -361,3 +362,10 @@ def test_half_precision_keeps_what_float16_cant_hold(tmp_path):
     loaded = UNetForSemanticSegmentation.from_pretrained(tmp_path)
     assert max(one.running_var.max() for one in loaded.modules() if isinstance(one, torch.nn.BatchNorm2d)) == 1e5
     assert all(one.isfinite().all() for one in loaded.state_dict().values() if one.is_floating_point())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_at_the_log_of_scorings_is_named(tmp_path):
+    (tmp_path / "scorings.log").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"scorings.log can't be written \(No space left on device\); .* make room"):
+        log_scoring(tmp_path, "test", 5)
