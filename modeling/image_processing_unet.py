@@ -345,4 +345,6 @@ def _of_every_label(logits):
 
 
 def _logits(outputs):
-    return (outputs if isinstance(outputs, torch.Tensor) else outputs["logits"]).detach()
+    """Logits B x C x h x w; two channels as one, the log-odds of the second, which `mask_threshold` is for."""
+    logits = (outputs if isinstance(outputs, torch.Tensor) else outputs["logits"]).detach()
+    return logits[:, 1:] - logits[:, :1] if logits.shape[1] == 2 else logits

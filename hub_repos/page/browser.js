@@ -121,6 +121,13 @@ function reflected(index, length) {
   return positive < length ? positive : 2 * length - 2 - positive;
 }
 
+// Logits of two channels as one, the log-odds of the second: {data, dims}.
+export function logOdds(data, dims) {
+  if (dims[1] !== 2) return { data, dims };
+  const count = data.length / 2;
+  return { data: Float32Array.from({ length: count }, (_, i) => data[count + i] - data[i]), dims: [dims[0], 1, ...dims.slice(2)] };
+}
+
 // Logits C x h x w, interpolated (bilinear) to C x height x width.
 export function upsample(logits, [channels, h, w], height, width) {
   return interpolated(interpolated(logits, channels * h, w, 1, width), channels, h, width, height);
@@ -261,8 +268,8 @@ async function show(file) {
   const prepared = now();
   const { logits } = await state.session.run({ pixel_values: new ort.Tensor("float32", data, dims) });
   const inferred = now();
-  const [, channels, ...size] = logits.dims;
-  state.logits = upsample(logits.data, [channels, ...size], image.height, image.width);
+  const { data: evidence, dims: [, channels, ...size] } = logOdds(logits.data, logits.dims);
+  state.logits = upsample(evidence, [channels, ...size], image.height, image.width);
   Object.assign(state, { image, channels, name: (file.name || "pasted").replace(/\.[^.]*$/, "") });
   byId("binary").hidden = channels > 1;
   byId("result").hidden = false;

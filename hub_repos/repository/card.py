@@ -154,7 +154,7 @@ def is_phantoms(results):
 
 def title(results, config):
     """What a model is: its variant, its encoder, and the data that it was trained on."""
-    variant = find_variant(config["model_type"])[1].__name__.removesuffix("ForSemanticSegmentation")
+    variant = find_variant(results["run"]["model_type"])[1].__name__.removesuffix("ForSemanticSegmentation")
     encoder = f" on {config['backbone']}" if config.get("backbone") else ""
     return f"{variant}{encoder}, trained on {dataset_name(results)}"
 

@@ -72,7 +72,9 @@ def to_onnx(model):
     """
     import onnx
 
-    traced = io.BytesIO()
+    traced, attention = io.BytesIO(), model.config._attn_implementation
+    if model._supports_sdpa:
+        model.set_attn_implementation("eager")  # torch traces sdpa for one number of tokens
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer says that it takes what holds at any size for a constant
         torch.onnx.export(
@@ -85,6 +87,8 @@ def to_onnx(model):
             output_names=["logits"],
             dynamic_axes=AXES,
         )
+    if model._supports_sdpa:
+        model.set_attn_implementation(attention)
     proto = onnx.load_model_from_string(traced.getvalue())
     proto.producer_name, proto.producer_version = "hub-unets", ""
     return proto.SerializeToString(deterministic=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +81,8 @@ def modules_cache(tmp_path, monkeypatch):
 
     forget()
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    others = [path for path in sys.path if not Path(path, "transformers_modules").is_dir()]  # of loads before
+    monkeypatch.setattr(sys, "path", others)
     yield
     forget()
 

@@ -19,6 +19,7 @@ from hub_unets.hub_repos.repository import code
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
 from hub_unets.hub_repos.repository.code import code_files, copy_code, flatten
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
@@ -239,6 +240,7 @@ def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
     results["run"]["gmacs"] = 12.345
     results["run"]["settings"] |= {"model.backbone": "resnet50", "learning_rate": "0.00321"}
     entry = {"epoch": 1.0, "eval_loss": None, "eval_dice": 0.4321, "eval_iou": 0.3}
+    (tmp_path / "out" / "history.csv").unlink()  # as of an older run, whose log is in its results
     results["run"]["history"] = [{"epoch": 0.5, "loss": 1.0}, *({**entry, "epoch": float(n)} for n in range(1, 21))]
     results["cost"]["latency"] = {"p50": 41.6, "p95": 77.7, "images": 20, "threads": 2}
     results["sweep"] = {"name": "family", "group": "resnet50", "place": 3, "of": 6, "collection": "me/family-1"}
@@ -293,6 +295,12 @@ def test_two_channels_let_argmax_find_the_mask(checkpoint, three_class_checkpoin
     with torch.inference_mode():
         logits = one(pixels).logits
         assert torch.equal(two(pixels).logits, torch.cat([torch.zeros_like(logits), logits], dim=1))
+        processor = UNetImageProcessor.from_pretrained(built)
+        processor.mask_threshold, processor.score_threshold = 0.45, 0.48
+        found = [processor.post_process_instance_segmentation(model(pixels)) for model in (one, two)]
+        masks = [processor.post_process_semantic_segmentation(model(pixels))[0] for model in (one, two)]
+    assert torch.equal(*masks) and 0 < masks[0].sum() < masks[0].numel()
+    assert found[0][0]["segments_info"] == found[1][0]["segments_info"] != []
     with pytest.raises(UserError, match="two_channels is for a binary head"):
         build(three_class_checkpoint, tmp_path / "refused", two_channels=True)
 

@@ -94,7 +94,7 @@ def check_load(load_isolated, checkpoint, variant, tmp_path):
 def check_resaved(repository, resaved):
     """It holds all of the model's code, and every field of the config."""
     extra = {"README.md", "handler.py", "requirements.txt"}
-    extra |= {"results.json", "per_image.csv", "manifest.json", "example.png"}
+    extra |= {"results.json", "per_image.csv", "history.csv", "manifest.json", "example.png"}
     assert {path.name for path in resaved.iterdir()} == {path.name for path in repository.iterdir()} - extra
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
     assert {**after, "transformers_version": before["transformers_version"]} == before

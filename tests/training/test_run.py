@@ -170,7 +170,7 @@ def test_empty_folder_is_named(tmp_path):
         ({"ema_decay": 2}, "ema_decay"),
         ({"boundary_width": 3}, "boundary_width=3 needs three labels (background, polyp, boundary), got num_labels=2"),
         ({"model.num_labels": 3, "boundary_width": 0}, "boundary_width must be at least 1 pixel"),
-        ({"model.num_labels": 3, "model.id2label": "{0: background, 1: polyp}"}, "id2label"),
+        ({"model.id2label": "{0: polyp, 1: polyp}"}, "id2label"),
         ({"save_total_limit": 1}, "save_total_limit"),
         ({"calibrate": "true", "model.binary_head": "false"}, "calibrate=True needs a binary head"),
         ({"split": "pranet"}, "pranet"),
