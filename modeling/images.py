@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION, TRANSPOSED = 0x0112, 5  # the EXIF tag; from 5 on it swaps width and height
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

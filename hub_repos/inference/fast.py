@@ -24,12 +24,11 @@ from torch import nn
 
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.modeling.images import orientation, to_rgb
+from hub_unets.modeling.images import TRANSPOSED, orientation, to_rgb
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.threads import usable_cores
 
 MODES = ("bf16", "openvino", "int8")
-TRANSPOSED = 5  # from this EXIF orientation on width and height are swapped
 GAP = 2  # a reduced JPEG's sides over the network's, at least: closer, masks change
 
 

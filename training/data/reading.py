@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
-from hub_unets.modeling.images import to_rgb
-from hub_unets.training.data.rows import upright
+from hub_unets.modeling.images import to_rgb, upright
 from hub_unets.training.errors import UserError
 
 IGNORE = 255
@@ -52,7 +51,7 @@ def file_digest(value: dict) -> str:
 
 def read_image(value: dict, name: str) -> Image.Image:
     """The stored image {"bytes", "path"} as upright RGB. Raises UserError, naming the file, if unreadable."""
-    image = upright(_open(value, name))
+    image = _open(value, name)
     try:
         return to_rgb(image)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts.
 
-Here, too, is what counts as an image file, how one is set upright, and how what is left out is said.
+Here, too, is what counts as an image file, and how what is left out is said.
 """
 
 import os
@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
-from PIL import ExifTags, Image
+from PIL import Image
+
+from hub_unets.modeling.images import TRANSPOSED, orientation
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("validation", "val", "valid", "dev"), "validation"
@@ -20,16 +22,6 @@ IMAGE_SUFFIXES = {  # what Pillow reads
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif",
     ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".dds", ".qoi",
 }  # fmt: skip
-
-TURNS = {  # EXIF's orientation to what sets the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 DEBRIS = {"thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 
@@ -49,25 +41,9 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says, and without its EXIF; one that can't be read says nothing."""
-    try:
-        method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises SyntaxError, struct.error, ValueError, TypeError and more
-        method = None
-    turned = image.copy() if method is None else image.transpose(method)
-    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
-        turned.info.pop(key, None)
-    return turned
-
-
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of `upright(image)`, without decoding it."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    except Exception:  # as above
-        turned = False
-    return image.size[::-1] if turned else image.size
+    """Width and height of an image set upright, without decoding it."""
+    return image.size[::-1] if orientation(image) >= TRANSPOSED else image.size
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -1,6 +1,7 @@
 """From rows to tensors: decoded and resized once into an Arrow cache, so that an epoch costs augmentation only."""
 
 import contextlib
+import errno
 import hashlib
 import io
 from collections.abc import Sequence
@@ -15,6 +16,16 @@ from torch.utils.data import Dataset, Sampler
 from hub_unets.training.data.reading import IGNORE, read_pair
 from hub_unets.training.errors import UserError
 
+NOT_WRITTEN = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 VERSION = "version 2"  # of how masks are read: another one makes every cache anew
 
 _FEATURES = datasets.Features(
@@ -58,6 +69,8 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
                 desc="Decode and resize",
             )
     except OSError as error:
+        if error.errno not in NOT_WRITTEN:  # of reading an image, say
+            raise
         raise OSError(
             f"the cache {path} can't be written ({error}): make room, or set HF_DATASETS_CACHE to another folder."
         ) from error

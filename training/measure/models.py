@@ -36,7 +36,26 @@ def load_model(name, trust_remote_code=False, revision=None):
         model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
     except SafetensorError as error:
         raise UserError(f"the weights of {name} are damaged: {error}; {CURE}.") from error
-    return model.eval(), AutoImageProcessor.from_pretrained(name, **options)
+    return model.eval(), of_whole_images(AutoImageProcessor.from_pretrained(name, **options))
+
+
+def of_whole_images(processor):
+    """A foreign processor that shows a network all of an image: without a crop of the centre, at the crop's size.
+
+    Masks are stretched to the image; where the network saw its centre alone, a perfect one would score below 1.
+
+    Raises:
+        UserError: it pads images, which a mask does not show.
+    """
+    if getattr(processor, "do_pad", False):
+        raise UserError(
+            f"{type(processor).__name__} pads images (do_pad), and masks would be shifted: set do_pad to false in "
+            "preprocessor_config.json."
+        )
+    if getattr(processor, "do_center_crop", False):
+        side = processor.crop_size
+        processor.do_center_crop, processor.size = False, {"height": side["height"], "width": side["width"]}
+    return processor
 
 
 def pixel_values(model, processor, images):
