@@ -288,6 +288,11 @@ def test_two_channels_let_argmax_find_the_mask(checkpoint, three_class_checkpoin
     assert (built / "model.safetensors").read_bytes() == (repository / "model.safetensors").read_bytes()
     assert "`logits` are (0, z)" in (built / "README.md").read_text()
     assert "(logits[0, 1].sigmoid() > " in (built / "README.md").read_text()
+    config, processor = (built / name for name in ("config.json", "preprocessor_config.json"))
+    processor.write_text(processor.read_text().replace('"score_threshold": 0.0', '"score_threshold": 0.5'))
+    text = render_card(built, json.loads((built / "results.json").read_text()))
+    assert "logits[0, 1].sigmoid()[inside]" in text and "logits[0, 0]" not in text
+    assert json.loads(config.read_text())["background_channel"] is True
     assert "`background_channel=True`" in (repository / "README.md").read_text()
     one = find_variant("unet")[1].from_pretrained(repository).eval()
     two = find_variant("unet")[1].from_pretrained(built).eval()
