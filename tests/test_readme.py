@@ -27,3 +27,20 @@ def test_the_training_loop_lowers_the_loss(tmp_path, monkeypatch, capsys):
     assert {path.name for path in Path("runs/loop").iterdir()} == {
         "config.json", "model.safetensors", "preprocessor_config.json",
     }  # fmt: skip
+
+
+def test_every_local_link_of_the_documents_leads_somewhere():
+    pages = [page for page in ROOT.glob("**/README.md") if not {".venv", "runs", "published"} & set(page.parts)]
+    pages += [ROOT / "hub_repos/published/README.md", ROOT / "tests/benchmarks/speed.md"]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not link.startswith("http")
+    ]
+    assert len(links) > 20
+    assert [(str(page), link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
