@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 import transformers
 import yaml
@@ -25,7 +24,7 @@ from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
-from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image, read_labels
+from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image
 from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
@@ -44,12 +43,9 @@ from hub_unets.training.fit.threads import keep_freed_memory, require_processes,
 from hub_unets.training.fit.trainer import UNetTrainer
 from hub_unets.training.measure.calibration import calibrate, to_half
 from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
-from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.models import load_model
-from hub_unets.training.measure.score import CURVE_THRESHOLDS, score
+from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
-from hub_unets.training.records import curves, pictures
-from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import (
     data_record,
     environment_record,
@@ -57,10 +53,12 @@ from hub_unets.training.records.results import (
     summary_lines,
     write_results,
 )
+from hub_unets.training.records.run_pictures import draw, draw_first_batch
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.publishable import command_of, publishable, without_folders
 
 TIMED_IMAGES = 20
+
 NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
 
 
@@ -306,58 +304,6 @@ def save_checkpoint(model, processor, folder, half_precision=False):
         if wide := [name for name, one in weights.items() if one.dtype == torch.float32]:
             print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def draw(folder, history, scores, rows, model, processor, boundary_width=None):
-    """The run's pictures: curves, thresholds on validation, reliability, typical and worst cases of the last part."""
-    folder = Path(folder)
-    curves.training_curves(history, folder / "curves.png")
-    validation = scores["validation"]
-    if validation.tables:
-        metrics = validation.by_threshold / len(validation.names)
-        path = folder / "thresholds.png"
-        curves.threshold_curves(CURVE_THRESHOLDS, *metrics, path, chosen=processor.mask_threshold)
-    reliability(scores, folder / "reliability.png")
-    part, scored = [*scores.items()][-1]
-    dice = metrics_from_counts(np.stack(scored.counts))["dice"].mean(axis=1)
-    by_name = {name: index for index, name in enumerate(rows["name"])}
-    for kind, names in zip(("typical", "worst"), pictures.pick_cases(dice, scored.names), strict=True):
-        cases = [
-            case(rows[by_name[name]], model, processor, dice[scored.names.index(name)], boundary_width)
-            for name in names
-        ]
-        title = f"{kind.capitalize()} {part} cases"
-        pictures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
-
-
-@torch.inference_mode()
-def case(row, model, processor, dice, boundary_width=None):
-    """What a grid shows of one image."""
-    image = read_image(row["image"], row["name"])
-    truth = read_labels(row["annotation"], row["name"], model.config.num_labels, boundary_width)
-    outputs = model(**processor(image).to(model.device))
-    prediction = processor.post_process_semantic_segmentation(outputs, target_sizes=[truth.shape])[0]
-    return {
-        "name": row["name"],
-        "image": np.asarray(image),
-        "truth": truth,
-        "prediction": prediction.cpu().numpy(),
-        "dice": float(dice),
-    }
-
-
-def draw_first_batch(training, processor, path, count=8):
-    """The first augmented samples, un-normalised, with their masks."""
-    keys = [
-        (0, int(index)) for index in np.random.default_rng([training.augmentation.seed, 0]).permutation(len(training))
-    ]
-    items = [training[key] for key in keys[:count]]
-    mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    images = [
-        np.rint((item["pixel_values"].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-        for item in items
-    ]
-    pictures.first_batch(images, [item["labels"].numpy() for item in items], path, max_images=count)
 
 
 def is_finished(folder):

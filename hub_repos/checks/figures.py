@@ -14,7 +14,7 @@ from hub_unets.modeling.variants import find_variant
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
 from hub_unets.training.records.results import check_results, read_per_image
-from hub_unets.training.settings.arguments import value_of
+from hub_unets.training.settings.texts import value_of
 
 TOLERANCE = 1e-6
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029`"

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path, PureWindowsPath
 
-from hub_unets.training.settings.arguments import pairs
+from hub_unets.training.settings.texts import pairs
 
 PATHS = ("data", "negatives", "unlabelled", "teacher", "start_from", "backbone_weights", "output_dir", "recipe")
 SECRETS = ("storage",)

@@ -9,15 +9,8 @@ import optuna
 
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.errors import UserError
-from hub_unets.training.settings.arguments import (
-    find_recipe,
-    pairs,
-    parse,
-    read_recipe,
-    run_fields,
-    texts_of,
-    value_of,
-)
+from hub_unets.training.settings.arguments import find_recipe, parse, read_recipe, run_fields
+from hub_unets.training.settings.texts import pairs, texts_of, value_of
 
 LONGEST = 120  # characters of a trial's name: a file's has 255 bytes at most
 

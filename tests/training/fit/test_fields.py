@@ -8,7 +8,8 @@ from transformers import TrainingArguments
 
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.trainer import FIXED
-from hub_unets.training.settings.arguments import RunArguments, parse
+from hub_unets.training.settings.arguments import parse
+from hub_unets.training.settings.run_arguments import RunArguments
 from hub_unets.training.settings.trainer_fields import REFUSED, REPORTS, WORKERS
 from tests.training.fit.trainers import plain_model
 

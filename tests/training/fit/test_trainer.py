@@ -16,7 +16,7 @@ from hub_unets.training.fit.precision import Float32Conv2d
 from hub_unets.training.fit.trainer import UNetTrainer, is_finite, out_of_patience
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.score import score
-from hub_unets.training.settings.arguments import default_precision
+from hub_unets.training.settings.run_arguments import default_precision
 from tests.training.fit.trainers import IMAGES, VALIDATION, plain_model
 from tests.variants import small_model
 

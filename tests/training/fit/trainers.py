@@ -7,7 +7,7 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.samples import EvaluationSamples, TrainingSamples, cached_samples
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.trainer import UNetTrainer
-from hub_unets.training.settings.arguments import RunArguments
+from hub_unets.training.settings.run_arguments import RunArguments
 from tests.variants import small_model
 
 SIZE = 32

@@ -6,19 +6,17 @@ from dataclasses import fields
 
 import pytest
 import torch
+import yaml
 from transformers import TrainingArguments
 
 from hub_unets.modeling.variants import find_variant, variant_names
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.losses import LOSSES, WeightedSum, parameters
 from hub_unets.training.settings import arguments as module
-from hub_unets.training.settings.arguments import (
-    RunArguments,
-    argument_help,
-    default_precision,
-    parse,
-)
+from hub_unets.training.settings import run_arguments
+from hub_unets.training.settings.arguments import argument_help, parse
 from hub_unets.training.settings.recipes import RECIPES, find_recipe, read_recipe, run_fields
+from hub_unets.training.settings.run_arguments import RunArguments, default_precision
 
 BOMB = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}x]" for n in range(1, 12))])
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
@@ -170,7 +168,7 @@ class TestValues:
 
     def test_augmentation_survives_as_yaml(self, tmp_path):
         spec = [{"Affine": {"rotate": [-90, 90], "balanced_scale": True}}, {"HorizontalFlip": {"p": 0.5}}]
-        assert module.yaml.safe_load(parse([write(tmp_path, f"augmentation: {spec}")])[0].augmentation) == spec
+        assert yaml.safe_load(parse([write(tmp_path, f"augmentation: {spec}")])[0].augmentation) == spec
 
     @pytest.mark.parametrize(
         ("argv", "expected"), [(["--check_data"], True), (["--check_data", "false"], False), ([], False)]
@@ -434,7 +432,7 @@ class TestPrecision:
     def test_without_a_gpu_the_cpu_is_used_and_nothing_is_pinned(self, monkeypatch):
         for backend in (torch.cuda, torch.backends.mps):
             monkeypatch.setattr(backend, "is_available", lambda: False)
-        monkeypatch.setattr(module, "_is_xpu_available", lambda: False)
+        monkeypatch.setattr(run_arguments, "_is_xpu_available", lambda: False)
         arguments = parse([])[0]
         assert arguments.use_cpu and not arguments.dataloader_pin_memory
 
