@@ -18,7 +18,8 @@ FUZZ = {
 FAULTS = {
     "tests/training/test_resume.py": "runs killed at every moment, resumed bit for bit; data that changes",
     "tests/training/fit/test_checkpoints.py": "damaged checkpoints, full disks, two runs in one folder",
-    "tests/training/test_sweep.py": "workers killed, trials that fail, a database that goes away",
+    "tests/training/test_sweep.py": "workers killed, trials that fail",
+    "tests/training/test_sweep_server.py": "a worker killed with -9, a PostgreSQL server that goes and comes back",
     "tests/hub_repos/test_push.py": "pushes cut off at every request, a Hub that refuses, moves or does not answer",
     "tests/hub_repos/test_verify.py": "forged, swapped and hostile repositories",
     "tests/hub_repos/test_handler.py": "bad requests to an endpoint",
@@ -65,9 +66,9 @@ def page(cases):
         faults.append([what, f"`{name}`", len(done), sum(map(has_failed, done))])
     return f"""# What the tests try to break
 
-`make test` runs in ten minutes on two cores; `make test-all` takes the slow tests too. Tests mirror the source: the
-tests of `training/data/reading.py` are in `tests/training/data/test_reading.py`. They use real components: processes
-that `accelerate` launches, an HTTP Hub on this machine, Chromium, a PostgreSQL server where one is installed.
+`make test` runs in about 13 minutes on two cores; `make test-all` takes the slow tests too. Tests mirror the source:
+the tests of `training/data/reading.py` are in `tests/training/data/test_reading.py`. They use real components:
+processes that `accelerate` launches, an HTTP Hub on this machine, Chromium, and PostgreSQL where it is installed.
 
 This page is made by `make faults` ({cpu_name()}, Python {platform.python_version()}).
 
