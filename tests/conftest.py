@@ -18,9 +18,10 @@ transformers.logging.disable_progress_bar()
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    """The same weights and pixels in every run."""
+def fresh():
+    """Each test starts with the same weights and pixels, and hears errors: a Trainer's `log_level` is the process's."""
     torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
 
 
 @pytest.fixture(scope="session")
