@@ -22,8 +22,8 @@ class PlainEncoder(nn.Module):
         self.channels = [config.base_channels * 2**level for level in range(config.depth + 1)]
         widths = [config.num_channels, *self.channels]
         self.stages = nn.ModuleList(
-            self.create_stage(config, level, before, after)
-            for level, (before, after) in enumerate(itertools.pairwise(widths))
+            self.create_stage(config, level, in_channels, out_channels)
+            for level, (in_channels, out_channels) in enumerate(itertools.pairwise(widths))
         )
         self.pool = nn.MaxPool2d(2)
 
@@ -68,16 +68,16 @@ class BackboneEncoder(nn.Module):
             module.keeps_own_init = True  # read by _init_weights
         levels = strides[0].bit_length() - 1  # levels above the backbone's first map: 1 (stride 2) or 2 (stride 4)
         self.detail = DetailBranch(config, half=levels > 1) if config.detail_channels else None
-        above = [config.detail_channels * 2**level for level in range(levels)]
-        self.channels = [*above, *widths]
+        detail_channels = [config.detail_channels * 2**level for level in range(levels)]
+        self.channels = [*detail_channels, *widths]
 
     def forward(self, pixel_values):
         levels = len(self.channels) - len(self.backbone.feature_info.channels())
-        above = [None] * levels if self.detail is None else self.detail(pixel_values)
+        detail_maps = [None] * levels if self.detail is None else self.detail(pixel_values)
         features = self.backbone(pixel_values)
         if self.channels_last:
             features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
-        return [*above, *features]
+        return [*detail_maps, *features]
 
     @torch.no_grad()
     def initialize_backbone(self):
@@ -90,9 +90,9 @@ class BackboneEncoder(nn.Module):
         if not missing or any(tensor.is_meta for tensor in missing.values()):
             return
         with torch.device("cpu"):
-            first = create_backbone(self.config.backbone, self.config.num_channels).state_dict()
+            initial_values = create_backbone(self.config.backbone, self.config.num_channels).state_dict()
         for name, tensor in missing.items():
-            tensor.copy_(first[name])
+            tensor.copy_(initial_values[name])
         self.lacks_values = False
 
     @property
@@ -130,8 +130,8 @@ def probe_backbone(name, num_channels):
         ValueError: timm has no such model, or its maps are no pyramid of strides 2 or 4, 8, ... at any size.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ValueError(f"backbone={name!r} is not a timm model; near it are: {', '.join(near) or 'none'}.")
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise ValueError(f"backbone={name!r} is not a timm model; near it are: {', '.join(similar) or 'none'}.")
     try:
         with torch.device("meta"):
             backbone = create_backbone(name, num_channels).eval()
