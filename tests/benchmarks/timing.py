@@ -42,17 +42,17 @@ def default_memory():
     mallopt(-1, 128 * 1024)
 
 
-def compared(seconds, against, units=1):
+def compared(seconds, reference, units=1):
     """{name: {"ms", "times_faster"}}: the median of each, and the median over rounds of the other's over its time.
 
     `units` divides milliseconds: the images that one call takes.
     """
     return {
         name: {
-            "ms": round(1000 * statistics.median(own) / units, 3),
-            "times_faster": round(statistics.median(b / a for a, b in zip(own, seconds[against], strict=True)), 3),
+            "ms": round(1000 * statistics.median(times) / units, 3),
+            "times_faster": round(statistics.median(b / a for a, b in zip(times, seconds[reference], strict=True)), 3),
         }
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     }
 
 
@@ -61,11 +61,11 @@ def peak_mb(call):
     try:
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5")
-        before = _status_mb("VmRSS")
+        start = _status_mb("VmRSS")
     except (AttributeError, OSError):
         return None
     call()
-    return round(_status_mb("VmHWM") - before, 1)
+    return round(_status_mb("VmHWM") - start, 1)
 
 
 def anonymous_mb():

@@ -55,16 +55,16 @@ def test_a_binary_head_is_off_unless_there_are_two_labels(fields):
 
 def test_labels_of_a_call_take_the_place_of_the_files(tmp_path):
     UNetConfig().save_pretrained(tmp_path)
-    three = {0: "none", 1: "polyp", 2: "tool"}
-    texts = {str(label): name for label, name in three.items()}
+    three_names = {0: "none", 1: "polyp", 2: "tool"}
+    text_keys = {str(label): name for label, name in three_names.items()}
     calls = [
-        {"id2label": three},
-        {"id2label": three, "num_labels": 3},
-        {"id2label": texts, "label2id": {name: label for label, name in texts.items()}},
+        {"id2label": three_names},
+        {"id2label": three_names, "num_labels": 3},
+        {"id2label": text_keys, "label2id": {name: label for label, name in text_keys.items()}},
     ]
     for call in calls:
         config = UNetConfig.from_pretrained(tmp_path, **call)
-        assert config.id2label == three
+        assert config.id2label == three_names
         assert config.label2id == {"none": 0, "polyp": 1, "tool": 2}
         assert (config.num_labels, config.num_logits, config.binary_head) == (3, 3, False)
     config, unused = UNetConfig.from_pretrained(tmp_path, num_labels=3, return_unused_kwargs=True, revision_x=1)

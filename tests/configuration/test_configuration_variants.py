@@ -53,10 +53,10 @@ def test_a_saved_config_comes_back_equal(variant, encoder, labels, tmp_path):
 @each_variant
 def test_every_field_is_read_by_the_code_of_the_variant(variant):
     fields = set()
-    for one in config_class(variant).__mro__:
-        if issubclass(one, PretrainedConfig) and one is not PretrainedConfig and "__init__" in vars(one):
-            fields |= inspect.signature(one.__init__).parameters.keys() - {"self", "args", "kwargs"}
-        if one is PretrainedConfig:
+    for owner in config_class(variant).__mro__:
+        if issubclass(owner, PretrainedConfig) and owner is not PretrainedConfig and "__init__" in vars(owner):
+            fields |= inspect.signature(owner.__init__).parameters.keys() - {"self", "args", "kwargs"}
+        if owner is PretrainedConfig:
             break
     assert "num_channels" in fields
     assert fields - fields_read(variant) == set()
@@ -64,13 +64,13 @@ def test_every_field_is_read_by_the_code_of_the_variant(variant):
 
 def fields_read(variant):
     """Names x of every `config.x` and, in configuration files and outside of the checks, `self.x`."""
-    todo, seen, names = [f"modeling.modeling_{variant}"], set(), set()
-    while todo:
-        module = todo.pop()
+    pending, visited, names = [f"modeling.modeling_{variant}"], set(), set()
+    while pending:
+        module = pending.pop()
         source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
-        seen.add(module)
+        visited.add(module)
         imported = re.findall(r"^from hub_unets\.((?:configuration|modeling)\.\w+) import", source, re.M)
-        todo += [one for one in imported if one not in seen]
+        pending += [name for name in imported if name not in visited]
         owners = ("config", "self") if module.startswith("configuration") else ("config",)
         tree = ast.parse(source)
         skipped = {

@@ -17,10 +17,10 @@ OURS = ("hub_unets.configuration.", "hub_unets.modeling.")
 
 def foreign_imports(source):
     """The lines of a source that import something else."""
-    found = []
+    statements = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            allowed = all(one.name.split(".")[0] in LIBRARIES | STANDARD for one in node.names)
+            allowed = all(alias.name.split(".")[0] in LIBRARIES | STANDARD for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             allowed = not node.level and (
@@ -29,8 +29,8 @@ def foreign_imports(source):
         else:
             continue
         if not allowed:
-            found.append(ast.unparse(node))
-    return found
+            statements.append(ast.unparse(node))
+    return statements
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

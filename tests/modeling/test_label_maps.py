@@ -115,10 +115,10 @@ def test_a_file_is_read_and_named(tmp_path):
 
 @pytest.mark.parametrize(("white", "warned"), [(255, True), (1, False)])
 def test_black_and_white_is_said_aloud(white, warned):
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         to_labels(POLYP * np.uint8(white))
-    assert [("255 becomes label 1. Use -100" in str(one.message)) for one in said] == [True] * warned
+    assert [("255 becomes label 1. Use -100" in str(warning.message)) for warning in caught] == [True] * warned
 
 
 @pytest.mark.parametrize(
