@@ -47,10 +47,10 @@ def test_rows_of_real_images_are_found_again(kvasir):
     with (KEPT / "per_image.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file) if row["part"] == "validation"}
     source = load_source(str(kvasir))["all"]
-    chosen = [index for index, name in enumerate(source["name"]) if name in rows][:6]
+    indices = [index for index, name in enumerate(source["name"]) if name in rows][:6]
     model, processor = load_model(KEPT)
-    scores = score(model, processor, source.select(chosen), Task())
-    assert len(chosen) == 6
+    scores = score(model, processor, source.select(indices), Task())
+    assert len(indices) == 6
     for name, loss, counts in zip(scores.names, scores.losses, scores.counts, strict=True):
         assert loss == pytest.approx(float(rows[name]["loss"]), abs=1e-4)
         assert counts[0, 0] == pytest.approx(int(rows[name]["true_positives"]), rel=1e-3)

@@ -74,12 +74,12 @@ def edit_json(name, render=False, **changes):
 
     def change(folder):
         content = json.loads((folder / name).read_text())
-        for place, value in changes.items():
-            *above, last = place.split("__")
-            inner = content
-            for key in above:
-                inner = inner[key]
-            inner[last] = value
+        for dotted, value in changes.items():
+            *parents, field = dotted.split("__")
+            holder = content
+            for parent in parents:
+                holder = holder[parent]
+            holder[field] = value
         (folder / name).write_text(json.dumps(content))
         if render:
             write_card(folder, json.loads((folder / "results.json").read_text()))
@@ -110,9 +110,9 @@ def forged_class(folder):
     """A table of classes, which a binary head has not."""
     metrics = json.loads((folder / "results.json").read_text())["metrics"]["test"]
     perfect = {"value": 1.0, "low": 1.0, "high": 1.0}
-    one = {"label": "polyp", "present": {"images": 1, "dice": perfect}}
-    one |= {kind: dict.fromkeys(metrics[kind], perfect) for kind in ("per_image", "pooled")}
-    edit_json("results.json", render=True, metrics__test__per_class=[one])(folder)
+    class_metrics = {"label": "polyp", "present": {"images": 1, "dice": perfect}}
+    class_metrics |= {kind: dict.fromkeys(metrics[kind], perfect) for kind in ("per_image", "pooled")}
+    edit_json("results.json", render=True, metrics__test__per_class=[class_metrics])(folder)
 
 
 class Evil:
@@ -292,9 +292,9 @@ def test_data_catches_signed_weights(copy):
     flip(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    found = failures(copy, run=False, data=DATA)
-    assert found.keys() == {"figures of validation", "figures of test"}
-    assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", found["figures of test"])
+    failed = failures(copy, run=False, data=DATA)
+    assert failed.keys() == {"figures of validation", "figures of test"}
+    assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", failed["figures of test"])
 
 
 FORGED = {
@@ -311,19 +311,19 @@ def test_data_catches_figures_that_agree_with_one_another(counts, loss, copy):
     assert failures(copy, run=False, data=DATA).keys() == {"figures of validation", "figures of test"}
 
 
-@pytest.mark.parametrize(("place", "value"), [("data__sizes__train", 99), ("data__twins", ["x"])])
-def test_data_catches_another_record_of_the_split(place, value, copy):
-    edit_json("results.json", render=True, **{place: value})(copy)
+@pytest.mark.parametrize(("dotted", "value"), [("data__sizes__train", 99), ("data__twins", ["x"])])
+def test_data_catches_another_record_of_the_split(dotted, value, copy):
+    edit_json("results.json", render=True, **{dotted: value})(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    assert place.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
+    assert dotted.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
 
 
 @pytest.mark.parametrize(("group", "name"), REPORT)
 def test_every_other_figure_must_come_out_again(group, name):
     def figures(value):
-        of_group = {one: 0.5 if one == "ece" else {"value": 0.5} for other, one in REPORT if other == group}
-        return {group: of_group | {name: value if name == "ece" else {"value": value}}}
+        others = {key: 0.5 if key == "ece" else {"value": 0.5} for owner, key in REPORT if owner == group}
+        return {group: others | {name: value if name == "ece" else {"value": value}}}
 
     _compare_report(figures(0.5), figures(0.5 + REPORT[group, name] / 2))
     _compare_report({}, figures(0.5))  # MONAI is not installed here
@@ -338,14 +338,14 @@ def forge(folder, counts, loss):
     scores = {part: Scores() for part in results.pop("metrics")}
     with (folder / "per_image.csv").open() as file:
         for row in csv.DictReader(file):
-            one = scores[row["part"]]
+            part_scores = scores[row["part"]]
             tp, fp, fn, tn = (
                 int(row[f"{kind}s"]) for kind in ("true_positive", "false_positive", "false_negative", "true_negative")
             )
-            one.names.append(row["name"])
-            one.sizes.append((int(row["height"]), int(row["width"])))
-            one.counts.append(np.array([counts(tp, fp, fn, tn)]))
-            one.losses.append(float(row["loss"]) if loss is None else loss)
+            part_scores.names.append(row["name"])
+            part_scores.sizes.append((int(row["height"]), int(row["width"])))
+            part_scores.counts.append(np.array([counts(tp, fp, fn, tn)]))
+            part_scores.losses.append(float(row["loss"]) if loss is None else loss)
     write_results(folder, results, scores)
     write_card(folder, json.loads((folder / "results.json").read_text()))
     sign(folder)
@@ -358,8 +358,8 @@ def test_other_data_is_refused(data, repository):
 
 def test_a_build_passes_every_check(repository, capsys):
     assert main([str(repository), "--data", DATA]) == 0
-    folder, *lines, last = capsys.readouterr().out.splitlines()
-    assert folder == str(repository) and last == f"All {len(lines)} checks passed."
+    folder, *lines, footer = capsys.readouterr().out.splitlines()
+    assert folder == str(repository) and footer == f"All {len(lines)} checks passed."
     assert all(line.startswith("ok   ") for line in lines)
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
@@ -381,8 +381,8 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     python.write_text("#!/bin/sh\nenv > env.txt\necho broken >&2\nexit 3\n")
     python.chmod(0o755)
     (tmp_path / "work").mkdir()
-    found = run_isolated(repository, tmp_path / "work", python)
-    assert found == [Check("isolated process", False, "ended with 3: broken")]
+    checks = run_isolated(repository, tmp_path / "work", python)
+    assert checks == [Check("isolated process", False, "ended with 3: broken")]
     environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
     known = {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
@@ -428,9 +428,9 @@ def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp
     python.write_text("#!/bin/sh\nsleep 600 &\necho $! > child.txt\nwait\n")
     python.chmod(0o755)
     (tmp_path / "work").mkdir()
-    (found,) = run_isolated(repository, tmp_path / "work", python)
-    assert (found.name, found.passed) == ("isolated process", False)
-    assert found.reason.startswith("took more than 1 seconds")
+    (check,) = run_isolated(repository, tmp_path / "work", python)
+    assert (check.name, check.passed) == ("isolated process", False)
+    assert check.reason.startswith("took more than 1 seconds")
     child = Path("/proc", (tmp_path / "work" / "child.txt").read_text().strip(), "status")
     deadline = time.monotonic() + 30
     while child.exists() and "zombie" not in child.read_text() and time.monotonic() < deadline:
@@ -450,11 +450,11 @@ def test_the_isolated_process_has_its_bounds(repository, tmp_path):
         "    print('no memory')\n"
     )
     command = [sys.executable, "-I", "-c", script, verification.ISOLATED, repository]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    cpu, data, file_size, last = done.stdout.split("\n")[:4]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu, data, file_size, allocation = process.stdout.split("\n")[:4]
     largest = max(path.stat().st_size for path in repository.iterdir())
     assert int(cpu) == SECONDS * os.cpu_count() and int(data) == most_memory()
-    assert (int(file_size), last) == (2 * largest + 2**26, "no memory")
+    assert (int(file_size), allocation) == (2 * largest + 2**26, "no memory")
 
 
 def test_too_much_memory_is_a_failure_in_words():
@@ -484,17 +484,17 @@ def test_columns_come_from_whoever_verifies(copy, tables):
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    found = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
-    assert found == {}
-    found = failures(copy, run=False, data=str(tables))
-    assert "the run was given --image_column copy --mask_column copy: look whether" in found["split"]
+    failed = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
+    assert failed == {}
+    failed = failures(copy, run=False, data=str(tables))
+    assert "the run was given --image_column copy --mask_column copy: look whether" in failed["split"]
 
 
 @pytest.mark.parametrize("column", ["/etc", "../masks", "C:\\masks", "a/../../b"])
 def test_a_column_is_no_path(column, repository):
     for columns in ((column, None), (None, column)):
-        found = failures(repository, run=False, data=DATA, columns=columns)
-        assert found == {"split": f"a column is a name inside of the data, got the path {column!r}"}
+        failed = failures(repository, run=False, data=DATA, columns=columns)
+        assert failed == {"split": f"a column is a name inside of the data, got the path {column!r}"}
 
 
 def test_a_replaced_example_is_found_and_other_pictures_are_not_vouched_for(copy):
@@ -514,13 +514,13 @@ def test_a_file_on_the_hub_that_is_none_of_ours_is_not_downloaded(name, size, me
         verify.require_known(SimpleNamespace(rfilename=name, size=size), "someone/unet")
 
 
-@pytest.mark.parametrize(("at", "expected"), [("c" * 40, "v1"), ("d" * 40, "c" * 40), (None, "c" * 40)])
-def test_a_tag_counts_where_it_is_the_commit_that_was_checked(at, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("tag_commit", "expected"), [("c" * 40, "v1"), ("d" * 40, "c" * 40), (None, "c" * 40)])
+def test_a_tag_counts_where_it_is_the_commit_that_was_checked(tag_commit, expected, tmp_path, monkeypatch):
     def model_info(api, repo_id, revision, timeout):
         assert (repo_id, revision) == ("someone/unet", "v1")
-        if at is None:
+        if tag_commit is None:
             raise CLIENT.ConnectError("no such revision")
-        return SimpleNamespace(sha=at)
+        return SimpleNamespace(sha=tag_commit)
 
     monkeypatch.setattr(verify.HfApi, "model_info", model_info)
     line = 'segment = pipeline("image-segmentation", model="someone/unet", revision="v1", trust_remote_code=True)'
@@ -546,8 +546,8 @@ def test_a_foreign_scanner_finds_nothing(repository, copy):
 
     (copy / "planted.bin").write_bytes(pickle.dumps(Evil()))
     assert scan_directory_path(str(copy)).infected_files == 1
-    found = scan_directory_path(str(repository))
-    assert (found.infected_files, found.issues_count, found.scan_err) == (0, 0, False)
+    scan = scan_directory_path(str(repository))
+    assert (scan.infected_files, scan.issues_count, scan.scan_err) == (0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -615,7 +615,7 @@ def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "hub_repos.verify", "someone/unet"],
         cwd=PROJECT,
         env={**os.environ, **hub, "HF_HOME": str(tmp_path / "cache")},
@@ -624,8 +624,8 @@ def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
         check=False,
     )
     server.shutdown()
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1, done.stderr
+    lines = process.stdout.splitlines()
+    assert process.returncode == 1, process.stderr
     assert lines[0] == f"someone/unet at commit {'c' * 40}"
     failed = [line.split(":")[0] for line in lines if line.startswith("FAIL ")]
     assert failed == ["FAIL manifest", "FAIL card names this repository"]
