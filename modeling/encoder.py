@@ -28,7 +28,7 @@ class PlainEncoder(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def create_stage(self, config, level, in_channels, out_channels):
-        """What maps a level's input, pooled but for level 0, to its features."""
+        """The module that maps a level's input (pooled, except at level 0) to its features."""
         return CheckpointedDoubleConv(in_channels, out_channels, config.padding, config.batch_norm)
 
     def forward(self, pixel_values):
@@ -81,7 +81,7 @@ class BackboneEncoder(nn.Module):
 
     @torch.no_grad()
     def initialize_backbone(self):
-        """Give a backbone that was built without memory the first values of timm, but for those of a checkpoint."""
+        """Give a backbone built on the meta device timm's initial values, where no checkpoint gave any."""
         missing = {
             name: tensor
             for name, tensor in self.backbone.state_dict(keep_vars=True).items()
@@ -116,7 +116,7 @@ def create_backbone(name, num_channels, **options):
     """The timm pyramid of `name`, with random weights: a checkpoint's are loaded later, ImageNet's in training."""
     options = {"features_only": True, "pretrained": False, "in_chans": num_channels, **options}
     try:
-        # Swin is tied to one input size unless told otherwise; other families do not know the option
+        # Swin takes one input size only without this option; other families do not have it
         return timm.create_model(name, strict_img_size=False, **options)
     except TypeError:
         return timm.create_model(name, **options)
@@ -124,7 +124,7 @@ def create_backbone(name, num_channels, **options):
 
 @functools.cache
 def probe_backbone(name, num_channels):
-    """What a backbone returns, found by running it without memory: (widths, strides, maps are B x H x W x C).
+    """Run a backbone on the meta device: (widths, strides, whether its maps are B x H x W x C).
 
     Raises:
         ValueError: timm has no such model, or its maps are no pyramid of strides 2 or 4, 8, ... at any size.

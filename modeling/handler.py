@@ -1,7 +1,7 @@
 """What a Hugging Face Inference Endpoint runs: an image in a request to the entries of the pipeline, as JSON.
 
 huggingface-inference-toolkit finds `handler.py`, makes one `EndpointHandler(folder)`, and calls it with every body: an
-image file comes as `{"inputs": PIL image}`, JSON as what it says. The text of whatever is raised becomes an answer of
+image file comes as `{"inputs": PIL image}`, JSON as its decoded value. The text of any error becomes an answer of
 status 400.
 """
 
@@ -97,10 +97,10 @@ class EndpointHandler:
 
 
 def decode(value, name):
-    """What a request holds as an image, PIL or bytes or base64 text, to a PIL image that is read whole.
+    """An image of a request (PIL image, bytes or base64 text) as a PIL image that is read whole.
 
     Raises:
-        ValueError: it is none, is broken, or has too many pixels; `name` is what the error calls it.
+        ValueError: it is no image, is broken, or has too many pixels; the error calls it `name`.
     """
     content = _from_base64(value, name) if isinstance(value, str) else value
     if not isinstance(content, (bytes, bytearray, Image.Image)):
@@ -120,7 +120,7 @@ def decode(value, name):
 class MaskPng:
     """Encodes masks of one size as base64 text of PNGs of 0 and 255.
 
-    Of many regions of a large image most rows are black: those are packed once, for all.
+    Most rows of a region's mask are black: those are compressed once, for all masks.
 
     Args:
         height, width: of the whole image in pixels.
@@ -154,13 +154,13 @@ class MaskPng:
         return b"".join(self.blank[count] for count in blocks)
 
     def _add_blank(self, checksum, rows):
-        """Adler-32 of what was before and then black rows."""
+        """Adler-32 after black rows are appended."""
         low, high = checksum & 0xFFFF, checksum >> 16
         return (high + rows * (self.width + 1) * low) % 65521 << 16 | low
 
 
 def _packed(content, level=1):
-    """Deflated bytes that others may follow."""
+    """Deflated bytes, flushed so that more may follow."""
     packer = zlib.compressobj(level, zlib.DEFLATED, -15)
     return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
 

@@ -142,7 +142,7 @@ def _to_uint8(array):
 
 
 def _scale_to_255(array):
-    """What makes the values of a whole image 0..255, by their type and their range."""
+    """The factor that brings an image's values to 0..255, by their type and their range."""
     low, high = float(array.min()), float(array.max())
     floats, words = array.dtype.kind == "f", (array.dtype.kind, array.dtype.itemsize) == ("u", 2)
     scale = 255.0 if floats and high < UNIT else 1 / 257 if words or high >= BYTES else 1.0

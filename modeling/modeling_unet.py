@@ -96,9 +96,9 @@ class UNetPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """First values of a module's own tensors: He's (section 3 of the paper), norms are the identity.
+        """Initial values of a module's own tensors: He's (section 3 of the paper), norms are the identity.
 
-        A timm backbone keeps its own. What a checkpoint gave is left alone.
+        A timm backbone keeps its own; tensors of a checkpoint are not changed.
         """
         if getattr(module, "keeps_own_init", False):
             if hasattr(module, "init_non_persistent_buffers"):

@@ -1,4 +1,4 @@
-"""`hub-unets`: each sub-command explains itself, a misspelt one names the nearest, errors are one line."""
+"""`hub-unets`: each sub-command has a help text, a misspelt one names the nearest, errors are one line."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def test_check_data_trains_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_installed_script_says_an_error_in_one_line(tmp_path):
+def test_the_installed_script_prints_an_error_in_one_line(tmp_path):
     command = [sys.executable, "-m", "hub_unets.hub_repos.cli", "build", "nowhere", "out"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 1
@@ -58,8 +58,8 @@ def failing(error):
 @pytest.mark.parametrize(
     ("error", "message"), [(UserError("a\n  reason"), "0"), (OSError("a reason"), "error: process 1: a reason")]
 )
-def test_the_first_process_says_a_users_error_and_the_others_leave_without_a_word(error, message, monkeypatch):
-    """An error of the system may be the other's alone: it says so."""
+def test_only_the_first_process_prints_a_users_error(error, message, monkeypatch):
+    """A system error may occur in one process only, so that process prints it."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(SystemExit, match="^error: a reason$"):
         run_command(failing(error))
@@ -73,7 +73,7 @@ def test_any_other_error_keeps_its_traceback():
         run_command(failing(ValueError("of torch")))
 
 
-def test_a_librarys_judgement_of_input_is_a_users_error():
+def test_a_librarys_error_about_input_becomes_a_users_error():
     with pytest.raises(UserError, match="^no such field$") as raised, about_input():
         raise ValueError("no such field")
     assert isinstance(raised.value.__cause__, ValueError)
@@ -81,6 +81,6 @@ def test_a_librarys_judgement_of_input_is_a_users_error():
         raise TypeError("a bug")
 
 
-def test_the_exit_code_is_mains():
+def test_the_exit_code_is_what_main_returns():
     with pytest.raises(SystemExit, match="^1$"):
         run_command(lambda argv: int(argv[0]), ["1"])

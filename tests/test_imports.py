@@ -1,4 +1,4 @@
-"""The arrows between the rooms: who may import whom, no circle, and nothing imports from a command."""
+"""The allowed imports between packages: no cycle, and nothing imports from a command."""
 
 import ast
 from pathlib import Path
@@ -52,7 +52,7 @@ GRAPH = {name: imports(path) for name, path in modules().items()}
 
 
 def room(module):
-    """The room of a module; of a command itself."""
+    """The package of a module (a key of ALLOWED); a command's own name where it belongs to none."""
     return next((name for name in ALLOWED if module == name or module.startswith(f"{name}.")), module)
 
 
@@ -69,7 +69,7 @@ def test_nothing_imports_from_a_command():
     assert {name: used for name, imported in GRAPH.items() if (used := imported & commands)} == {}
 
 
-def test_there_is_no_circle():
+def test_imports_have_no_cycle():
     graph = dict(GRAPH)
     while leaves := {name for name, imported in graph.items() if not imported & graph.keys()}:
         graph = {name: imported for name, imported in graph.items() if name not in leaves}

@@ -22,7 +22,7 @@ SMP_ENCODER = {"mobilenetv2_100": "tu-mobilenetv2_100", "resnet18": "resnet18"}
 
 
 def measure(folder, calibration_rows, scored_rows, rounds, batches=(1, 16)):
-    """Milliseconds an image of every path at every batch size, and what the fast modes' masks are worth.
+    """Milliseconds an image of every path at every batch size, and the accuracy of the fast modes' masks.
 
     Args:
         folder: a run or repository with a backbone of SMP_ENCODER.
@@ -105,7 +105,7 @@ def as_bool(mask):
 
 
 def dice(mask, reference):
-    """Of two masks; of two empty ones 1."""
+    """Dice of two masks; 1 where both are empty."""
     total = int(mask.sum() + reference.sum())
     return 2 * int((mask & reference).sum()) / total if total else 1.0
 

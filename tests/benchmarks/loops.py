@@ -104,7 +104,7 @@ def measure(rows, backbone, size, rounds, batch_size=8):
 
 
 def rates(seconds, batch_size):
-    """Adds images a second to what `compared` says."""
+    """The result of `compared`, with images a second."""
     return {
         name: {**times, "images_per_second": round(1000 / times["ms"], 1)}
         for name, times in compared(seconds, PLAIN, batch_size).items()
@@ -112,7 +112,7 @@ def rates(seconds, batch_size):
 
 
 def prepared(backbone, as_trainer):
-    """(network in training mode, its optimiser), with `as_ours` laid out as `UNetTrainer` does."""
+    """(network in training mode, its optimiser); `as_trainer` sets it up as `UNetTrainer` does."""
     network = our_network("unet", backbone).train()
     if as_trainer:
         network.to(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def step(network, optimizer, bf16_and_channels_last, batch):
 
 
 def import_seconds(rounds):
-    """Median seconds of a process that imports our published code, and of one that imports what it stands on."""
+    """Median seconds of a process that imports our published code, and of one that imports its dependencies."""
     seconds = {name: [] for name in IMPORTS}
     for _ in range(rounds):
         for name, code in IMPORTS.items():
@@ -146,7 +146,7 @@ def import_seconds(rounds):
 
 
 def loader_memory(rows, counts, size=64):
-    """Megabytes, without files' pages, that an epoch over so many cached images adds; the rows are repeated."""
+    """Megabytes, without files' pages, that an epoch adds for each count of cached images; rows are repeated."""
     results = []
     processor = UNetImageProcessor(size=size)
     for count in counts:
@@ -166,7 +166,7 @@ def loader_memory(rows, counts, size=64):
 
 
 def evaluation_memory(counts, size=64):
-    """Megabytes at the peak of scoring so many small frames, the summary included; the frames are repeated."""
+    """Peak megabytes of scoring each count of small frames, with the summary; frames are repeated."""
     network = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2)).eval()
     processor = UNetImageProcessor(size=size)
     frames = phantom_dataset(16, size=size)

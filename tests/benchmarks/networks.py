@@ -15,7 +15,7 @@ from hub_unets.benchmarks.timing import compared, interleaved, peak_mb
 from hub_unets.modeling.variants import find_variant, variant_names
 
 THEIRS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}
-WIDTHS = {  # smp gives all nodes of U-Net++ but a level's last the width of its skip
+WIDTHS = {  # in smp's U-Net++ every node but a level's last has the width of its skip
     "resnet18": [256, 128, 64, 64, 16],
     "mobilenetv2_100": [96, 32, 24, 16, 16],
 }
@@ -104,7 +104,7 @@ def their_network(variant, network, backbone):
 
 @torch.inference_mode()
 def largest_difference(network, reference, size=64):
-    """Between the logits of both, relative to the largest logit."""
+    """The largest difference between the logits of both networks, relative to the largest logit."""
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     logits, expected = network.eval()(pixels), reference.eval()(pixels)
     return float((logits - expected).abs().max() / expected.abs().max())

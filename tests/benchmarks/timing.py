@@ -19,7 +19,7 @@ def interleaved(calls, rounds, warm_ups=1, usual=()):
     Args:
         calls: {name: function without arguments}; in each round each is called once, in this order.
         rounds, warm_ups: counted and uncounted rounds.
-        usual: names that run with the C library's default allocation, as a program does that never heard of ours.
+        usual: names that run with the C library's default allocation, as in any other program.
     """
     seconds = {name: [] for name in calls}
     for number in range(warm_ups + rounds):
@@ -43,7 +43,7 @@ def default_memory():
 
 
 def compared(seconds, reference, units=1):
-    """{name: {"ms", "times_faster"}}: the median of each, and the median over rounds of the other's over its time.
+    """{name: {"ms", "times_faster"}}: median time, and the median over rounds of `reference`'s time divided by it.
 
     `units` divides milliseconds: the images that one call takes.
     """

@@ -1,4 +1,4 @@
-"""What holds for the configuration of every variant."""
+"""The configuration of every variant."""
 
 import ast
 import inspect
@@ -93,5 +93,5 @@ def fields_read(variant):
 
 @each_variant
 def test_transformers_has_no_model_of_that_name(variant):
-    """With one, a load without trust_remote_code would take it in silence: `make test-newest` tells of it in time."""
+    """Else a load without trust_remote_code would silently take that model; `make test-newest` finds it in time."""
     assert variant not in CONFIG_MAPPING_NAMES

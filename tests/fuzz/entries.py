@@ -193,7 +193,7 @@ def metadata(folder, rng):
 
 
 def mutated_rows(rng):
-    """ROWS, of which some stay rows."""
+    """ROWS, mutated; values that are no longer dictionaries are left out."""
     rows = mutated_value(rng, ROWS)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 

@@ -1,6 +1,6 @@
 """Seeded mutations of whatever a stranger may send: bytes, text, JSON and YAML values, folders of files.
 
-Each takes a `numpy.random.Generator` and returns what it has made of the sound input.
+Each takes a `numpy.random.Generator` and returns the mutated input.
 """
 
 import copy
@@ -16,7 +16,7 @@ RUNS = [b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\n", b"{", b
 
 
 def pick(rng, values):
-    """One of a list of values of any kind."""
+    """A random value of a list."""
     return values[int(rng.integers(len(values)))]
 
 

@@ -1,4 +1,4 @@
-"""Whatever comes, the outcome is right or a clear error that names the file, within a bound of time and memory.
+"""Every input is read correctly or refused with a clear error that names the file, within limits of time and memory.
 
 Inputs are tried in a child process: one that crashes, hangs or takes too much memory is a failure with a seed, and
 the next one is tried in a new child.
@@ -19,7 +19,7 @@ import pytest
 from hub_unets.training.errors import UserError
 from tests.fuzz.entries import ENTRIES
 
-SECONDS, BYTES = 20, 2 * 2**30  # for one input; beyond what the process has taken already
+SECONDS, BYTES = 20, 2 * 2**30  # for one input; memory is counted from what the process holds at its start
 SLOW = 10_000
 
 FORK = multiprocessing.get_context("fork")
@@ -90,7 +90,7 @@ def assert_sound(name, seeds, record_property):
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_some_hundred(name, record_property):
+def test_hundreds_of_inputs(name, record_property):
     assert_sound(name, range(ENTRIES[name][0]), record_property)
 
 

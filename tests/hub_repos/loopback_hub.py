@@ -1,6 +1,6 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-The Space `owner/name` is the repository `spaces/owner/name`. What a client was told or sent is in `requests`, what is
+The Space `owner/name` is the repository `spaces/owner/name`. What a client sent is in `requests`, what is
 stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
 where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
 """
@@ -129,11 +129,11 @@ class LoopbackHub:
         self.when("PUT", path_regex, lambda handler: handler.hang_up(after_bytes), times)
 
     def slow(self, method, path_regex, seconds, times=1):
-        """Do at once what is asked for, and say so late."""
+        """Carry out the request at once, and answer late."""
         self.when(method, path_regex, lambda handler: setattr(handler, "delay", seconds), times)
 
     def hold(self, method, path_regex):
-        """Do at once what is asked for, and say so when nobody waits for the answer any more."""
+        """Carry out the request at once, and answer only when the client has given up."""
         self.when(method, path_regex, lambda handler: setattr(handler, "waits_for_close", True), 1)
 
     def rule_for(self, method, path):
@@ -166,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
     def respond(self):
         self.delay, self.waits_for_close, self.pending_answer = 0, False, None
         self.handle_request()
-        time.sleep(self.delay)  # here, for while it is worked out nobody else is served
+        time.sleep(self.delay)  # here, because the lock is free now
         if self.waits_for_close:
             select.select([self.connection], [], [], 60)  # readable when the client closes it
         if self.pending_answer:
@@ -232,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
         return repository, commit
 
     def find_to_write(self, repo, revision=None):
-        """The same for a writer, or for anyone who is logged in where it is for a pull request."""
+        """As `find`, for a writer; for a pull request, for anyone who is logged in."""
         target = self.find(repo, revision)
         if "create_pr" not in self.query or not self.may_read:
             self.require_writer(repo.split("/")[-2])

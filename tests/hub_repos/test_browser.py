@@ -65,7 +65,7 @@ class Page:
         return self.driver.find_element("id", name)
 
     def wait_for(self, beginning):
-        """Wait until the status line says this."""
+        """Wait until the status line begins with this; return it."""
         deadline = time.monotonic() + 120
         while not (text := self.find("status").text).startswith(beginning):
             assert time.monotonic() < deadline, f"{text!r} instead of {beginning!r}"
@@ -134,7 +134,7 @@ def dice(mask, reference):
 
 @pytest.fixture(scope="module")
 def open_page(runtime, tmp_path_factory):
-    """A function repository -> Page; at the end no page has logged anything or asked anyone but its server."""
+    """A function repository -> Page; at the end no page has logged anything or contacted any other server."""
     folder = tmp_path_factory.mktemp("chromium")
     with chromium(folder) as driver, served(folder) as address:
 
@@ -148,7 +148,7 @@ def open_page(runtime, tmp_path_factory):
 
 
 def check_quiet(driver, address):
-    """No page has logged an error since the last check, or asked anyone but its server."""
+    """No page has logged an error since the last check, or contacted any other server."""
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     urls = [
@@ -367,7 +367,7 @@ def test_no_file_of_the_page_names_a_host():
         ({"do_resize": False}, "do_resize false"),
     ],
 )
-def test_a_preprocessing_that_the_page_does_not_have_is_refused(changes, message, repository, tmp_path):
+def test_unsupported_preprocessing_is_refused(changes, message, repository, tmp_path):
     folder = shutil.copytree(repository, tmp_path / "repository")
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -392,7 +392,7 @@ def test_wrong_arguments_are_refused_in_words(repository, hollow_runtime, tmp_pa
         build_page(repository, tmp_path / "page")
 
 
-def test_what_npm_says_when_it_fails_is_shown(tmp_path, monkeypatch):
+def test_the_error_output_of_npm_is_shown(tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
     npm.chmod(0o755)

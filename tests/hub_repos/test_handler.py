@@ -42,7 +42,7 @@ TEXT = text_of(PNG)
 
 
 def endpoint(repository, home):
-    """A function (data, threads) to the answer, or to a text on the error; of all threads the same."""
+    """Yields a function (data, threads) -> the answer, or the error's text; all threads must get the same."""
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     with subprocess.Popen(
         [sys.executable, "-I", SCRIPT, repository],
@@ -221,7 +221,7 @@ def test_a_mask_is_a_png_of_0_and_255():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 53), (700, 90)])
-def test_rows_and_the_black_ones_around_them_are_the_whole_mask(height, width):
+def test_rows_and_black_rows_around_them_give_the_full_mask(height, width):
     encode, random = MaskPng(height, width), np.random.default_rng(0)
     for _ in range(20):
         top = int(random.integers(height))
@@ -234,7 +234,7 @@ def test_rows_and_the_black_ones_around_them_are_the_whole_mask(height, width):
         assert np.array_equal(mask, full_mask * np.uint8(255))
 
 
-def test_many_regions_of_a_large_image_cost_what_they_cover():
+def test_the_cost_of_a_region_follows_its_rows():
     encode, rows = MaskPng(5000, 5000), np.eye(20, 5000, dtype=bool)
     encode(rows, 2400)  # the black rows
     start = time.process_time()

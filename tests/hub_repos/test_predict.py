@@ -140,7 +140,7 @@ def test_uncertainty_is_the_mean_entropy_of_the_pixels_that_may_be_a_polyp():
     assert uncertainty(torch.tensor([[[2.0]]])) == pytest.approx(0.5270653, abs=1e-6)  # p = .8807971, in bits
 
 
-def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, frames, tmp_path, capsys):
+def test_broken_files_are_listed_with_their_reason_and_the_rest_is_predicted(checkpoint, frames, tmp_path, capsys):
     (frames / "zero.jpg").write_bytes(b"")
     (frames / "text.png").write_text("no image")
     (frames / "cut.png").write_bytes((frames / "b.png").read_bytes()[:2000])
@@ -203,7 +203,7 @@ def killed_at(moment, arguments):
         (predictions, "coco", 1),
     ],
 )
-def test_a_killed_command_goes_on_and_ends_with_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
+def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
     reference, out = tmp_path / "whole", tmp_path / "out"
     options = ("--batch_size", 1)
     run(checkpoint, frames, reference, *options)
@@ -239,7 +239,7 @@ def test_repeating_predicts_only_what_is_new_or_changed(checkpoint, frames, tmp_
     assert [row["image"] for row in table(out / "images.csv")] == ["a", "b", "c", "sub/a"]
 
 
-def test_the_lists_hold_what_the_inputs_hold_now(checkpoint, frames, tmp_path, capsys):
+def test_the_lists_follow_the_current_inputs(checkpoint, frames, tmp_path, capsys):
     out = tmp_path / "out"
     run(checkpoint, frames, out)
     (frames / "a.png").unlink()
@@ -253,7 +253,7 @@ def test_the_lists_hold_what_the_inputs_hold_now(checkpoint, frames, tmp_path, c
     assert {annotation["image_id"] for annotation in coco["annotations"]} == {1}
 
 
-def test_what_is_left_out_is_counted_and_named(checkpoint, frames, tmp_path, capsys):
+def test_files_left_out_are_counted_and_named(checkpoint, frames, tmp_path, capsys):
     for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
         (frames / name).write_text("no image")
     assert run(checkpoint, frames, tmp_path / "out") == 0

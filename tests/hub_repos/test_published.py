@@ -37,13 +37,13 @@ def test_every_file_fits_the_project_and_the_card_is_its_results():
     assert "no code: `hub-unets build FOLDER MODEL`" in card
 
 
-def test_what_is_built_from_it_verifies(tmp_path):
+def test_a_build_of_it_verifies(tmp_path):
     build(KEPT, tmp_path / "repository")
     checks = verify_folder(tmp_path / "repository")
     assert [check for check in checks if not check.passed] == []
 
 
-def test_rows_of_real_images_are_found_again(kvasir):
+def test_rows_of_real_images_are_reproduced(kvasir):
     with (KEPT / "per_image.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file) if row["part"] == "validation"}
     source = load_source(str(kvasir))["all"]

@@ -66,7 +66,7 @@ def run(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_push(loopback, pusher, run):
     """The first push, verified and loaded in isolation: how it ended, the repositories, and its requests."""
-    empty(loopback)  # of what tests before, which asked for no such push, have left
+    empty(loopback)  # left by earlier tests
     finished = pusher.push(run, REPO, token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr
     return finished, copy.deepcopy(loopback.repositories), list(loopback.requests)
@@ -87,7 +87,7 @@ def hub(loopback):
 
 
 def empty(hub):
-    """Make a Hub forget all."""
+    """Empty a Hub."""
     for memory in (hub.repositories, hub.objects, hub.collections, hub.requests, hub.rules):
         memory.clear()
 
@@ -266,13 +266,13 @@ def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
 
 
 @pytest.mark.parametrize("path", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
-def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_goes_on(path, published, hub, pusher, other_run):
+def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_finishes(path, published, hub, pusher, other_run):
     before = published.branches["main"]
     hub.hold("POST", path)
     late = pusher.push(other_run, REPO, token=TOKEN, seconds=5)
     assert late.code == 1 and "the Hub did not answer in time: repeat the command" in late.stderr
     assert late.stderr.count("\n") == 1 and published.branches.keys() == {"main"}
-    arrived = path in ("/commit/main", "/tag/")  # what was asked for was done
+    arrived = path in ("/commit/main", "/tag/")  # the request was carried out
     assert (published.parents[published.branches["main"]] if arrived else published.branches["main"]) == before
     assert pusher.push(other_run, REPO, token=TOKEN).code == 0
     head = published.branches["main"]
@@ -314,7 +314,7 @@ def test_a_push_cut_off_before_its_tag_is_finished_by_the_next(hub, pusher, run)
     assert repository.tags == {"v1": repository.branches["main"]} and len(repository.history()) == FIRST_HEAD
 
 
-def test_what_arrived_before_a_connection_broke_is_not_sent_again(hub, pusher, run):
+def test_files_that_arrived_before_a_connection_broke_are_not_sent_again(hub, pusher, run):
     hub.drop(Blob((run / "curves.png").read_bytes()).sha256, after_bytes=100, times=6)
     broken = pusher.push(run, REPO, token=TOKEN)
     assert broken.code == 1 and "error: the connection to the Hub broke" in broken.stderr

@@ -1,4 +1,4 @@
-"""The accuracy page, from records: what stands where, by hand; and the committed page is the records' own."""
+"""The accuracy page, from records: its sections and figures by hand, and the committed page matches its records."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ MARKS = f"Before\n{pages.START}\nold\n{pages.END}\nafter\n"
 
 
 def record(folder, **changes):
-    """A record with what a run's has; `changes` are dotted places, with __ for the dot."""
+    """A record as a run writes it; `changes` are keys joined by __, with their new values."""
     write(folder, report=True)
     results = json.loads((folder / "results.json").read_text())
     results["run"] |= {

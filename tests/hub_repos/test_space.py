@@ -110,7 +110,7 @@ class Page:
         return self.driver.find_elements("css selector", selector)
 
     def ask(self, script):
-        """What the page says at one moment: an element that was found may be replaced before it is read."""
+        """The page's answer to one script: an element found earlier may be replaced before it is read."""
         return self.driver.execute_script(f"return {script}")
 
     @property
@@ -118,7 +118,7 @@ class Page:
         return self.ask("[...document.querySelectorAll('#polyps')].map((one) => one.innerText).join(' ').trim()")
 
     def upload(self, path, answer=""):
-        """Choose a file, and wait until the page says this, or lists polyps; meanwhile it says how long it takes."""
+        """Choose a file, and wait until the page shows this message, or lists polyps; meanwhile it shows the time."""
         for button in self.find("#upload button[aria-label='Clear']"):
             button.click()
             wait(lambda: self.text.startswith("Upload or paste") and not self.rows())
@@ -132,7 +132,7 @@ class Page:
         return self.ask(f"[...document.querySelectorAll('#polyps tr')].slice(1).map((row) => {cells})")
 
     def wait_for_rows(self, rows):
-        """Wait until the table says this; fails with what it says instead."""
+        """Wait until the table has these rows; fails with the rows it has instead."""
         with contextlib.suppress(AssertionError):
             wait(lambda: self.rows() == rows, seconds=60)
         assert self.rows() == rows

@@ -70,7 +70,7 @@ def edit(name, pattern, replacement):
 
 
 def edit_json(name, render=False, **changes):
-    """A change of a JSON file's values, given by dotted place with __; the card follows where it is rendered."""
+    """A change of a JSON file's values; keys are paths joined by __. `render` writes the card anew."""
 
     def change(folder):
         content = json.loads((folder / name).read_text())
@@ -220,7 +220,7 @@ def test_what_is_tampered_with_and_signed_fails_its_check(change, expected, copy
 
 
 def flip(folder, bit=0x80):
-    """Change one bit of the last byte: of the sign of a weight, as it stands."""
+    """Change one bit of the last byte, the sign of a weight."""
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= bit
     (folder / "model.safetensors").write_bytes(content)
@@ -397,7 +397,7 @@ def test_the_isolated_process_ends_with_its_first_failure(copy, tmp_path):
     assert '"missing_keys": ["head.classifier.bias"]' in check.reason
 
 
-def test_what_is_run_is_what_was_checked(copy, monkeypatch):
+def test_the_checked_files_are_those_that_run(copy, monkeypatch):
     """Whoever may write to the folder changes it after the last check."""
     code, ran = (copy / "layers.py").read_bytes(), []
     monkeypatch.setitem(STATIC_CHECKS, "late", Static(lambda _: write("layers.py", b"import os")(copy) and ""))
@@ -409,7 +409,7 @@ def test_what_is_run_is_what_was_checked(copy, monkeypatch):
 
 
 def test_a_failed_first_check_ends_it(copy, monkeypatch):
-    """Else a folder that is mended in the meantime would be run without having been checked."""
+    """A folder that is repaired later would otherwise run unchecked."""
     (copy / "curves.png").symlink_to("example.png")
     monkeypatch.setitem(STATIC_CHECKS, "late", Static(lambda _: (copy / "curves.png").unlink()))
     monkeypatch.setattr(verification, "run_isolated", lambda *_: pytest.fail("it was run"))
@@ -422,7 +422,7 @@ def test_a_file_of_any_size_is_not_copied(copy):
     assert failures(copy) == {"files": "README.md is larger than 262144 bytes"}
 
 
-def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp_path, monkeypatch):
+def test_an_endless_process_is_ended_with_its_children(repository, tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "SECONDS", 1)
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nsleep 600 &\necho $! > child.txt\nwait\n")
@@ -438,7 +438,7 @@ def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp
     assert not child.exists() or "zombie" in child.read_text()
 
 
-def test_the_isolated_process_has_its_bounds(repository, tmp_path):
+def test_the_isolated_process_has_resource_limits(repository, tmp_path):
     script = (
         "import resource, runpy, sys\n"
         "runpy.run_path(sys.argv[1])['limit'](sys.argv[2])\n"
@@ -479,7 +479,7 @@ def tables(tmp_path):
 
 
 def test_columns_come_from_whoever_verifies(copy, tables):
-    """Not from the repository, which could have its masks for its images."""
+    """They never come from the repository, which could name its masks as its images."""
     edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
     sign(copy)
@@ -509,7 +509,7 @@ def test_a_replaced_example_is_found_and_other_pictures_are_not_vouched_for(copy
     ("name", "size", "message"),
     [("notes.txt", 1, "notes.txt is no file that"), ("README.md", 2**40, "README.md is larger than 262144 bytes")],
 )
-def test_a_file_on_the_hub_that_is_none_of_ours_is_not_downloaded(name, size, message):
+def test_an_unknown_file_on_the_hub_is_not_downloaded(name, size, message):
     with pytest.raises(ValueError, match=f"someone/unet: {message}"):
         verify.require_known(SimpleNamespace(rfilename=name, size=size), "someone/unet")
 
@@ -528,7 +528,7 @@ def test_a_tag_counts_where_it_is_the_commit_that_was_checked(tag_commit, expect
     assert verify.revision_of(tmp_path, "someone/unet", "c" * 40) == expected
 
 
-def test_a_hub_that_is_not_reached_is_an_error_for_people(monkeypatch):
+def test_a_hub_that_is_not_reached_is_an_error_in_words(monkeypatch):
     def download(*arguments):
         raise CLIENT.ConnectError("refused")
 
@@ -569,7 +569,7 @@ def test_a_folder_that_is_no_repository_fails(tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as a download asks for: one repository, one commit."""
+    """The parts of the Hub that a download needs: one repository, one commit."""
 
     commit = "c" * 40
 

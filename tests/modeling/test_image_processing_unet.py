@@ -105,7 +105,7 @@ def test_an_unknown_option_is_refused():
         UNetImageProcessor()(COLOUR, sise=8)
 
 
-def test_options_of_a_call_do_not_stay():
+def test_options_of_a_call_do_not_change_the_processor():
     processor = UNetImageProcessor(size=8)
     before = processor.to_dict()
     processor(COLOUR, size=4, do_normalize=False, mirror_margin=1)
@@ -232,7 +232,7 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 
 
 @pytest.mark.parametrize(("threshold", "marked"), [(0, 4), (1, 0), (0.0, 4), (1.0, 0)])
-def test_every_probability_exceeds_0_and_none_1(threshold, marked):
+def test_threshold_0_marks_every_pixel_and_threshold_1_none(threshold, marked):
     logits = torch.tensor([[[[-200.0, 0.0], [200.0, 50.0]]]])
     for processor, call_threshold in (
         (UNetImageProcessor(), threshold),

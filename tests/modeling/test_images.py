@@ -169,7 +169,7 @@ def test_a_resized_tensor_is_not_black(mode):
 
 @pytest.mark.parametrize("bits", [9, 10, 12, 13])
 @pytest.mark.parametrize("kind", [np.uint16, ">u2", np.int32, np.float32])
-def test_a_16_bit_image_that_uses_few_of_them_is_said_to_be_dark(bits, kind):
+def test_a_16_bit_image_that_uses_few_bits_gives_a_warning(bits, kind):
     dark_image = np.full((4, 4), 2**bits - 1).astype(kind)
     dark_image[0, 0] = 512
     with pytest.warns(UserWarning, match=rf"uses {max(bits, 10)} of them .* by {2 ** (16 - max(bits, 10))} if"):

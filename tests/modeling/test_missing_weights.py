@@ -14,7 +14,7 @@ FIRST = {"bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 
 
 
 def checkpoint(folder, variant="unet", encoder="plain", **fields):
-    """Saves a model of which no bias, norm or statistic has its first value; returns its state."""
+    """Saves a model in which no bias, norm or statistic has its initial value; returns its state."""
     model = small_model(variant, encoder, **fields)
     for tensor in model.state_dict().values():
         if tensor.ndim < 2:
@@ -28,7 +28,7 @@ def load(folder, variant="unet", **fields):
 
 
 def check(model, stored):
-    """Tensors of the same name and shape are the checkpoint's; the others have first values."""
+    """Tensors of the same name and shape are the checkpoint's; the others have initial values."""
     for name, tensor in model.state_dict().items():
         if name in stored and stored[name].shape == tensor.shape:
             assert torch.equal(tensor, stored[name]), name
@@ -130,7 +130,7 @@ def test_weights_of_a_unet_in_a_transunet(tmp_path, monkeypatch):
 
 @each_pair
 def test_a_model_built_without_memory_gets_every_value(variant, encoder, monkeypatch):
-    """As transformers' own suite: `to_empty`, then `init_weights` gives what a new model has."""
+    """As in transformers' own tests: `to_empty`, then `init_weights`, gives the values of a new model."""
     expected = small_model(variant, encoder)
     with torch.device("meta"):
         model = model_class(variant)(copy.deepcopy(expected.config))

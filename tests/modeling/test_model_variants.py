@@ -1,4 +1,4 @@
-"""What every variant does with every encoder: sizes, gradients and loading for all pairs, the rest as each_pair."""
+"""Every variant with every encoder: sizes, gradients and loading for all pairs, the rest as `each_pair`."""
 
 import copy
 import shutil

@@ -7,7 +7,7 @@ from tests.variants import config_class, model_class, small_model
 
 
 def inputs_of(model, encoder_channels, widths):
-    """Input channels of each node's first convolution, and what figure 1a wants of them."""
+    """Input channels of each node's first convolution, and those of figure 1a."""
     channels = {name: node.conv[0][0].in_channels for name, node in model.decoder.nodes.items()}
     expected = {}
     for name in channels:

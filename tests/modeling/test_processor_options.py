@@ -1,4 +1,4 @@
-"""Every option is checked however it comes, and what other processors take is supported or refused by name."""
+"""Every option is checked wherever it is set; options of other processors are supported or refused by name."""
 
 import math
 
@@ -43,7 +43,7 @@ IDENTITY = {"do_resize": False, "do_rescale": False, "do_normalize": False}
         ("default_to_square", False, "height"),
     ],
 )
-def test_a_wrong_field_is_named_however_it_comes(field, value, message):
+def test_a_wrong_field_is_named_by_constructor_load_and_call(field, value, message):
     processor = UNetImageProcessor()
     for call in (
         lambda: UNetImageProcessor(**{field: value}),

@@ -1,7 +1,7 @@
-"""Networks and blocks held against implementations of others, which get our weights, in float64.
+"""Networks and blocks compared with other implementations that hold our weights, in float64.
 
-Where a whole network of MONAI or segmentation_models_pytorch is ours for some setting, its logits must be ours; else
-the largest part that is the same.
+Where a whole network of MONAI or segmentation_models_pytorch equals ours for some setting, the logits must be equal;
+else the largest part that both share.
 """
 
 import pytest
@@ -97,7 +97,7 @@ def test_unet_on_a_backbone_equals_smps():
 
 @torch.no_grad()
 def test_unetplusplus_on_a_backbone_equals_smps():
-    # smp gives all nodes of a level but the last the width of its skip
+    # in smp every node but a level's last has the width of its skip
     fields = {"decoder_channels": [256, 128, 64, 64, 8], "detail_channels": 0, "upsample": "bilinear"}
     model = prepared(small_model("unetplusplus", "resnet18", **fields))
     options = {"encoder_weights": None, "decoder_interpolation": "bilinear"}

@@ -23,7 +23,7 @@ JSON = ("config.json", "preprocessor_config.json", "results.json", "manifest.jso
 OTHERS = ("model.safetensors", "per_image.csv", "README.md", "example.png")
 QUICK, MANY = 13, 1250  # mutations of a file
 SECONDS = 20  # of the processor, for one repository
-BARE = re.compile(r"(^|: )\w+(Error|Exception|Warning|Iteration)\b")  # the kind of an error that nobody has worded
+BARE = re.compile(r"(^|: )\w+(Error|Exception|Warning|Iteration)\b")  # the bare class of an error, without words
 ODD = (
     None, True, -1, 0, 1, 2**40, 10**30, 1e308, -0.5, "", "x", "a" * 20_000, "None", "../../x", "{", "\ud800", "\0",
     "```\n", [], {}, [[]], [None] * 3, {"": None}, {"a": {"a": {"a": []}}}, float("nan"), float("inf"),
@@ -92,7 +92,7 @@ def mutated_lines(content, rng):
 
 
 def mutated_header(content, rng):
-    """A mutation of the JSON before the tensors, with its length set right."""
+    """A mutation of the JSON before the tensors, with the right length."""
     length = int.from_bytes(content[:8], "little")
     header = mutated_json(content[8 : 8 + length], rng)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
@@ -113,7 +113,7 @@ def mutation(name, content, seed):
 
 
 def sign(folder, name):
-    """Make the manifest fit again, as whoever changes a file can."""
+    """Update the manifest, as anyone who changes a file can."""
     manifest, content = json.loads((folder / "manifest.json").read_text()), (folder / name).read_bytes()
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (folder / "manifest.json").write_text(json.dumps(manifest))

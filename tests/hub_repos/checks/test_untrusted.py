@@ -29,7 +29,7 @@ def test_json_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a\0b"])
-def test_what_is_no_text_is_refused(content, tmp_path):
+def test_a_file_that_is_no_text_is_refused(content, tmp_path):
     (tmp_path / "x.md").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.md is not text"):
         read_text(tmp_path / "x.md")

@@ -216,7 +216,7 @@ def test_a_video_that_was_filmed_turned_is_read_upright(angle, tmp_path):
     path.write_bytes(content)
     (item,) = Video("turned", str(path), "", 1).items()
     pixels = np.asarray(read_image(item.read(), item.name)).astype(int)
-    upright = np.rot90(np.asarray(image), -angle // 90)  # what is left comes to the top when turned by 90
+    upright = np.rot90(np.asarray(image), -angle // 90)  # the left side comes to the top when turned by 90
     assert pixels.shape == upright.shape and np.abs(pixels - upright).mean() < 10
 
 

@@ -1,4 +1,4 @@
-"""Tiles cover the image and blend into what a network that sees no context says of the whole."""
+"""Tiles cover the image and blend into the logits of the whole image for a network without context."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_tiles_of_a_pixelwise_network_blend_into_its_logits():
     assert max(sizes) == 4 and len(sizes) > 2
 
 
-def test_small_images_stay_in_one_batch_and_as_they_are():
+def test_small_images_stay_in_one_batch_unchanged():
     images = [Image.fromarray(phantom(0, index, 64)[0]) for index in range(3)]
     processor, sizes = UNetImageProcessor(size=32), []
 
