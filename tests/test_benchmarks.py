@@ -51,8 +51,10 @@ def test_both_networks_give_the_same_logits(variant, backbone):
 
 def test_plain_and_our_loader_give_the_same_kind_of_batch(tmp_path):
     rows = phantom_dataset(8, size=64)
-    batches = {name: next(one) for name, one in loops.loaders(rows, 64, 4, tmp_path).items()}
-    kinds = {name: {key: (one.shape, one.dtype) for key, one in batch.items()} for name, batch in batches.items()}
+    batches = {name: next(iterator) for name, iterator in loops.loaders(rows, 64, 4, tmp_path).items()}
+    kinds = {
+        name: {key: (tensor.shape, tensor.dtype) for key, tensor in batch.items()} for name, batch in batches.items()
+    }
     assert kinds[loops.OURS] == kinds[loops.PLAIN]
 
 
