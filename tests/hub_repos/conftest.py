@@ -81,10 +81,8 @@ def modules_cache(tmp_path, monkeypatch):
 
     forget()
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    other_folders = [
-        path for path in sys.path if not Path(path, "transformers_modules").is_dir()
-    ]  # left by earlier loads
-    monkeypatch.setattr(sys, "path", other_folders)
+    # earlier loads have left their own cache folders in the path
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").is_dir()])
     yield
     forget()
 

@@ -233,10 +233,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def find_to_write(self, repo, revision=None):
         """As `find`, for a writer; for a pull request, for anyone who is logged in."""
-        target = self.find(repo, revision)
+        found = self.find(repo, revision)
         if "create_pr" not in self.query or not self.may_read:
             self.require_writer(repo.split("/")[-2])
-        return target
+        return found
 
     def require_login(self):
         if not self.may_read:
@@ -396,14 +396,10 @@ class Handler(BaseHTTPRequestHandler):
         slug = f"{request['namespace']}/{request['title'].lower()}-{'0' * 24}"
         if slug in self.hub.collections:
             raise RefusedError(409, "Collection already exists", body={"slug": slug})
-        constants = {"lastUpdated": NOW, "position": 0, "theme": "green", "upvotes": 0, "owner": request["namespace"]}
         self.hub.collections[slug] = {
-            "slug": slug,
-            "title": request["title"],
-            "private": request["private"],
-            "items": [],
-        }
-        self.hub.collections[slug] |= constants
+            "slug": slug, "title": request["title"], "private": request["private"], "items": [], "lastUpdated": NOW,
+            "position": 0, "theme": "green", "upvotes": 0, "owner": request["namespace"],
+        }  # fmt: skip
         self.collection(slug)
 
     def collection(self, slug):

@@ -16,7 +16,7 @@ from hub_unets.hub_repos.page.page import PACKAGE, RUNTIME, build_page, fetch_ru
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
-from tests.hub_repos.chromium import chromium, served, wait
+from tests.hub_repos.chromium import chromium, console_errors, served, wait
 from tests.variants import small_model
 
 FILES = {"index.html", "page.css", "page.js", "settings.json", "model.onnx", "example.png", *RUNTIME.values()}
@@ -80,10 +80,8 @@ class Page:
         """The mask as it is downloaded, grey levels H x W."""
         shutil.rmtree(self.downloads, ignore_errors=True)
         self.find("download").click()
-        path, deadline = self.downloads / f"{name}_mask.png", time.monotonic() + 60
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        path = self.downloads / f"{name}_mask.png"
+        wait(path.exists, seconds=60)
         return np.asarray(Image.open(path).convert("L"))
 
     def rows(self):
@@ -149,7 +147,7 @@ def open_page(runtime, tmp_path_factory):
 
 def check_quiet(driver, address):
     """No page has logged an error since the last check, or contacted any other server."""
-    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert console_errors(driver) == []
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     urls = [
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
