@@ -1,7 +1,6 @@
 """Fair times on a machine that may be busy: rounds of A B A B ..., their medians, and the machine's name."""
 
 import ctypes
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
+from hub_unets.training.records.results import cpu_name
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -80,12 +80,4 @@ def _status_mb(name):
 
 def hardware():
     """What every figure must name: processor, threads, versions."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return {"cpu": cpu, "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"cpu": cpu_name(), "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
