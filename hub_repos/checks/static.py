@@ -189,7 +189,7 @@ def check_release(folder):
     if match[1] != installed_version():
         raise UserError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
     with tempfile.TemporaryDirectory() as built:
-        copy_code(_model_type(folder), Path(built), of_release=release)
+        copy_code(_model_type(folder), Path(built), release_name=release)
         expected = {path.name: path.read_bytes() for path in Path(built).iterdir()}
     present = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
     for name in sorted(expected.keys() ^ present):

@@ -35,14 +35,14 @@ def remote_code(config_class, model_class):
     }
 
 
-def copy_code(model_type, folder, of_release=None):
+def copy_code(model_type, folder, release_name=None):
     """Write flat copies: modeling file, processor with pipeline, all that they import, and the endpoint's two files.
 
-    `of_release` is the release that their first lines name; the default is this one.
+    `release_name` is the release that their first lines name; the default is this one.
     """
-    of_release = of_release or release()
+    release_name = release_name or release()
     for relative in code_files(model_type):
-        source = flatten(PROJECT / relative, of_release) + indirect_imports(relative)
+        source = flatten(PROJECT / relative, release_name) + indirect_imports(relative)
         (folder / relative.name).write_text(source, encoding="utf-8")
     (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
 
@@ -106,7 +106,7 @@ def project_imports(tree, path):
     return nodes
 
 
-def flatten(path, of_release):
+def flatten(path, release_name):
     """A source file as published: the project's imports become relative, and a first line names file and release."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
@@ -114,7 +114,7 @@ def flatten(path, of_release):
         sibling = ast.ImportFrom(module=node.module.split(".")[2], names=node.names, level=1)
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + ast.unparse(sibling) + "\n"]
     relative = path.relative_to(PROJECT).as_posix()
-    return f"# {relative} of hub-unets {of_release}; Apache-2.0\n" + "".join(lines)
+    return f"# {relative} of hub-unets {release_name}; Apache-2.0\n" + "".join(lines)
 
 
 def release():
