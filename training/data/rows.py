@@ -37,8 +37,8 @@ def has_stems(names: Iterable[str]) -> bool:
 def first_few(names: Iterable[str], limit: int = 3) -> str:
     """The first `limit` names and how many more there are, for an error or a report."""
     names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    suffix = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + suffix
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -53,12 +53,12 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     does a file whose name is not UTF-8, which no table can hold.
     """
     files, others = [], []
-    for place, folders, names in os.walk(folder):
+    for directory, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_debris(name))
-        others += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
-        for path in (Path(place, name) for name in names if not is_debris(name)):
-            wanted = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
-            (files if wanted else others).append(path)
+        others += [path for path in (Path(directory, name) for name in folders) if path.is_symlink()]
+        for path in (Path(directory, name) for name in names if not is_debris(name)):
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
+            (files if is_image else others).append(path)
     return sorted(files), sorted(others)
 
 
@@ -76,8 +76,8 @@ def is_debris(name: str) -> bool:
     return name.startswith((".", "__")) or name.lower() in DEBRIS
 
 
-def say_left_out(where: object, names: Iterable[str], why: str) -> None:
+def say_left_out(source: object, names: Iterable[str], reason: str) -> None:
     """One line on stderr, of the first process alone, that counts and names what is not used; none without names."""
     names = sorted(names)
     if names and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(f"{where}: left out {len(names)} {why}: {first_few(names)}", file=sys.stderr, flush=True)
+        print(f"{source}: left out {len(names)} {reason}: {first_few(names)}", file=sys.stderr, flush=True)

@@ -9,9 +9,9 @@ class Float32Conv2d(nn.Conv2d):
 
     def forward(self, features):
         kind = features.device.type
-        wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
         with torch.autocast(kind, enabled=False):
-            return super().forward(features.float()).to(wanted)
+            return super().forward(features.float()).to(dtype)
 
 
 def depthwise_in_float32(model):

@@ -55,7 +55,7 @@ def open_storage(url):
     return storage
 
 
-def _patient(call, shown):
+def _patient(call, shown_url):
     """A call of the storage that is made again while the server is away, for PATIENCE_SECONDS."""
 
     @functools.wraps(call)
@@ -71,11 +71,11 @@ def _patient(call, shown):
             except StorageInternalError as error:
                 if time.monotonic() - started > PATIENCE_SECONDS:
                     raise OSError(
-                        f"the sweep's database, {shown}, has not answered for {PATIENCE_SECONDS // 60} minutes: "
+                        f"the sweep's database, {shown_url}, has not answered for {PATIENCE_SECONDS // 60} minutes: "
                         "repeat the command when it does; finished trials are not trained again."
                     ) from error
                 if not is_repeated:
-                    print(f"The sweep's database, {shown}, does not answer: waiting for it.", flush=True)
+                    print(f"The sweep's database, {shown_url}, does not answer: waiting for it.", flush=True)
                 is_repeated = True
                 time.sleep(POLL_SECONDS)
 
