@@ -37,9 +37,9 @@ class Server:
 
     def __init__(self, folder):
         self.folder, self.data = folder, folder / "data"
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
         self.url = f"postgresql+psycopg://sweeper:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}/postgres"
         (folder / "password").write_text(PASSWORD)
         self._run("initdb", "-U", "sweeper", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync")

@@ -17,10 +17,10 @@ SECTION = "# What transformers calls private"
 def test_private_names_are_overridden_in_one_section():
     before, section = inspect.getsource(module.UNetTrainer).split(SECTION)
     (owner,) = ast.parse(inspect.getsource(module.UNetTrainer)).body
-    own = {one.name for one in owner.body if isinstance(one, ast.FunctionDef)}
-    theirs = {name for name in dir(Trainer) if name.startswith("_") and not name.startswith("__")}
-    assert own & theirs == PRIVATE
-    for name in theirs:
+    overrides = {node.name for node in owner.body if isinstance(node, ast.FunctionDef)}
+    private = {name for name in dir(Trainer) if name.startswith("_") and not name.startswith("__")}
+    assert overrides & private == PRIVATE
+    for name in private:
         assert f"self.{name}(" not in before and f"super().{name}(" not in before, name
     for name in PRIVATE:
         assert f"def {name}(" in section
@@ -57,8 +57,8 @@ def test_the_loss_is_divided_once(make_trainer, size, steps):
 def test_the_log_and_the_state_have_what_is_read_from_them(make_trainer):
     trainer = make_trainer(plain_model(), logging_steps=1)
     trainer.train()
-    training = [one for one in trainer.state.log_history if "loss" in one]
-    assert [one["step"] for one in training] == [1, 2, 3] and {"epoch", "learning_rate", "seconds"} <= set(training[0])
+    training = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in training] == [1, 2, 3] and {"epoch", "learning_rate", "seconds"} <= set(training[0])
     assert trainer.state.best_global_step == 3 and "eval_loss" in trainer.evaluate()
-    mean = sum(one["loss"] for one in training) / 3
+    mean = sum(row["loss"] for row in training) / 3
     assert trainer.state.log_history[-2]["train_loss"] == pytest.approx(mean, rel=1e-5)
