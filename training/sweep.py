@@ -1,9 +1,9 @@
 """Train every cell of a grid, or search a space: `accelerate launch training/sweep.py RECIPE.yaml [--field value]`.
 
 RECIPE is a recipe with `grid:` or `space:`, or any with `--folds 5` for a cross-validation. A trial is one run of
-training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. Every process that
-names the same study works on it: a trial is taken by one of them, and one whose worker died is taken up again, from
-its last checkpoint, by a worker on the same folder.
+training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. All processes that
+name the same study share its trials. If a worker dies, another worker on the same folder continues its trial from the
+last checkpoint.
 """
 
 import contextlib
@@ -40,21 +40,21 @@ from hub_unets.training.settings.storage import open_storage, quiet_optuna
 from hub_unets.training.settings.trials import parse_sweep, settings_of
 
 RUN = Path(__file__).with_name("run.py")
-LAUNCHED = re.compile(  # what a run that no launcher started does not have
+LAUNCHED = re.compile(  # environment variables that only a launcher sets
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|ACCELERATE_MIXED_PRECISION"
 )
 CONDITIONS = ("image_size", "num_train_epochs", "seed", "max_samples")
-QUIET = ("--disable_tqdm", "true")  # a log file is no screen
+QUIET = ("--disable_tqdm", "true")  # no progress bars in a log file
 QUIET_ENVIRONMENT = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-SECONDS_TO_SET_OUT = 60  # between a trial's being taken and its worker's saying so
+SECONDS_TO_SET_OUT = 60  # for a worker to record its folder in a trial that it has taken
 POLL_SECONDS = 2
 
 
 class Worker:
-    """One process's part in a study: takes trials, runs them, and tells their figures.
+    """One process's part in a study: takes trials, runs them, and reports their figures.
 
-    Two locks guard a trial's folder: the worker's, beside it, and the run's, in it. A trial that the storage calls
-    running has been given up where neither is held.
+    Two locks guard a trial's folder: the worker's, beside it, and the run's, in it. A trial that is marked as running
+    while neither lock is held has been abandoned.
     """
 
     def __init__(self, sweep, number=0):
@@ -129,7 +129,7 @@ class Worker:
                 wait = True
             elif outlived or self._is_taken(current):
                 return self._trial(current), lock, False
-            elif not is_running or "folder" not in current.user_attrs:  # taken just now: its worker says so, or died
+            elif not is_running or "folder" not in current.user_attrs:  # just taken, or its worker died at once
                 wait = wait or current.state in (TrialState.WAITING, TrialState.RUNNING)
             lock.release()
         return None, None, wait
@@ -147,7 +147,7 @@ class Worker:
         return trial
 
     def _is_of_this_folder(self, trial):
-        """Whether a running trial was taken by a worker on this folder, or by one that died before it said so."""
+        """Whether a running trial was taken by a worker on this folder, or by one that died before recording it."""
         if "folder" in trial.user_attrs:
             return trial.user_attrs["folder"] == self.folder_id
         return time.time() - trial.datetime_start.timestamp() > SECONDS_TO_SET_OUT
@@ -161,7 +161,7 @@ class Worker:
             return True
 
     def run(self, trial):
-        """Train one trial; its line for the screen."""
+        """Train one trial; returns a line for the screen."""
         name, started = trial.user_attrs["name"], time.perf_counter()
         folder = self.sweep.folder(name)
         log = self.sweep.beside(name, ".log")
@@ -183,7 +183,7 @@ class Worker:
 
 
 def conclude(worker, argv):
-    """Where every trial has ended: the leaderboard, and the first of each group as a Hub repository."""
+    """When all trials have ended, write the leaderboard and build the first of each group as a Hub repository."""
     sweep = worker.sweep
     completed = list({trial.user_attrs["name"]: trial for trial in worker.trials(TrialState.COMPLETE)}.values())
     failures = _failures(worker)
@@ -297,7 +297,7 @@ def _dice(path, part):
 
 
 def _reason(log, code):
-    """What a run said last; the signal that ended it, if one did."""
+    """The last message of a failed run, or the signal that ended it."""
     if code < 0:
         return f"ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

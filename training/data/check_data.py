@@ -1,6 +1,6 @@
 """The check before any training: are the pairs sound, what do the masks hold, does the split leak?
 
-`check` reads every pair once and never stops at a bad one; `format_check` tells the result to a person.
+`check` reads every pair once and never stops at a bad one; `format_check` writes the result as text.
 """
 
 import datasets

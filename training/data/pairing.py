@@ -1,7 +1,4 @@
-"""Folders of images and of masks to pairs of files: who belongs together is told by the names.
-
-What lies beside them and is not used is counted and named.
-"""
+"""Folders of images and of masks to pairs of files with the same names; files that are not used are reported."""
 
 import os
 from pathlib import Path
@@ -43,7 +40,7 @@ def holds_pairs(folder: Path) -> bool:
 def paired_parts(folder: Path, images: str | None, masks: str | None) -> dict[str, datasets.Dataset]:
     """The pairs of a folder, or of its folders of parts, by part; `images` and `masks` name the sub-folders.
 
-    Raises UserError where a file has no partner, two have one name, or which folder holds what can't be told.
+    Raises UserError where a file has no partner, two have the same name, or the kinds of folders are not clear.
     """
     if folders := _images_and_masks(folder, images, masks):
         _say_unused(folder, folders)

@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: a named split of a source, reproducible to the digit.
+"""A named split of a source into train, validation and test, exactly reproducible.
 
 A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
 drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5",
@@ -59,13 +59,13 @@ class Partition:
 
     @property
     def sha256(self) -> str:
-        """The digest of who is where: the sorted lines "part<tab>name"."""
+        """The digest of the split: the sorted lines "part<tab>name"."""
         lines = sorted(f"{part}\t{name}\n" for part in PARTS for name in self.names_of(part))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def files_sha256(self) -> str:
-        """The digest of what the files hold: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
+        """The digest of the files' contents: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
         lines = sorted("\t".join(row) + "\n" for row in zip(self.names, self.digests, self.mask_digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -76,7 +76,7 @@ class Partition:
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """What one part knows of another: the same stem, a byte-identical image, or a twin (test name, other name)."""
+    """What two parts share: the same stem, a byte-identical image, or a twin (test name, other name)."""
 
     stems: tuple[str, ...]
     identical: tuple[tuple[str, ...], ...]

@@ -1,4 +1,4 @@
-"""Frames without a polyp, made of frames with one: what a data set in which every image holds a polyp can't teach.
+"""Frames without a polyp, made from frames with one, for data sets in which every image holds a polyp.
 
 Two transforms for a recipe's `augmentation` list, `PolypFreeCrop` and `PaintOut`, which leave a sample as it is where
 they can't take its polyp away; and the crop on which false alarms are counted. Pixels of every label above 0 count as
@@ -13,8 +13,8 @@ from albumentations.core.type_definitions import Targets
 from hub_unets.training.errors import UserError
 
 CANDIDATES = 64  # rectangles, or places to copy from, that are tried
-CELLS = 64  # along the longer side of a frame whose largest polyp-free part is looked for
-DARK = 40  # a pixel whose brightest channel is below shows no mucosa
+CELLS = 64  # along the longer side of a frame, when its largest polyp-free part is searched
+DARK = 40  # a pixel whose brightest channel is below this shows no mucosa
 
 
 class PolypFreeCrop(albumentations.DualTransform):

@@ -1,8 +1,8 @@
 """From a row to arrays: the upright RGB image, and the labels as class indices.
 
-A mask is what a viewer shows of it, or is refused by name. It is understood before it is resized: whether its values
-are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127, is decided by
-`labels_of` and nowhere else. There, too, a polyp's boundary becomes a label of its own.
+A mask is read as a viewer shows it, or refused by name, before it is resized. `labels_of` alone decides whether its
+values are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127. It also makes
+a polyp's boundary a label of its own.
 """
 
 import errno

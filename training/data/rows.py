@@ -1,7 +1,4 @@
-"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts.
-
-Here, too, is what counts as an image file, and how what is left out is said.
-"""
+"""What all sources share: columns of a row, names of parts, what an image file is, how omissions are printed."""
 
 import os
 import re
@@ -49,8 +46,8 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
 
-    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others, as
-    does a file whose name is not UTF-8, which no table can hold.
+    Special files (a FIFO, a device) and links to folders are never opened; they are among the others, and so is a file
+    whose name is not UTF-8, which no table can hold.
     """
     files, others = [], []
     for directory, folders, names in os.walk(folder):
@@ -72,7 +69,7 @@ def is_text(name: str) -> bool:
 
 
 def is_debris(name: str) -> bool:
-    """Whether a file or folder is hidden or a system's own, which nobody counts as left out."""
+    """Whether a file or folder is hidden or made by the system, and so not counted as left out."""
     return name.startswith((".", "__")) or name.lower() in DEBRIS
 
 

@@ -1,8 +1,8 @@
-"""From wherever the data lies to rows: a DatasetDict whose rows hold name, image and annotation.
+"""Any source of data to rows: a DatasetDict whose rows hold name, image and annotation.
 
-`load_source` is the entry; below it come the kinds of source in the order in which it asks: phantoms, a folder, a zip,
-a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes", "path"}.
-`load_images` gives a table's images where there need not be masks.
+`load_source` is the entry; below it are the kinds of source in the order in which it tries them: phantoms, a folder, a
+zip, a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes",
+"path"}. `load_images` gives a table's images where masks are not needed.
 """
 
 import difflib
@@ -239,7 +239,7 @@ def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] |
 
 
 def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
-    """Loads parquet files; the part is told by a word of the path, and all are train where no path has one."""
+    """Loads parquet files; a word of the path names the part, and all files are train where no path has one."""
     data_files, unassigned = {}, []
     for file in files:
         words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower()) if len(files) > 1 else []
@@ -258,7 +258,7 @@ def _load(builder: str, source: str, **options) -> datasets.DatasetDict:
     except Exception as error:  # the Hub, the network, pyarrow and datasets each raise their own
         cause = error
         while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__:
-            cause = cause.__cause__  # it says only that there was an error
+            cause = cause.__cause__  # the outer error gives no reason
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
         raise UserError(f"{source}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
 

@@ -1,4 +1,4 @@
-"""A zip's files as a folder: unpacked once, and nothing in it leads outside or grows without end."""
+"""A zip's files as a folder: unpacked once, and refused where it leads outside or unpacks to too many bytes."""
 
 import errno
 import re

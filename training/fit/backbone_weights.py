@@ -46,7 +46,7 @@ def load_backbone_weights(model, source):
 
 
 def _create(name, num_channels, **options):
-    """The backbone from one seed; timm's word of classification weights that no pyramid has is not passed on."""
+    """The backbone from one seed; timm's warning about unused classification weights is silenced."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run can trust: complete or passed over, and never the last one lost."""
+"""Checkpoints that survive a kill: incomplete ones are passed over, and the last complete one is never lost."""
 
 import contextlib
 import errno

@@ -229,7 +229,7 @@ class UNetTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """As Trainer's; a plateau is one of a metric that is better when greater, not of a loss, as it is there."""
+        """As Trainer's, but a plateau is that of the metric for the best model, which may be better when greater."""
         if self.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
             mode = "max" if self.args.greater_is_better else "min"
             self.args.lr_scheduler_kwargs = {"mode": mode, **(self.args.lr_scheduler_kwargs or {})}
@@ -270,7 +270,7 @@ class UNetTrainer(Trainer):
         best = next(entry for entry in self.state.log_history if entry["step"] == step and "eval_dice" in entry)
         return {"step": step, "epoch": best["epoch"], "dice": best["eval_dice"]}
 
-    # What transformers calls private, here and nowhere else; tests/training/fit/test_contract.py holds it.
+    # Overrides of transformers' private methods, all in this section; tests/training/fit/test_contract.py checks them.
 
     def _leave_the_loss_as_it_is(self):
         """compute_loss divides by the images of the whole step: the Trainer must neither count tokens nor divide."""

@@ -1,4 +1,4 @@
-"""What counts as what when a model is scored: the classes, the labels of the masks, a boundary as a class."""
+"""What a model is scored for: its classes, the labels of the masks, a boundary as a class."""
 
 from dataclasses import dataclass
 

@@ -171,7 +171,8 @@ def _class_line(class_metrics, images):
 
 
 def data_record(data, partition, boundary_width=None):
-    """What `results.json` says of the data; a local path is kept by its last name only."""
+    """What `results.json` says of the data; of a local path only the last name."""
+
     local = Path(data.partition("?")[0]).expanduser().exists()
     return {
         "source": Path(data).name if local else data,
@@ -185,7 +186,7 @@ def data_record(data, partition, boundary_width=None):
 
 
 def without_folder(text):
-    """The last name of an absolute path: results are published, and a machine's folders are nobody's business."""
+    """The last name of an absolute path: results are published without a machine's folders."""
     return Path(text).name if Path(text).is_absolute() else text
 
 

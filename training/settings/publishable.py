@@ -1,4 +1,4 @@
-"""Settings as a record may print them: a machine's folders and a database's password are nobody's business."""
+"""Settings as a record may print them: without a machine's folders and a database's password."""
 
 import re
 import shlex

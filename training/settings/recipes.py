@@ -1,4 +1,4 @@
-"""Recipe files: YAML of a bounded size to flat names and values, with those of the recipe that one stands on."""
+"""Recipe files: YAML of limited size to flat names and values, including those of the recipe it is based on."""
 
 import contextlib
 import difflib
@@ -11,7 +11,7 @@ from hub_unets.training.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NESTED = ("model", "loss", "grid", "space")
-WHOLE = ("loss", "grid", "space")  # a recipe's own takes the place of the one that it stands on; model: name by name
+WHOLE = ("loss", "grid", "space")  # replace the base recipe's as a whole; `model` is merged field by field
 LONGEST_RECIPE = 100_000  # bytes, and values
 
 
@@ -27,10 +27,10 @@ def find_recipe(name, folder="."):
 
 
 def read_recipe(path, ancestors=()):
-    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
+    """A recipe as flat names, `model.backbone`, to values, including those of the recipe it is based on.
 
     Raises:
-        UserError: not YAML, not a mapping of names to values, or recipes that stand on one another.
+        UserError: not YAML, not a mapping of names to values, or recipes that are based on one another.
     """
     path = Path(path).resolve()
     if path in ancestors:

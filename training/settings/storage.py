@@ -1,4 +1,4 @@
-"""A sweep's database: a server that goes away for a while is waited for, and its password is never printed."""
+"""A sweep's database: calls wait for a server that is away for a while, and its password is never printed."""
 
 import functools
 import logging
@@ -56,7 +56,7 @@ def open_storage(url):
 
 
 def _patient(call, shown_url):
-    """A call of the storage that is made again while the server is away, for PATIENCE_SECONDS."""
+    """The call, repeated for up to PATIENCE_SECONDS while the server is away."""
 
     @functools.wraps(call)
     def patient(*arguments, **options):
@@ -83,6 +83,6 @@ def _patient(call, shown_url):
 
 
 def quiet_optuna():
-    """Leave it to our own lines to say that a server is away: Optuna's have a traceback, and the URL in them."""
+    """Silence Optuna's and SQLAlchemy's logs: they would print a traceback and the URL of a server that is away."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)

@@ -33,12 +33,12 @@ def texts_of(value, nested):
 
 
 def as_options(name, texts):
-    """One value joined to its name, so that one like --this is none of the command's own names."""
+    """One value is joined to its name by =, so that a value like --this is not read as an option."""
     return [f"{name}={texts[0]}"] if len(texts) == 1 else [name, *texts]
 
 
 def value_of(text):
-    """Command-line text as YAML reads it, and 1e-4 as the number it is."""
+    """Command-line text as YAML reads it, but 1e-4 as a number."""
     try:
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
     except yaml.YAMLError:

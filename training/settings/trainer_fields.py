@@ -98,7 +98,7 @@ def _check_reports(arguments, changed):
 
 
 def _off(value):
-    return None if not value or value == "no" else value  # the command line's reader gives another of these
+    return None if not value or value == "no" else value  # the parser may give any of these for the same default
 
 
 def _default(field):

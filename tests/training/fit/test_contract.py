@@ -11,7 +11,7 @@ from hub_unets.training.fit import trainer as module
 from tests.training.fit.trainers import plain_model
 
 PRIVATE = {"_get_train_sampler", "_save_checkpoint"}
-SECTION = "# What transformers calls private"
+SECTION = "# Overrides of transformers' private methods"
 
 
 def test_private_names_are_overridden_in_one_section():
