@@ -90,8 +90,8 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    kept = kept_settings(arguments, settings, partition, state.num_processes)
-    with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
+    fixed = kept_settings(arguments, settings, partition, state.num_processes)
+    with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
         if is_finished(arguments.output_dir):
@@ -105,13 +105,13 @@ def main(argv=None):
 
 def kept_settings(arguments, settings, partition, processes):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
-    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
-    kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
+    fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
     for name in ("negatives", "unlabelled"):
         if folder := getattr(arguments, name):
             _, digests = load_further(name, folder, partition)
-            kept[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-    return kept
+            fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return fixed
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):

@@ -204,8 +204,8 @@ def before_scoring(step, sent):
 
 
 MOMENTS = {
-    one.__name__: one
-    for one in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
+    moment.__name__: moment
+    for moment in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
 }
 
 if __name__ == "__main__":

@@ -229,8 +229,8 @@ def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[st
 
 
 def _within(groups: list[list[int]], indices: list[int]) -> list[list[int]]:
-    wanted = set(indices)
-    restricted = ([index for index in group if index in wanted] for group in groups)
+    members = set(indices)
+    restricted = ([index for index in group if index in members] for group in groups)
     return [group for group in restricted if group]
 
 

@@ -181,5 +181,5 @@ def threshold_counts(histograms):
     """One image's pixels of background and of polyp, 2 x BINS by probability, to counts at CURVE_THRESHOLDS x 4."""
     false_positives, true_positives = (np.cumsum(side[::-1])[::-1][1:] for side in histograms)
     negatives, positives = histograms.sum(axis=1)
-    rest = (positives - true_positives, negatives - false_positives)
-    return np.stack([true_positives, false_positives, *rest], axis=1)
+    unmarked = (positives - true_positives, negatives - false_positives)
+    return np.stack([true_positives, false_positives, *unmarked], axis=1)

@@ -89,7 +89,7 @@ OTHER_VALUES = {
     "train_sampling_strategy": "sequential",
     "do_eval": True,  # transformers completes it
 }
-KNOWN = {one.name: one for one in fields(TrainingArguments)}
+KNOWN = {field.name: field for field in fields(TrainingArguments)}
 
 
 def test_every_field_has_its_place():

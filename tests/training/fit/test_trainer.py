@@ -121,7 +121,7 @@ def test_average_equals_the_one_computed_by_hand_and_is_what_is_scored(make_trai
     weights = []
     trainer = make_trainer(model, ema_decay=0.7)
     follow = trainer.ema.update_parameters
-    trainer.ema.update_parameters = lambda one: (weights.append(copy.deepcopy(one.state_dict())), follow(one))
+    trainer.ema.update_parameters = lambda net: (weights.append(copy.deepcopy(net.state_dict())), follow(net))
     trainer.train()
     assert len(weights) == 3
     averaged = weights[0]

@@ -121,11 +121,11 @@ def test_files(tmp_path):
 
 def test_trials_that_left_the_test_unseen_are_compared_on_validation(tmp_path):
     entries = [entry("a", 0.7, 0.9), entry("b", 0.8, 0.6)]
-    for one in entries:
-        one.results["metrics"]["validation"] |= one.results["metrics"].pop("test") | {
-            "per_image": dict.fromkeys(
-                ("dice", "iou", "precision", "recall", "accuracy"), interval(one.validation_dice)
-            )
+    names = ("dice", "iou", "precision", "recall", "accuracy")
+    for trial in entries:
+        metrics = trial.results["metrics"]
+        metrics["validation"] |= metrics.pop("test") | {
+            "per_image": dict.fromkeys(names, interval(trial.validation_dice))
         }
     write_leaderboard(tmp_path, entries, "Unseen", [])
     page = (tmp_path / "leaderboard.md").read_text("utf-8")
