@@ -45,6 +45,11 @@ def run_command(main, *arguments):
         sys.exit(f"error: {f'process {number}: ' if number else ''}{_one_line(error)}")
 
 
+def first_line(error):
+    """The first line of an error's text, cut to 200 characters, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _terminate(number, frame):
     raise Terminated
 

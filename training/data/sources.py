@@ -32,7 +32,7 @@ from hub_unets.training.data.rows import (
     upright_size,
 )
 from hub_unets.training.data.zips import unzipped
-from hub_unets.training.errors import UserError
+from hub_unets.training.errors import UserError, first_line
 
 MASK_WORDS = {*MASK_FOLDERS, "label", "annotation", "segmentation", "seg", "gt", "truth", "groundtruth"}
 
@@ -195,10 +195,10 @@ def _metadata_names_masks(folder: Path) -> bool:
     files = [
         file for end in ("csv", "jsonl") for prefix in ("", "*/") for file in folder.glob(f"{prefix}metadata.{end}")
     ]
-    return any("_file_name" in _first_line(file) for file in files if file.is_file())
+    return any("_file_name" in _header(file) for file in files if file.is_file())
 
 
-def _first_line(path: Path) -> str:
+def _header(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline(10_000)
 
@@ -259,8 +259,7 @@ def _load(builder: str, source: str, **options) -> datasets.DatasetDict:
         cause = error
         while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__:
             cause = cause.__cause__  # the outer error gives no reason
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
-        raise UserError(f"{source}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
+        raise UserError(f"{source}: neither here nor loadable as a data set ({first_line(cause)}); {FORMS}") from error
 
 
 def _table(parts: dict, source: str, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
-from hub_unets.training.errors import UserError
+from hub_unets.training.errors import UserError, first_line
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ENCODER_FIELDS = ("num_channels", "backbone", "base_channels", "depth", "padding", "batch_norm", "detail_channels")
@@ -136,8 +136,8 @@ def _find(source, name):
     except RemoteEntryNotFoundError as error:
         raise UserError(_missing(source, name)) from error
     except (OSError, ValueError) as error:  # the client's own are of both
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise OSError(f"start_from: {source} is no folder, and the Hub does not give it ({reason})") from error
+        message = f"start_from: {source} is no folder, and the Hub does not give it ({first_line(error)})"
+        raise OSError(message) from error
     return path, repo_id, path.parent.name  # the client's cache: snapshots/COMMIT/NAME
 
 

@@ -54,21 +54,22 @@ def write_results(folder, results, scores, twins=(), history=()):
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_per_image(folder / "per_image.csv", scores, set(twins))
+    rows = [row for part, part_scores in scores.items() for row in _rows(part, part_scores, set(twins))]
+    _write_rows(folder / "per_image.csv", rows)
     if history:
-        _write_history(folder / HISTORY, history)
+        _write_rows(folder / HISTORY, history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
 
 
-def _write_history(path, history):
-    """A row for each entry of the log; what an entry lacks, or has no finite number for, is left empty."""
+def _write_rows(path, rows):
+    """A CSV file of dictionaries; a value that is missing or None is left empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for entry in history for name in entry)), restval="")
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
 
 
 def read_history(folder, results):
@@ -207,17 +208,6 @@ def cpu_name():
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _write_per_image(path, scores, twins):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = None
-        for part, part_scores in scores.items():
-            for row in _rows(part, part_scores, twins):
-                if writer is None:
-                    writer = csv.DictWriter(file, fieldnames=list(row))
-                    writer.writeheader()
-                writer.writerow(row)
 
 
 def _rows(part, scores, twins):
