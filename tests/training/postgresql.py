@@ -15,7 +15,7 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def missing():
-    """Why there can be no server; empty where there can."""
+    """Why no server can be started; empty if one can."""
     if not BINARIES:
         return "no PostgreSQL: apt-get install postgresql"
     if importlib.util.find_spec("psycopg") is None:
@@ -49,7 +49,7 @@ class Server:
         self._run("pg_ctl", "start", "-w", "-l", str(self.folder / "log"), "-o", options)
 
     def stop(self):
-        """As when its machine fails."""
+        """Stop as if its machine failed."""
         self._run("pg_ctl", "stop", "-m", "immediate")
 
     def _run(self, program, *arguments):

@@ -63,7 +63,7 @@ def random_model(**fields):
 
 
 def constant_model(*logits, **fields):
-    """Says `logits` at every pixel."""
+    """A model that gives `logits` at every pixel."""
     model = random_model(**fields)
     torch.nn.init.zeros_(model.head.classifier.weight)
     model.head.classifier.bias.data = torch.tensor(logits, dtype=torch.float32)
@@ -110,7 +110,7 @@ def scored(folder):
 
 
 class TestScoreByHand:
-    """A model that says 1 everywhere: polyp with probability 0.731."""
+    """A model with logit 1 everywhere: polyp with probability 0.731."""
 
     MASKS = (box((20, 30), 5, 6), np.zeros((17, 16)), box((30, 24), 30, 24))
 

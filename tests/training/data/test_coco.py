@@ -31,7 +31,7 @@ def inside(rows, columns, label=1):
 
 
 def write(folder, annotations, file="annotations.json", images="", names=("a.png",), categories=("polyp",), **fields):
-    """A COCO file of 8 x 6 images; annotations are of the first unless they say."""
+    """A COCO file of 8 x 6 images; annotations are of the first unless they name another."""
     for name in names:
         (folder / images / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6)).save(folder / images / name)
@@ -226,7 +226,7 @@ def changed(folder, change, **options):
 
 
 class TestExports:
-    """What tools and other machines write is read as it is meant, or refused by name."""
+    """Variants that tools and other machines write are read correctly, or refused by name."""
 
     @pytest.mark.parametrize(
         "segmentation",

@@ -42,7 +42,7 @@ def test_transformers_calls_what_is_overridden(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize(("size", "steps"), [(4, 2), (2, 4)])
 def test_the_loss_is_divided_once(make_trainer, size, steps):
-    """Whatever a version divides by: the weights do not depend on the accumulation."""
+    """The weights do not depend on the accumulation, whatever transformers divides by."""
     states = []
     for batch, accumulated in ((8, 1), (size, steps)):
         trainer = make_trainer(

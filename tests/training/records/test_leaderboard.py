@@ -25,7 +25,7 @@ def interval(value):
 
 
 def entry(name, validation, test, group="all", settings=None, cpu_ms=3.0, sha256="ab" * 32):
-    """`test` is the mean Dice; the images' own differ from it alike in every entry."""
+    """`test` is the mean Dice; the images' Dice differ from it by the same noise in every entry."""
     names = ("dice", "iou", "precision", "recall", "f1", "accuracy")
     metrics = {"per_image": {key: interval(test) for key in names}, "pooled": {key: interval(test) for key in names}}
     results = {

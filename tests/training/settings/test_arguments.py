@@ -314,7 +314,7 @@ class TestWrongValues:
 
 
 class TestAbsurdRecipes:
-    """Nothing that a recipe says ends in a traceback, or takes more time or memory than its length is worth."""
+    """No recipe ends in a traceback, or takes time or memory out of proportion to its length."""
 
     @pytest.mark.parametrize(
         ("text", "message"),
