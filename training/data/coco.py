@@ -1,7 +1,7 @@
 """COCO instances to rows: every annotation of an image, polygon or run lengths, becomes one mask of class indices.
 
-The format is that of Lin et al. 2014 ("Microsoft COCO"), as annotation tools export it: ids as texts, one polygon in
-place of a list of them, a Windows' or another machine's paths are read as they are meant.
+The format is that of Lin et al. 2014 ("Microsoft COCO"), as annotation tools export it: ids may be texts, one polygon
+may stand in place of a list of them, and paths may be those of Windows or of another machine.
 """
 
 import io
@@ -24,7 +24,7 @@ from hub_unets.training.errors import UserError
 LISTS = "images", "annotations", "categories"
 BACKGROUNDS = {"background", "bg"}
 NAME_KEYS = "file_name", "path", "coco_url", "flickr_url"
-LONGEST_TAIL = 8  # folders of another machine's path that may be there here, too
+LONGEST_TAIL = 8  # last parts of another machine's path that are looked for here
 
 
 class _Image(NamedTuple):
@@ -44,8 +44,8 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
 
     Polygons, compressed and uncompressed run lengths are drawn in the file's order, the later over the earlier, crowds
     too (tools mark brushed masks as such); an image without annotations has an empty mask. A category is the label of
-    its name, or of its supercategory's, whatever the case; one called background marks nothing. With two labels what
-    is called otherwise is left out, and said.
+    its name, or of its supercategory's, whatever the case; one called background marks nothing. With two labels other
+    categories are left out and reported.
 
     Args:
         path: the .json file.

@@ -118,8 +118,8 @@ def _run_lengths(source: str, piece: dict, height: int, width: int) -> list[int]
 def _uncompressed(text: str) -> list[int | None]:
     """Compressed counts as numbers: digits of 5 bits and a sign, from the third on the change since the last but one.
 
-    pycocotools would take a text that is cut off, and leave the rest of the mask to chance. None stands for what is
-    no number of at most 60 bits.
+    pycocotools accepts a text that is cut off and leaves the rest of the mask undefined. A text that is cut off, or
+    holds a number of more than 60 bits, gives [None].
     """
     runs, value, shift = [], 0, 0
     for digit in (ord(letter) - 48 for letter in text):

@@ -44,7 +44,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
+    """The image files below a folder, sorted, and the other files there, without hidden and system files.
 
     Special files (a FIFO, a device) and links to folders are never opened; they are among the others, and so is a file
     whose name is not UTF-8, which no table can hold.

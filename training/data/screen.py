@@ -8,7 +8,7 @@ from albumentations.core.type_definitions import Targets
 from hub_unets.modeling.view import view_of
 from hub_unets.training.errors import UserError
 
-PLACES = 16  # that are tried for a second picture; the one with the least of the view below it is taken
+PLACES = 16  # tried for a second picture; the one that covers least of the view is taken
 OVER = 0.25  # share of the pieces that lie over the view, not below it
 CHARACTERS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/.-"]
 

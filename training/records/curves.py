@@ -77,7 +77,7 @@ def threshold_curves(
 def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = "test") -> None:
     """The Dice on `part` of each row of `training.records.leaderboard.ranked` with its interval, a panel a group.
 
-    An open dot is really behind the first of its group; a full one is that first, or not told apart from it.
+    An open dot is really behind the first of its group; a full one is the first, or its difference may be chance.
     """
     groups = {}
     for row in rows:

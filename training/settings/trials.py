@@ -17,7 +17,7 @@ LONGEST = 120  # characters of a trial's name: a file's has 255 bytes at most
 
 @dataclass
 class Sweep:
-    """What is swept.
+    """A sweep: its dimensions, and what all of its trials share.
 
     Attributes:
         recipe: as given on the command line.
@@ -149,7 +149,7 @@ def _texts(settings):
 
 
 def _require_runnable(sweep):
-    """Parse every cell's command line and build its config, so that no typing error waits for hours."""
+    """Parse every cell's command line and build its config, so that a typing error is found at once."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for name, cell in sweep.cells.items():
         study.enqueue_trial(cell)
