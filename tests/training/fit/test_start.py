@@ -21,7 +21,7 @@ from tests.variants import small_config, small_model
 READ = """
 import json, sys
 from tests.variants import small_model
-from training.fit.start import load_start
+from hub_unets.training.fit.start import load_start
 for source in sys.argv[1:]:
     try:
         print(json.dumps(load_start(small_model(), source).record))
