@@ -231,7 +231,9 @@ def build(arguments, model_fields):
     with about_input():
         model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
-        load_backbone_weights(model, arguments.backbone_weights)
+        summary = load_backbone_weights(model, arguments.backbone_weights)
+        if summary is not None:
+            PartialState().print(summary)
     return model, create_processor(arguments, config, arguments.image_size)
 
 

@@ -97,7 +97,10 @@ class RunArguments(TrainingArguments):
     )
     backbone_weights: str = field(
         default="timm",
-        metadata={"help": "ImageNet weights: timm (its Hub), a file, a folder of BACKBONE.safetensors, or none."},
+        metadata={
+            "help": "Pretrained weights: timm (its Hub), a file of the same network under any names, a folder of "
+            "BACKBONE.safetensors, or none."
+        },
     )
     start_from: str | None = field(
         default=None,
