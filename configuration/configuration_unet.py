@@ -4,6 +4,12 @@ import warnings
 
 from transformers import PretrainedConfig
 
+CHOICES = {
+    "padding": ("same", "valid"),
+    "upsample": ("transpose", "bilinear", "nearest"),
+    "head_kernel_size": (1, 3),
+}
+
 
 class UNetConfig(PretrainedConfig):
     """What rebuilds a U-Net, and nothing else: no weights, no loss, no threshold.
@@ -19,8 +25,10 @@ class UNetConfig(PretrainedConfig):
             skips it lacks; 0 builds none.
         decoder_channels: widths of the decoder, deepest first, one for each upsampling; None takes the plain path's
             widths, or 256, 128, 64, 32, 16 for a backbone.
-        upsample: `"transpose"` (2x2 transposed convolution, halving the width) or `"bilinear"`.
-        reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the 1x1 head; None builds none.
+        upsample: `"transpose"` (2x2 transposed convolution, halving the width), `"bilinear"` (after a 1x1 convolution)
+            or `"nearest"`, which keeps the width, as segmentation-models-pytorch does.
+        reduction_channels: width of a 3x3 convolution, batch norm and ReLU before the head; None builds none.
+        head_kernel_size: 1, or 3 for a head that sees a pixel's neighbours.
         binary_head: one logit for `id2label[1]` instead of one for each label; off unless there are two labels.
         background_channel: zeros as the background's channel before a binary head's logit, so that `logits` are
             (0, z) and `logits.argmax(1)` is the mask at a probability of .5; no weight changes. For a binary head.
@@ -42,6 +50,7 @@ class UNetConfig(PretrainedConfig):
         decoder_channels=None,
         upsample="transpose",
         reduction_channels=None,
+        head_kernel_size=1,
         binary_head=None,
         background_channel=False,
         **kwargs,
@@ -63,6 +72,7 @@ class UNetConfig(PretrainedConfig):
         self.decoder_channels = None if decoder_channels is None else list(decoder_channels)
         self.upsample = upsample
         self.reduction_channels = reduction_channels
+        self.head_kernel_size = head_kernel_size
         self.binary_head = self.num_labels == 2 if binary_head is None else binary_head
         self.background_channel = background_channel
         self.check_fields()
@@ -85,9 +95,10 @@ class UNetConfig(PretrainedConfig):
         for field in ("num_channels", "base_channels", "depth"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        for field, choices in (("padding", ("same", "valid")), ("upsample", ("transpose", "bilinear"))):
+        for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
-                raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
+                names = ", ".join(map(str, choices))
+                raise ValueError(f"{field} must be one of {names}, got {getattr(self, field)!r}.")
         if self.num_labels < 2:
             raise ValueError(
                 "num_labels=1 leaves no background: keep two labels, {0: 'background', 1: 'polyp'}, and set "

@@ -30,6 +30,7 @@ GROUPS = {  # sub-command: its module, and what it does
     "use": {
         "predict": ("hub_unets.hub_repos.predict", "mark the polyps in images, folders, videos"),
         "demo": ("hub_unets.hub_repos.demo", "try a model in the browser, on this machine"),
+        "convert": ("hub_unets.hub_repos.convert", "bring a checkpoint of segmentation-models-pytorch here"),
         "browser": ("hub_unets.hub_repos.browser", "make a page of static files that runs a model by itself"),
     },
 }

@@ -32,20 +32,26 @@ class CheckpointedDoubleConv(GradientCheckpointingLayer, DoubleConv):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width and brings the width to `out_channels`: B x in x H x W to B x out x 2H x 2W."""
+    """Doubles height and width: B x in x H x W to B x out x 2H x 2W.
+
+    `out_channels` is the width asked for; mode `nearest` has no weights and keeps `in_channels`.
+    """
 
     def __init__(self, in_channels, out_channels, mode="transpose"):
         super().__init__()
-        self.bilinear = mode == "bilinear"
-        if self.bilinear:
+        self.mode = mode
+        self.out_channels = in_channels if mode == "nearest" else out_channels
+        if mode == "transpose":
+            self.conv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        elif mode == "bilinear":
             # a 1x1 convolution and an interpolation commute: the convolution runs on a quarter of the pixels
             self.conv = nn.Conv2d(in_channels, out_channels, 1)
-        else:
-            self.conv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
 
     def forward(self, features):
+        if self.mode == "nearest":
+            return F.interpolate(features, scale_factor=2.0, mode="nearest")
         features = self.conv(features)
-        if self.bilinear:
+        if self.mode == "bilinear":
             features = F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
         return features
 

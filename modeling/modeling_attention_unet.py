@@ -33,7 +33,9 @@ class AttentionUNetDecoderBlock(UNetDecoderBlock):
 
     def __init__(self, config, in_channels, skip_channels, out_channels):
         super().__init__(config, in_channels, skip_channels, out_channels)
-        self.gate = AttentionGate(out_channels, skip_channels, config.batch_norm) if skip_channels else None
+        self.gate = None
+        if skip_channels:
+            self.gate = AttentionGate(self.upsample.out_channels, skip_channels, config.batch_norm)
 
     def forward(self, features, skip):
         features = self.upsample(features)

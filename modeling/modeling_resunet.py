@@ -55,7 +55,8 @@ class ResUNetDecoderBlock(UNetDecoderBlock):
 
     def __init__(self, config, in_channels, skip_channels, out_channels):
         super().__init__(config, in_channels, skip_channels, out_channels)
-        self.conv = ResidualUnit(skip_channels + out_channels, out_channels, batch_norm=config.batch_norm)
+        in_channels = skip_channels + self.upsample.out_channels
+        self.conv = ResidualUnit(in_channels, out_channels, batch_norm=config.batch_norm)
 
 
 class ResUNetDecoder(UNetDecoder):

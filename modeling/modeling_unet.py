@@ -42,7 +42,9 @@ class UNetDecoderBlock(GradientCheckpointingLayer):
     def __init__(self, config, in_channels, skip_channels, out_channels):
         super().__init__()
         self.upsample = Upsample(in_channels, out_channels, config.upsample)
-        self.conv = DoubleConv(skip_channels + out_channels, out_channels, config.padding, config.batch_norm)
+        self.conv = DoubleConv(
+            skip_channels + self.upsample.out_channels, out_channels, config.padding, config.batch_norm
+        )
 
     def forward(self, features, skip):
         return self.conv(concat_skip(skip, self.upsample(features))), None
@@ -73,13 +75,14 @@ class UNetDecoder(nn.Module):
 
 
 class UNetHead(nn.Module):
-    """Optional reduction, then the 1x1 convolution: B x width x H x W to B x num_logits x H x W."""
+    """Optional reduction, then a convolution, 1x1 as a rule: B x width x H x W to B x num_logits x H x W."""
 
     def __init__(self, config, in_channels):
         super().__init__()
         reduced = config.reduction_channels
         self.reduction = ConvNormReLU(in_channels, reduced) if reduced else nn.Identity()
-        self.classifier = nn.Conv2d(reduced or in_channels, config.head_channels, 1)
+        size = config.head_kernel_size
+        self.classifier = nn.Conv2d(reduced or in_channels, config.head_channels, size, padding=size // 2)
 
     def forward(self, features):
         return self.classifier(self.reduction(features))

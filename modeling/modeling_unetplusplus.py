@@ -15,7 +15,8 @@ class UNetPlusPlusNode(GradientCheckpointingLayer):
     def __init__(self, config, below_channels, earlier_channels, out_channels):
         super().__init__()
         self.upsample = Upsample(below_channels, out_channels, config.upsample)
-        self.conv = DoubleConv(earlier_channels + out_channels, out_channels, batch_norm=config.batch_norm)
+        in_channels = earlier_channels + self.upsample.out_channels
+        self.conv = DoubleConv(in_channels, out_channels, batch_norm=config.batch_norm)
 
     def forward(self, below, *earlier):
         return self.conv(torch.cat([*earlier, self.upsample(below)], dim=1))

@@ -14,7 +14,7 @@ def test_help_lists_every_command(capsys):
     output = capsys.readouterr().out
     assert all(f"  {name:<12}" in output for name in cli.COMMANDS)
     assert {"train", "sweep", "evaluate", "check-data", "build", "push", "verify", "predict"} <= cli.COMMANDS.keys()
-    assert {"browser", "demo", "bench", "report"} <= cli.COMMANDS.keys()
+    assert {"browser", "demo", "bench", "report", "convert"} <= cli.COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -21,6 +21,7 @@ ALLOWED = {  # besides a room's own files
     "hub_repos.repository": OF_TRAINING,
     "hub_repos.checks": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.publish": OF_TRAINING | {"hub_repos.repository", "hub_repos.checks"},
+    "hub_repos.conversion": OF_TRAINING,
     "hub_repos.inference": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.page": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.accuracy": OF_TRAINING,

@@ -320,9 +320,10 @@ def test_channels_and_labels(variant, encoder, fields):
 
 @each_variant
 @pytest.mark.parametrize("encoder", ["plain", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @torch.no_grad()
-def test_bilinear_upsampling(variant, encoder):
-    model = small_model(variant, encoder, upsample="bilinear").eval()
+def test_upsampling_by_interpolation(variant, encoder, mode):
+    model = small_model(variant, encoder, upsample=mode).eval()
     assert not any(isinstance(part, torch.nn.ConvTranspose2d) for part in model.modules())
     assert model(torch.rand(1, 3, 65, 40)).logits.shape == (1, 1, 65, 40)
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hub_unets.configuration.configuration_unet import UNetConfig
-from hub_unets.modeling.layers import center_crop, concat_skip
+from hub_unets.modeling.layers import Upsample, center_crop, concat_skip
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation, segmentation_loss
 from tests.variants import shared_model, small_config, small_model
 
@@ -64,6 +64,19 @@ def test_reduction_before_the_head():
     model, plain_model = small_model(reduction_channels=6).eval(), small_model()
     added = 4 * 6 * 9 + 2 * 6 + (6 - 4)  # convolution without bias, batch norm, wider classifier
     assert model.num_parameters() == plain_model.num_parameters() + added
+    assert model(torch.rand(1, 3, 40, 40)).logits.shape == (1, 1, 40, 40)
+
+
+def test_nearest_upsampling_keeps_the_width():
+    upsample = Upsample(2, 1, "nearest")
+    assert (upsample.out_channels, list(upsample.parameters())) == (2, [])
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    assert upsample(features).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]], [[3, 3, 4, 4], [3, 3, 4, 4]]]]
+
+
+def test_a_head_of_three_by_three_pixels():
+    model, plain_model = small_model(head_kernel_size=3).eval(), small_model()
+    assert model.num_parameters() == plain_model.num_parameters() + 4 * 8
     assert model(torch.rand(1, 3, 40, 40)).logits.shape == (1, 1, 40, 40)
 
 

@@ -155,8 +155,8 @@ def _order_matches(parts, random, source, name):
             matches.append(Match(prefix, random | values, [], 1.0, "order and shape"))
     if ambiguous and not matches:
         raise UserError(
-            f"backbone_weights: the shapes in {source} fit {name}, but which tensor is which is not clear: {ambiguous} "
-            "are alike. Save them under timm's names."
+            f"backbone_weights: the shapes in {source} fit {name}, but which tensor is which is not clear: "
+            f"{ambiguous} are alike. Save them under timm's names."
         ) from ambiguous
     return matches
 

@@ -1,8 +1,8 @@
 """Tensors of one network under other names: modules matched by their order and shapes, if only one order fits.
 
 A file tells the order of modules that are numbered (`features.0`, `conv1`), not that of others (`query`, `value`):
-those may stand in any order, a name that the target has too decides between equal shapes, and where two orders are left
-there is no match.
+those may stand in any order, a name that the target has too decides between equal shapes, and where two orders are
+left there is no match.
 """
 
 import functools

@@ -25,8 +25,8 @@ def read_tensors(path):
         content = load_file(path) if Path(path).suffix == ".safetensors" else _load_torch(path)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is no file of tensors alone, and code is not run: where you trust it, load it with torch and save "
-            "its state_dict() with safetensors.torch.save_file."
+            f"{path} is no file of tensors alone, and code is not run: where you trust it, load it with torch and "
+            "save its state_dict() with safetensors.torch.save_file."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged, or no file of tensors: {first_line(error)}") from error

@@ -60,6 +60,7 @@ def test_every_network_gives_its_logits_at_any_size(variant, encoder):
     [
         {"id2label": {0: "background", 1: "polyp", 2: "boundary"}},
         {"upsample": "bilinear", "reduction_channels": 4},
+        {"upsample": "nearest", "head_kernel_size": 3},
         {"batch_norm": False},
     ],
 )

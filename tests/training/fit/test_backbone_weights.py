@@ -134,10 +134,8 @@ def test_less_than_a_twentieth_may_lack_and_is_named(tmp_path):
     model = a_model()
     before = encoder_tensors(model)
     summary = load_backbone_weights(model, str(path))
-    assert re.search(
-        r": 74 of 75 tensors of test_resnet, 9[5-9].\d% of its values.*; the others are random: ", summary
-    )
-    assert "layer2.0.conv1.weight" in summary
+    assert re.search(r": 74 of 75 tensors of test_resnet, 9[5-9].\d% of its values", summary)
+    assert "matched by name; the others are random: layer2.0.conv1.weight." in summary
     after = encoder_tensors(model)
     assert all(torch.equal(after[key], written[key]) for key in before if key != "layer2.0.conv1.weight")
 
