@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from hub_unets.hub_repos.checks.calibration import check_best, check_calibration
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -50,6 +51,11 @@ def reproduce(folder, data, columns=(None, None)):
     for part in _parts(results):
         said, width = results["metrics"][part], results["data"].get("boundary_width")
         checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, said))
+    if "calibration" in results:
+        validation = _select(images, rows["validation"].names)
+        checks.append(checked("calibration", check_calibration, model, processor, validation, results["calibration"]))
+    if results["run"].get("best") and "validation" in results["metrics"]:
+        checks.append(checked("best epoch", check_best, results))
     return checks
 
 
@@ -97,10 +103,15 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
+def _select(images, names):
+    """The rows of these names, in their order."""
+    index = {name: number for number, name in enumerate(images["name"])}
+    return images.select([index[name] for name in names])
+
+
 def _compare(model, processor, images, theirs, boundary_width, metrics):
     """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much from theirs."""
-    index = {name: number for number, name in enumerate(images["name"])}
-    of_part = images.select([index[name] for name in theirs.names])
+    of_part = _select(images, theirs.names)
     crops = "false_alarms" in metrics
     scores = score(model, processor, of_part, Task.of_run(model.config, boundary_width), crops=crops)
     counts, said = np.stack(scores.counts), np.stack(theirs.counts)

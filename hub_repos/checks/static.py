@@ -26,6 +26,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.cost import gmacs
 from hub_unets.training.measure.weights import read_shapes
 
 KB, MB = 2**10, 2**20
@@ -305,6 +306,18 @@ def check_network(folder):
     count, said = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
     if said != count:
         raise UserError(f"results.json: run.parameters is {said}, the network has {count}")
+    _check_gmacs(model, folder)
+
+
+def _check_gmacs(model, folder):
+    """The multiply-accumulates of an image at the processor's size, where results.json has them."""
+    said = read_json(folder / "results.json")["run"].get("gmacs")
+    if said is None:
+        return
+    size = read_json(folder / "preprocessor_config.json")["size"]
+    count = gmacs(model, size["height"] + 2 * model.config.valid_margin)
+    if not math.isclose(said, count, rel_tol=1e-3, abs_tol=1e-4):
+        raise UserError(f"results.json: run.gmacs is {said}, the network takes {count:.4f}")
 
 
 def check_schema(value, schema, name):

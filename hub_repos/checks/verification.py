@@ -1,5 +1,6 @@
 """All checks of a built repository, in order: what is read, then what is run, then what is computed again."""
 
+import collections
 import contextlib
 import json
 import os
@@ -19,7 +20,10 @@ from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
 from hub_unets.hub_repos.checks.reproduce import reproduce
+from hub_unets.hub_repos.checks.untrusted import read_json
+from hub_unets.hub_repos.repository.card import render_marked
 from hub_unets.hub_repos.repository.export import ONNX
+from hub_unets.hub_repos.repository.marks import FIGURES, KINDS, NUMBER, marked_numbers
 from hub_unets.training.data.phantoms import phantom
 
 
@@ -77,7 +81,29 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             work = Path(own) / "work"
             work.mkdir()
             checks += run_isolated(copy, work)
-        return checks if data is None else checks + reproduce(copy, data, columns)
+        again = [] if data is None else reproduce(copy, data, columns)
+        checks += again
+        return checks + (figure_kinds(copy, bool(again)) if all(check.passed for check in checks) else [])
+
+
+def figure_kinds(folder, with_data):
+    """A line for each kind of figure on the card, of a repository that has passed the other checks.
+
+    Args:
+        folder: the repository.
+        with_data: whether the data's checks were among them.
+    """
+    results, numbers = read_json(folder / "results.json"), collections.defaultdict(list)
+    for kind, text in marked_numbers(render_marked(folder, results)):
+        if NUMBER.search(text):
+            numbers[kind].append(text)
+    files, data, stated = (f"{len(numbers[kind])} on the card" for kind in FIGURES)
+    again = "computed again" if with_data else "not computed again: that takes --data"
+    return [
+        Check(f"figures {KINDS['files'].sign}", True, f"{files} follow from its files"),
+        Check(f"figures {KINDS['data'].sign}", True, f"{data}, {again}", note=not with_data),
+        Check(f"figures {KINDS['stated'].sign}", True, f"{stated} are stated, and nothing can check them", note=True),
+    ]
 
 
 def run_static(folder):

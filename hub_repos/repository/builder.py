@@ -45,10 +45,6 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
             cure = f"it is {published} now" if published.is_dir() else "train with training/run.py"
             raise UserError(f"{checkpoint} is not a finished run: {name} is missing; {cure}.")
     results = read_results(checkpoint / "results.json")
-    if "test" not in results["metrics"]:
-        raise UserError(
-            f"{checkpoint} was not scored on the test part, whose figures a card needs: leave score_test out."
-        )
     config_class, model_class = read_variant(checkpoint)
     with replaced(out, is_build, "build") as staged:
         save_model(checkpoint, staged, config_class, model_class, two_channels)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_unets.hub_repos.repository import marks
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.records.results import read_history
 
@@ -16,6 +17,16 @@ KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
 EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the card's metadata, by their field
+    "model-index.results.metrics.value": "files",
+    "model-index.results.metrics.name": "text",
+    "model-index.results.dataset": "name",
+    "model-index.name": "name",
+    "base_model": "name",
+    "datasets": "name",
+    "tags": "name",
+    "widget": "name",
+}
 
 
 class Standing(NamedTuple):
@@ -53,12 +64,20 @@ def render_card(folder, results, repo_id=None, revision=None):
         results: a checked results.json.
         repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
     """
+    return str(ModelCard(marks.show_marks(render_marked(folder, results, repo_id, revision))))
+
+
+def render_marked(folder, results, repo_id=None, revision=None):
+    """The card before its marks are shown, for `marks.marked_numbers`; arguments as `render_card`."""
     config, processor = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
     )
-    card = ModelCard.from_template(
-        card_data(results, config, repo_id, revision),
-        template_path=str(TEMPLATE),
+    part = scored_part(results)
+    template = marks.environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        card_data=card_data(results, config, repo_id, revision).to_yaml(),
+        scored=part,
+        legend=marks.legend(),
         title=title(results, config),
         results=results,
         config=config,
@@ -76,9 +95,13 @@ def render_card(folder, results, repo_id=None, revision=None):
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
         built=any(folder.glob("modeling_*.py")),
-        class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
+        class_names=[one["label"] for one in results["metrics"][part].get("per_class", ())],
     )
-    return str(card)
+
+
+def scored_part(results):
+    """The part whose figures come first on the card: the test part, or validation where no test part was scored."""
+    return "test" if "test" in results["metrics"] else "validation"
 
 
 def _revision(revision):
@@ -106,10 +129,13 @@ def base_model(results, config):
 
 
 def card_data(results, config, repo_id=None, revision=None):
-    """The card's metadata, with the test figures as `model-index`."""
-    data, test = results["data"], results["metrics"]["test"]
+    """The card's metadata, with the test figures as `model-index`; without a test part there is none.
+
+    Whoever ranks models by `model-index` does not look whether a split was a validation.
+    """
+    data, test = results["data"], results["metrics"].get("test")
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
-    of = "mean of classes, " if "per_class" in test else ""
+    of = "mean of classes, " if test and "per_class" in test else ""
     figures = [
         EvalResult(
             task_type="image-segmentation",
@@ -121,6 +147,7 @@ def card_data(results, config, repo_id=None, revision=None):
         )
         for how in ("per_image", "pooled")
         for metric in ("dice", "iou")
+        if test
     ]
     backbone = config.get("backbone")
     return ModelCardData(
@@ -137,7 +164,7 @@ def card_data(results, config, repo_id=None, revision=None):
         if repo_id
         else None,
         model_name=title(results, config),
-        eval_results=figures,
+        eval_results=figures or None,
     )
 
 

@@ -637,4 +637,4 @@ def test_a_standing_in_a_sweep_is_part_of_results_and_card(checkpoint, tmp_path)
     build(checkpoint, tmp_path / "out", "someone/unet", "v1", standing)
     checks = verify_folder(tmp_path / "out", run=False, repo_id="someone/unet", revision="v1")
     assert all(check.passed for check in checks), checks
-    assert "Place 2 of 6 by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+    assert "Place 2ˢ of 6ˢ by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
