@@ -24,6 +24,7 @@ METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the car
     "model-index.name": "name",
     "base_model": "name",
     "datasets": "name",
+    "license": "name",
     "tags": "name",
     "widget": "name",
 }
@@ -163,7 +164,7 @@ def card_data(results, config, repo_id=None, revision=None):
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
         if repo_id
         else None,
-        model_name=title(results, config),
+        model_name=title(results, config) if figures else None,
         eval_results=figures or None,
     )
 
