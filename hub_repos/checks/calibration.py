@@ -45,15 +45,15 @@ def check_calibration(model, processor, rows, fitted):
     Raises:
         UserError: a figure does not come out again, or other thresholds fit better.
     """
-    first, temperature = score_before(model, processor, rows, fitted["temperature"])
+    before, temperature = score_before(model, processor, rows, fitted["temperature"])
     dice, alarms = by_thresholds(model, processor, rows)
     half = _place(THRESHOLDS, 0.5), 0
     chosen = _place(THRESHOLDS, processor.mask_threshold), _place(SCORES, processor.score_threshold)
     found = {
         "temperature": temperature,
-        "loss_before": first["loss"]["value"],
-        "ece_before": first["calibration"]["ece"],
-        "dice_before": first["per_image"]["dice"]["value"],
+        "loss_before": before["loss"]["value"],
+        "ece_before": before["calibration"]["ece"],
+        "dice_before": before["per_image"]["dice"]["value"],
         "false_alarms_before": float(alarms[half]),
         "false_alarms_after": float(alarms[chosen]),
     }
@@ -61,7 +61,7 @@ def check_calibration(model, processor, rows, fitted):
         difference = math.log(value / fitted[name]) if name == "temperature" else value - fitted[name]
         if abs(difference) > TOLERANCES[name]:
             raise UserError(f"not reproduced: calibration.{name} is {value:.6f}, results.json says {fitted[name]}")
-    _check_sizes(first["by_size"], fitted.get("by_size"))
+    _check_sizes(before["by_size"], fitted.get("by_size"))
     _check_choice(dice, alarms, chosen)
     return f"{len(rows)} images; the head is calibrated, and no other thresholds mark fewer crops at that Dice"
 

@@ -140,7 +140,7 @@ def by_size(name):
 
 
 FORGED = {
-    **{f"{name}_before": (set_to(f"{name}_before", 0.987), "calibration") for name in FITTED},
+    **{f"{name}_before": (set_to(f"{name}_before", 0.432), "calibration") for name in FITTED},
     "false_alarms_after": (set_to("false_alarms_after", 0.123), "calibration"),
     "temperature": (set_to("temperature", 2.5), "calibration"),
     "recall before": (by_size("recall"), "calibration"),
