@@ -8,9 +8,7 @@ import functools
 import json
 import math
 import re
-import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jsonschema
@@ -21,7 +19,7 @@ from PIL import Image
 from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json, read_text
 from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
 from hub_unets.hub_repos.repository.card import EXAMPLE
-from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, copy_code, remote_code
+from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, remote_code
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.data.phantoms import phantom
@@ -54,9 +52,6 @@ ATTRIBUTES = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\n)*")
 FOREIGN = {b"PK\x03\x04": "a zip file", b"PK\x05\x06": "a zip file"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
-RELEASE = re.compile(
-    r"(\d+\.\d+\.\d+(?:(?:a|b|rc|\.dev|\.post)\d+)?|unreleased)(?:, commit [0-9a-f]{40}(?:\+changes)?)?", re.ASCII
-)
 MANIFEST_SCHEMA, PREPROCESSOR_SCHEMA = (
     json.loads(Path(__file__).with_name(f"{name}.schema.json").read_text(encoding="utf-8"))
     for name in ("manifest", "preprocessor")
@@ -164,7 +159,7 @@ def _check_picture(path):
 
 def check_manifest(folder):
     """The manifest has its form, and names every file in the folder with its sha256 and size."""
-    listed = _read_manifest(folder)["files"]
+    listed = read_manifest(folder)["files"]
     present = {path.name for path in folder.iterdir()} - NOT_IN_MANIFEST
     for names, problem in ((listed.keys() - present, "is missing"), (present - listed.keys(), "is not listed")):
         if names:
@@ -175,43 +170,22 @@ def check_manifest(folder):
             raise UserError(f"{name} has another size or sha256 than {MANIFEST} says")
 
 
-def _read_manifest(folder):
+def read_manifest(folder):
+    """manifest.json, by its schema."""
     manifest = read_json(folder / MANIFEST)
+    if manifest.get("schema_version") == 1:
+        raise UserError(
+            f"{MANIFEST} is of an earlier release, {str(manifest.get('release'))[:80]!r}: install that one to verify, "
+            "or build the repository again"
+        )
     check_schema(manifest, MANIFEST_SCHEMA, MANIFEST)
     return manifest
-
-
-def check_release(folder):
-    """Code and requirements are, byte for byte, those that the manifest's release builds for this variant."""
-    release = _read_manifest(folder)["release"]
-    match = RELEASE.fullmatch(release)
-    if not match:
-        raise UserError(f"{MANIFEST}: release {release[:80]!r} has no form of a release")
-    if match[1] != installed_version():
-        raise UserError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
-    with tempfile.TemporaryDirectory() as built:
-        copy_code(_model_type(folder), Path(built), release_name=release)
-        expected = {path.name: path.read_bytes() for path in Path(built).iterdir()}
-    present = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
-    for name in sorted(expected.keys() ^ present):
-        raise UserError(f"{name} is {'missing' if name in expected else 'not part of this variant'}")
-    for name, content in expected.items():
-        if read_bytes(folder / name) != content:  # as bytes: untrusted code is not even parsed
-            raise UserError(f"{name} is not the file that release {match[1]} builds")
-
-
-def installed_version():
-    """The version of the installed hub-unets."""
-    try:
-        return version("hub-unets")
-    except PackageNotFoundError:
-        return "unreleased"
 
 
 def check_auto_map(folder):
     """config.json and preprocessor_config.json name the code files and classes that the builder writes, no others."""
     config, processor = read_json(folder / "config.json"), read_json(folder / "preprocessor_config.json")
-    code = remote_code(*find_variant(_model_type(folder)))
+    code = remote_code(*find_variant(read_model_type(folder)))
     for name, fields, expected in (
         ("config.json", config, code),
         ("preprocessor_config.json", processor, {"auto_map": PROCESSOR_CODE}),
@@ -229,7 +203,7 @@ def check_config(folder):
 def read_config(folder):
     """config.json as an object of our own class, without the code that it names."""
     fields = read_json(folder / "config.json")
-    config_class, model_class = find_variant(_model_type(folder))
+    config_class, model_class = find_variant(read_model_type(folder))
     check_schema(fields, config_schema(config_class, model_class), "config.json")
     numbers = {name: int(number) for number, name in fields["id2label"].items()}
     if numbers != fields.get("label2id", {}):
@@ -291,7 +265,7 @@ def check_weights(folder):
 
 def check_network(folder):
     """The weights fit the config's network in every name and shape, and results.json counts them right."""
-    _, model_class = find_variant(_model_type(folder))
+    _, model_class = find_variant(read_model_type(folder))
     config = read_config(folder)
     with about_input(), torch.device("meta"):
         model = model_class(config)
@@ -327,7 +301,7 @@ def check_schema(value, schema, name):
         raise UserError(f"{name}: {f'{field}: ' if field else ''}{error.message[:300]}")
 
 
-def _model_type(folder):
+def read_model_type(folder):
     model_type = read_json(folder / "config.json").get("model_type")
     if model_type not in variant_names():
         raise UserError(f"config.json: model_type {str(model_type)[:80]!r} is no variant of this release")

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,9 +15,11 @@ from PIL import Image
 
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
+from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
+from hub_unets.hub_repos.checks.release import check_release
 from hub_unets.hub_repos.checks.reproduce import reproduce
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.hub_repos.repository.card import render_marked
@@ -36,7 +37,7 @@ class Static(NamedTuple):
 
 STATIC_CHECKS = {
     "manifest": Static(static_checks.check_manifest),
-    "release": Static(static_checks.check_release, ("manifest",)),
+    "release": Static(check_release, ("manifest",)),
     "weights": Static(static_checks.check_weights),
     "auto map": Static(static_checks.check_auto_map),
     "config": Static(static_checks.check_config),
@@ -145,7 +146,9 @@ def run_isolated(folder, work, python=sys.executable):
     """
     prepare(folder, work)
     inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    overrides = {"HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    overrides = {"HOME": str(work), "TMPDIR": str(work), "HF_HOME": str(work / "cache")}
+    overrides |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    most_disk = watch.DISK_SHARE * watch.written(folder)[1] + watch.EXTRA_DISK
     with (work / "stderr.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [python, "-I", ISOLATED, folder, work],
@@ -157,23 +160,13 @@ def run_isolated(folder, work, python=sys.executable):
             start_new_session=True,
         )
         try:
-            outcome = f"ended with {process.wait(SECONDS)}"
-        except subprocess.TimeoutExpired:
-            outcome = f"took more than {SECONDS} seconds"
+            outcome = watch.wait(process, work, SECONDS, most_disk)
         finally:
-            _end(process)
+            watch.end(process)
     if process.returncode or not (work / "checks.json").exists():
         last_lines = (work / "stderr.txt").read_bytes()[-SHOWN_BYTES:].decode("utf-8", errors="replace")
         return [Check("isolated process", False, f"{outcome}: {' '.join(last_lines.split())}")]
-    return [Check(*entry) for entry in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
-
-
-def _end(process):
-    """End a process and every process that it started."""
-    with contextlib.suppress(AttributeError, ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    return [Check(*entry[:3]) for entry in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
 
 
 def prepare(folder, work):

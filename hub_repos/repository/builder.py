@@ -8,7 +8,14 @@ from pathlib import Path
 from PIL import Image
 
 from hub_unets.hub_repos.repository.card import EXAMPLE, write_card
-from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, copy_code, release, remote_code
+from hub_unets.hub_repos.repository.code import (
+    PROCESSOR_CODE,
+    code_digest,
+    copy_code,
+    head_commit,
+    release,
+    remote_code,
+)
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import replaced
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -87,13 +94,14 @@ def save_model(checkpoint, folder, config_class, model_class, two_channels=False
 
 
 def write_manifest(folder):
-    """manifest.json: the release that built the folder, and the sha256 and size of every other file in it."""
+    """manifest.json: the release that built the folder, its code's digest, and every other file's sha256 and size."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    manifest = {"schema_version": 1, "release": release(), "files": files}
+    built_by = {"release": release(), "code_sha256": code_digest(folder), "commit": head_commit()}
+    manifest = {"schema_version": 2, **built_by, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -47,7 +48,12 @@ def test_a_repository_holds_just_what_it_needs(repository):
 def test_the_manifest_has_every_other_file(repository):
     manifest = json.loads((repository / "manifest.json").read_text())
     files = {path.name: path.read_bytes() for path in repository.iterdir() if path.name != "manifest.json"}
-    assert manifest["release"] == code.release()
+    assert (manifest["release"], manifest["commit"]) == (code.release(), code.head_commit())
+    printed = subprocess.run(
+        "LC_ALL=C ls *.py requirements.txt | LC_ALL=C sort | xargs sha256sum | sha256sum",
+        shell=True, cwd=repository, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert manifest["code_sha256"] == printed.stdout.split()[0]
     assert manifest["files"] == {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in sorted(files.items())
@@ -104,14 +110,14 @@ def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
         path = tmp_path / f"modeling_{number}.py"
         path.write_text(f"{line}\n")
         with pytest.raises(ValueError, match="can be published"):
-            flatten(path, "1.0")
+            flatten(path)
 
 
 def test_a_multi_line_import_is_flattened(tmp_path, monkeypatch):
     monkeypatch.setattr(code, "PROJECT", tmp_path)
     path = tmp_path / "modeling_x.py"
     path.write_text("from hub_unets.modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
-    assert flatten(path, "1.0").splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
+    assert flatten(path).splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json", "results.json"])

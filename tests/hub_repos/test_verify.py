@@ -235,7 +235,7 @@ def flip(folder, bit=0x80):
         (lambda folder: (folder / "per_image.csv").unlink(), {"files"}),
         (lambda folder: (folder / "manifest.json").unlink(), {"manifest"}),
         (edit("manifest.json", '"bytes": ', '"bytes": 1'), {"manifest"}),
-        (edit("manifest.json", '"schema_version": 1', '"schema_version": 2'), {"manifest"}),
+        (edit("manifest.json", '"schema_version": 2', '"schema_version": 3'), {"manifest"}),
         (lambda folder: (folder / "onnx").mkdir(), {"files"}),
         (lambda folder: os.mkfifo(folder / "curves.png"), {"files"}),
     ],
@@ -270,7 +270,7 @@ def test_a_wrong_figure_is_named(copy):
 
 
 def test_another_release_says_what_to_install(copy):
-    edit_json("manifest.json", release="99.0.1, commit " + "a" * 40)(copy)
+    edit_json("manifest.json", release="99.0.1")(copy)
     assert re.fullmatch(r"built by 99\.0\.1, this is \S+: install that release to verify", failures(copy)["release"])
 
 
@@ -358,14 +358,15 @@ def test_other_data_is_refused(data, repository):
 
 def test_a_build_passes_every_check(repository, capsys):
     assert main([str(repository), "--data", DATA]) == 0
-    folder, *lines, footer = capsys.readouterr().out.splitlines()
+    folder, *lines, note, footer = capsys.readouterr().out.splitlines()
     assert folder == str(repository) and footer == f"All {len(lines)} checks passed."
-    assert all(line.startswith("ok   ") for line in lines)
+    assert all(line.startswith("ok   ") for line in lines) and note.startswith("note figures ˢ: ")
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
     run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
-    assert names == ["files", *STATIC_CHECKS, NAMES, *run, "split", "figures of validation", "figures of test"]
-    assert "largest difference 0.00" in lines[-1]
+    figures = ["split", "figures of validation", "figures of test", "figures ʳ", "figures ᵈ"]
+    assert names == ["files", *STATIC_CHECKS, NAMES, *run, *figures]
+    assert "largest difference 0.00" in lines[-3]
 
 
 def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
@@ -384,7 +385,7 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     checks = run_isolated(repository, tmp_path / "work", python)
     assert checks == [Check("isolated process", False, "ended with 3: broken")]
     environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
-    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
+    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
     assert environment["HOME"] == str(tmp_path / "work")
 
