@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.hub_repos.repository import marks
 from hub_unets.modeling.variants import find_variant
-from hub_unets.training.records.results import read_history
+from hub_unets.training.records.results import read_history, scored_part
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
@@ -98,11 +98,6 @@ def render_marked(folder, results, repo_id=None, revision=None):
         built=any(folder.glob("modeling_*.py")),
         class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
-
-
-def scored_part(results):
-    """The part whose figures come first on the card: the test part, or validation where no test part was scored."""
-    return "test" if "test" in results["metrics"] else "validation"
 
 
 def _revision(revision):

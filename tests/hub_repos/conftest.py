@@ -1,6 +1,7 @@
 """Runs' folders as training/run.py leaves them, with random weights: small, and made in a second."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def checkpoint(make_checkpoint):
 @pytest.fixture(scope="session")
 def three_class_checkpoint(make_checkpoint):
     return make_checkpoint(id2label={0: "background", 1: "polyp", 2: "boundary"})
+
+
+def unscored(run, folder):
+    """A copy of a run as one with `score_test: false` leaves it."""
+    shutil.copytree(run, folder)
+    results = read_results(folder / "results.json")
+    lines = (folder / "per_image.csv").read_text().splitlines(keepends=True)
+    (folder / "per_image.csv").write_text("".join(line for line in lines if ",test," not in line))
+    results["metrics"] = {"validation": results["metrics"]["validation"]}
+    results["run"]["settings"]["score_test"] = "False"
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

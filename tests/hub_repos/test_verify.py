@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
@@ -31,7 +32,7 @@ from hub_unets.hub_repos.verify import main
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.results import write_results
-from tests.hub_repos.conftest import DATA
+from tests.hub_repos.conftest import DATA, unscored
 from tests.variants import VARIANTS
 
 PROJECT = Path(__file__).parents[2]
@@ -639,3 +640,50 @@ def test_a_standing_in_a_sweep_is_part_of_results_and_card(checkpoint, tmp_path)
     checks = verify_folder(tmp_path / "out", run=False, repo_id="someone/unet", revision="v1")
     assert all(check.passed for check in checks), checks
     assert "Place 2ˢ of 6ˢ by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_without_a_test_part_gets_a_repository_whose_card_says_so(checkpoint, tmp_path):
+    standing = Standing("family", "resnet50", 1, 3, None)
+    build(unscored(checkpoint, tmp_path / "run"), tmp_path / "out", standing=standing)
+    checks = verify_folder(tmp_path / "out", run=False, data=DATA)
+    assert [check for check in checks if not check.passed] == []
+    names = [check.name for check in checks]
+    assert "figures of validation" in names and "figures of test" not in names
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    validation = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["validation"]
+    dice = validation["per_image"]["dice"]
+    figure = f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})ʳ"
+    for text in (
+        "On 1ʳ validation images of phantoms", f"reach a Dice of {figure}", "**Not scored on a test part**:",
+        "Every choice was made on validation, and no test part was scored", "Place 1ˢ of 3ˢ by validation Dice",
+        "1ᵈ test images, of which none was scored", "By the polyp's share of the image, validation:",
+    ):  # fmt: skip
+        assert text in card.text, text
+    assert "| test |" not in card.text and "model-index" not in (tmp_path / "out" / "README.md").read_text()
+    assert not card.data.eval_results
+
+
+def test_classes_without_a_test_part(three_class_checkpoint, tmp_path):
+    build(unscored(three_class_checkpoint, tmp_path / "run"), tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    assert "| validation | boundary |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_test_part_that_was_scored_is_not_left_out_of_the_card(copy):
+    """Who would show validation's figures alone says in the settings that the test part was left unseen."""
+    results = json.loads((copy / "results.json").read_text())
+    results["metrics"] = {"validation": results["metrics"]["validation"]}
+    (copy / "results.json").write_text(json.dumps(results))
+    write_card(copy, results)
+    sign(copy)
+    assert "test: per_image.csv has 1 images, results.json 0" in failures(copy)["per image"]
+
+
+def test_multiply_accumulates_are_counted_again(calibrated_checkpoint, tmp_path):
+    build(calibrated_checkpoint, tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    edit_json("results.json", render=True, run__gmacs=0.001)(tmp_path / "out")
+    sign(tmp_path / "out")
+    assert re.fullmatch(
+        r"results.json: run.gmacs is 0.001, the network takes [\d.]+", failures(tmp_path / "out")["network"]
+    )
