@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.data import compare_digests, require_present, stored_digests
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
@@ -30,30 +31,37 @@ REPORT = {  # of a part's other figures, by their place in results.json; a moved
 }
 
 
-def reproduce(folder, data, columns=(None, None)):
+def reproduce(folder, data, columns=(None, None), scored=None):
     """The checks of split and figures, for a folder that has passed the static checks.
 
     Args:
         folder: the repository.
         data: the images and masks, as `training.evaluate` takes them.
         columns: the image column and the mask column; whoever verifies names them, never the repository.
+        scored: a dictionary that gets the Scores of each part.
     """
     folder = Path(folder)
     results, (rows, _) = read_json(folder / "results.json"), read_per_image(folder / "per_image.csv")
     try:
         config_class, model_class = find_variant(results["run"]["model_type"])
-        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label, columns)
+        stored = stored_digests(folder)
+        images = load_images(data, results, rows, stored, config_class.from_pretrained(folder).id2label, columns)
     except (UserError, OSError) as error:
         return [Check("split", False, str(error))]
     model, processor = load_weights(model_class, folder), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
+    width, scored = results["data"].get("boundary_width"), {} if scored is None else scored
     for part in _parts(results):
-        said, width = results["metrics"][part], results["data"].get("boundary_width")
-        checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, said))
+        metrics, figures = results["metrics"][part], f"figures of {part}"
+        scoring = checked(figures, _score, model, processor, images, rows[part], width, metrics, scored, part)
+        if scoring.passed and stored:
+            checks.append(checked(f"data of {part}", compare_digests, stored[part], scored[part]))
+        compared = checked(figures, _compare, scored[part], rows[part], metrics) if scoring.passed else scoring
+        checks.append(compared)
     return checks
 
 
-def load_images(data, results, rows, id2label, columns):
+def load_images(data, results, rows, stored, id2label, columns):
     """The rows of the data.
 
     Raises:
@@ -63,6 +71,7 @@ def load_images(data, results, rows, id2label, columns):
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).root or PureWindowsPath(name).anchor:
             raise UserError(f"a column is a name inside of the data, got the path {name!r}")
     said, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
+    require_present(stored, [name for part in source.values() for name in part["name"]])
     images, partition = make_partition(source, said["split"], said["split_seed"])
     for name, found in (
         ("sha256", partition.sha256),
@@ -97,12 +106,16 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _compare(model, processor, images, theirs, boundary_width, metrics):
-    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much from theirs."""
+def _score(model, processor, images, theirs, boundary_width, metrics, scored, part):
+    """Put the Scores of a part's images, in the order of their rows, into `scored`."""
     index = {name: number for number, name in enumerate(images["name"])}
-    of_part = images.select([index[name] for name in theirs.names])
-    crops = "false_alarms" in metrics
-    scores = score(model, processor, of_part, Task.of_run(model.config, boundary_width), crops=crops)
+    rows = images.select([index[name] for name in theirs.names])
+    task, crops = Task.of_run(model.config, boundary_width), "false_alarms" in metrics
+    scored[part] = score(model, processor, rows, task, crops=crops)
+
+
+def _compare(scores, theirs, metrics):
+    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much from theirs."""
     counts, said = np.stack(scores.counts), np.stack(theirs.counts)
     moved = np.abs(counts - said).sum(axis=(1, 2)) / 2  # pixels; Dice alone would not tell recall from precision
     most = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (said @ [2, 1, 1, 0]).sum(axis=1))

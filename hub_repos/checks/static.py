@@ -27,6 +27,7 @@ from hub_unets.modeling.variants import config_fields, find_variant, variant_nam
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.weights import read_shapes
+from hub_unets.training.records.data_digests import DATA_DIGESTS
 
 KB, MB = 2**10, 2**20
 # every file that a repository may hold (a new kind is one line here), what its bytes must be, and how many at most
@@ -38,6 +39,7 @@ KNOWN_FILES = {
     "manifest.json": ("json", 64 * KB),
     "per_image.csv": ("text", 4 * MB),
     "history.csv": ("text", 4 * MB),
+    DATA_DIGESTS: ("text", 4 * MB),
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),

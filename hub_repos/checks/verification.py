@@ -16,7 +16,9 @@ from PIL import Image
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.data import check_data_digests
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
+from hub_unets.hub_repos.checks.locks import check_lock
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
 from hub_unets.hub_repos.checks.reproduce import reproduce
 from hub_unets.hub_repos.repository.export import ONNX
@@ -40,6 +42,8 @@ STATIC_CHECKS = {
     "results": Static(figure_checks.check_results_file, ("config", "preprocessor")),
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
+    "data digests": Static(check_data_digests, ("per image",)),
+    "lock": Static(check_lock, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
 }
 

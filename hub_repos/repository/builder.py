@@ -16,6 +16,7 @@ from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
 from hub_unets.training.measure.weights import load_weights
+from hub_unets.training.records.data_digests import DATA_DIGESTS
 from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
@@ -55,7 +56,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", HISTORY, *PICTURES):
+        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:

@@ -8,6 +8,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.modeling.variants import find_variant
+from hub_unets.training.records.locks import is_seen_before
 from hub_unets.training.records.results import read_history
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -70,6 +71,7 @@ def render_card(folder, results, repo_id=None, revision=None):
         history=shown_history(read_history(folder, results)),
         base_model=base_model(results, config),
         shown=SHOWN,
+        seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),

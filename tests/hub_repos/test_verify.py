@@ -364,7 +364,8 @@ def test_a_build_passes_every_check(repository, capsys):
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
     run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
-    assert names == ["files", *STATIC_CHECKS, NAMES, *run, "split", "figures of validation", "figures of test"]
+    parts = ["data of validation", "figures of validation", "data of test", "figures of test"]
+    assert names == ["files", *STATIC_CHECKS, NAMES, *run, "split", *parts]
     assert "largest difference 0.00" in lines[-1]
 
 

@@ -30,6 +30,7 @@ LEFT = {
     "preprocessor_config.json",
     "results.json",
     "per_image.csv",
+    "data_digests.csv",
     "scorings.log",
 }
 RECIPE = """
@@ -82,6 +83,9 @@ def test_finished_run_scores_nothing_again(ended):
     again = runs.finish(runs.start(argv))
     assert again.code == 0 and "is finished" in again.stdout and "Dice" in again.stdout
     assert (folder / "out/scorings.log").read_text() == scorings
+    lock = read_results(folder / "out/results.json")["lock"]
+    assert (lock["scorings"], lock["earlier"]) == (1, [])
+    assert f"{lock['time']} test 3 images lock {lock['sha256']} family unet recipe {lock['recipe']}" in scorings
     assert (folder / "out/results.json").stat().st_mtime_ns == before
 
 
@@ -218,7 +222,7 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     ]
     torch.testing.assert_close(heads[1], heads[0] / record["temperature"])
     lines = (tmp_path / "true/scorings.log").read_text().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [
+    assert [line.split(" lock ")[0].split(" ", 1)[1] for line in lines] == [
         "validation 3 images to calibrate", "test 5 images"
     ]  # fmt: skip
 
