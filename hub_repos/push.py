@@ -31,6 +31,7 @@ def push(
     standing=None,
     onnx=False,
     space=True,
+    key=None,
 ):
     """Publish a run's folder.
 
@@ -44,6 +45,7 @@ def push(
         standing: the trial's Standing in its sweep, for the card.
         onnx: also publish the network as model.onnx.
         space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
+        key: sign the manifest with this private key's file; "keyless" lets Sigstore sign it.
 
     Raises:
         UserError: what went wrong, and the cure, in one line.
@@ -57,7 +59,7 @@ def push(
         remote = read_remote(api, repo_id)
         if private and remote.head and not remote.private:
             raise UserError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
-        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx)
+        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, key)
         one.stage(create_pr)
         if not one.changed and (create_pr or one.tag in remote.tags):
             print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
@@ -148,6 +150,7 @@ def main(argv=None):
     parser.add_argument("--create-pr", action="store_true", help="open a pull request and leave main alone")
     parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
     parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
+    parser.add_argument("--sign", dest="key", metavar="KEY", help="sign the manifest with this private key's file")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
     parser.add_argument(
         "--no-space",

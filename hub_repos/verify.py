@@ -2,24 +2,29 @@
 
 Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all pass.
 Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and files, and
-with `--data` its figures are computed again.
+with `--data` its figures are computed again. What others signed is listed last; `--attest` adds to it, and `--submit`
+offers that on the Hub.
 """
 
 import argparse
+import functools
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
 import transformers
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitOperationAdd, HfApi, get_token, snapshot_download
+from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
+from hub_unets.hub_repos.checks import attestations, signatures
 from hub_unets.hub_repos.checks.figures import loaded_repository
-from hub_unets.hub_repos.checks.static import known_file
+from hub_unets.hub_repos.checks.static import MOST_ATTESTATIONS, known_file
 from hub_unets.hub_repos.checks.untrusted import read_text
 from hub_unets.hub_repos.checks.verification import verify_folder
-from hub_unets.hub_repos.publish.remote import explained, limit_waiting, patience
+from hub_unets.hub_repos.publish.publication import commit_files
+from hub_unets.hub_repos.publish.remote import changes, explained, is_same, limit_waiting, list_files, patience
+from hub_unets.hub_repos.repository.builder import MANIFEST
 from hub_unets.training.errors import UserError, run_command
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -41,6 +46,8 @@ def download(repo_id, commit, folder):
     info = HfApi().model_info(repo_id, revision=commit, timeout=patience(), files_metadata=True)
     for sibling in info.siblings:
         require_known(sibling, repo_id)
+    if sum(signatures.is_addition(sibling.rfilename) for sibling in info.siblings) > MOST_ATTESTATIONS:
+        raise UserError(f"{repo_id}: more than {MOST_ATTESTATIONS} files of attestations")
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -60,13 +67,67 @@ def require_known(sibling, repo_id):
 
 
 def revision_of(folder, repo_id, commit):
-    """The revision that the card names, if it is this commit on the Hub; else the commit."""
+    """The revision that the card names, if it is this commit on the Hub or one before signatures; else the commit."""
     try:
         named = loaded_repository(read_text(folder / "README.md"))[1]
         at = named and HfApi().model_info(repo_id, revision=named, timeout=patience()).sha
     except (UserError, HTTPError):  # the checks say what is wrong with the card; a revision that is not there is none
         return commit
-    return named if at == commit else commit
+    return named if at == commit or (at and is_unsigned(folder, repo_id, at)) else commit
+
+
+def is_unsigned(folder, repo_id, commit):
+    """Whether a commit on the Hub has the folder's files but for signatures and attestations."""
+    files = list_files(HfApi(), repo_id, commit)
+    return all(map(signatures.is_addition, changes(folder, files, files.keys())))
+
+
+def has_manifest(folder, repo_id):
+    """A function that tells whether a commit on the Hub has the folder's manifest; None where the Hub does not say."""
+
+    @functools.cache
+    def has(commit):
+        try:
+            files = list_files(HfApi(), repo_id, commit)
+        except RevisionNotFoundError:
+            return False
+        except HTTPError:
+            return None
+        return MANIFEST in files and is_same(folder / MANIFEST, files[MANIFEST])
+
+    return has
+
+
+def attest(statement, arguments, commit):
+    """Sign and write the statement of a repository that passed, and with --submit open a pull request with it."""
+    place = Path() if commit else Path(arguments.repository)
+    path = attestations.write_attestation(statement, arguments.attest, place / signatures.ATTESTATIONS)
+    print(f"Attested: {path}, signature {path.with_suffix('.sig').name}")
+    if arguments.submit:
+        submit(path, arguments.repository, commit)
+
+
+def submit(path, repo_id, commit):
+    """Offer an attestation's two files to the repository as a pull request."""
+    operations = [
+        CommitOperationAdd(f"{signatures.ATTESTATIONS}/{file.name}", file) for file in (path, path.with_suffix(".sig"))
+    ]
+    with explained(repo_id):
+        message = f"Attest commit {commit}"
+        offered = commit_files(HfApi(), repo_id, operations, commit_message=message, create_pr=True)
+    print(f"Pull request: {offered.pr_url}")
+
+
+def require_sensible(arguments, is_folder):
+    """Raise UserError for arguments that can't be meant, before anything is downloaded or scored."""
+    if arguments.attest and not arguments.data:
+        raise UserError("--attest needs --data: a statement says that the figures were computed again")
+    if arguments.submit and (is_folder or not arguments.attest):
+        raise UserError("--submit needs --attest KEY, and a repository on the Hub")
+    if arguments.submit and not get_token():
+        raise UserError("--submit needs a login: run `hf auth login`, or set HF_TOKEN to a token.")
+    if arguments.attest:
+        signatures.public_key_of(arguments.attest)
 
 
 def main(argv=None):
@@ -78,10 +139,16 @@ def main(argv=None):
     parser.add_argument("--data", help="images and masks to compute the figures on again, as training.evaluate's")
     parser.add_argument("--image_column", help="column or sub-folder of the images in --data")
     parser.add_argument("--mask_column", help="column or sub-folder of the masks in --data")
+    parser.add_argument("--attest", metavar="KEY", help="sign that the figures came out again: a private key's file")
+    parser.add_argument("--submit", action="store_true", help="offer the attestation as a pull request")
+    parser.add_argument("--keys", metavar="FOLDER", help="public keys that you trust, each file called as its owner")
     arguments = parser.parse_args(argv)
+    require_sensible(arguments, Path(arguments.repository).is_dir())
+    trusted = signatures.trusted_keys(arguments.keys) if arguments.keys else None
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
         folder, repo_id, revision = Path(arguments.repository), arguments.repo_id, arguments.revision
+        commit, signed, statements = None, [], []
         if folder.is_dir():
             if arguments.commit is not None:
                 raise UserError("--commit is for a repository on the Hub; this is a folder")
@@ -95,12 +162,31 @@ def main(argv=None):
                 commit = download(repo_id, arguments.commit, folder)
                 revision = revision_of(folder, repo_id, commit)
             print(f"{repo_id} at commit {commit}")
-        columns = arguments.image_column, arguments.mask_column
-        checks = verify_folder(folder, data=arguments.data, repo_id=repo_id, revision=revision, columns=columns)
-    print("\n".join(map(str, checks)))
+
+        def afterwards(copy, checks, scored):
+            told = has_manifest(copy, repo_id) if commit else None
+            signed.extend(attestations.findings(copy, folder, trusted, told))
+            if arguments.attest:
+                names, pem = [check.name for check in checks], signatures.public_key_of(arguments.attest)
+                statements.append(attestations.make_statement(copy, scored, names, repo_id, commit, pem))
+
+        columns, origin = (arguments.image_column, arguments.mask_column), {"repo_id": repo_id, "revision": revision}
+        checks = verify_folder(folder, data=arguments.data, columns=columns, afterwards=afterwards, **origin)
+    code = report(checks, signed)
+    for statement in statements:
+        attest(statement, arguments, commit)
+    return code
+
+
+def report(checks, signed):
+    """Print checks and Findings; the exit code."""
+    print("\n".join([*map(str, checks), *(["Signatures:"] if signed else []), *map(str, signed)]))
     failed = sum(not check.passed for check in checks)
+    forged = sum(finding.verdict == attestations.FORGED for finding in signed)
     print(f"{failed} of {len(checks)} checks failed." if failed else f"All {len(checks)} checks passed.")
-    return 1 if failed else 0
+    if forged:
+        print(f"{forged} of {len(signed)} signatures are forged.")
+    return 1 if failed or forged else 0
 
 
 if __name__ == "__main__":

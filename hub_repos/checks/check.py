@@ -17,8 +17,13 @@ class Check:
     reason: str = ""
 
     def __str__(self):
-        reason = "".join(one if one.isprintable() else "?" for one in self.reason)  # no escape moves the cursor
+        reason = printable(self.reason)
         return f"{'ok  ' if self.passed else 'FAIL'} {self.name}{': ' if reason else ''}{reason}"
+
+
+def printable(text):
+    """A text with ? for what is no printable character: no escape moves the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def checked(name, check, *arguments):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hub_unets.hub_repos.checks.signatures import ATTESTATIONS, SIGNED
 from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json, read_text
 from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
 from hub_unets.hub_repos.repository.card import EXAMPLE
@@ -43,14 +44,17 @@ KNOWN_FILES = {
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),
+    **dict.fromkeys(SIGNED, ("text", 64 * KB)),
     **dict.fromkeys((*PICTURES, EXAMPLE), ("picture", 16 * MB)),
     ".gitattributes": ("attributes", 64 * KB),
 }
+ATTESTATION = re.compile(rf"{ATTESTATIONS}/[0-9a-f]{{16}}-[0-9a-f]{{16}}\.(json|sig)")  # of a key and a manifest
+MOST_ATTESTATIONS, ATTESTATION_BYTES = 200, 64 * KB  # files, and of each
 CODE_BYTES = 256 * KB
 MAX_HEADER = MB  # bytes of names and shapes
 MAX_PIXELS = 50_000_000  # of a picture
 NEEDED = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "per_image.csv")
-NOT_IN_MANIFEST = {MANIFEST, ".gitattributes"}  # the Hub adds the second
+NOT_IN_MANIFEST = {MANIFEST, ".gitattributes", *SIGNED}  # the Hub adds the second
 ATTRIBUTES = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\n)*")
 FOREIGN = {b"PK\x03\x04": "a zip file", b"PK\x05\x06": "a zip file"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
@@ -88,6 +92,8 @@ def copy_files(folder, copy):
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     for path in folder.iterdir():
+        if path.name == ATTESTATIONS and path.is_dir():  # which are read by themselves
+            continue
         _, most = known_file(path.name)
         with open_file(path) as file, (copy / path.name).open("wb") as copied:
             left = most + 1
@@ -105,6 +111,8 @@ def known_file(name):
         UserError: a repository has no file of this name.
     """
     found = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
+    if ATTESTATION.fullmatch(name):
+        return "attestation", ATTESTATION_BYTES
     if found is None:
         raise UserError(f"{name[:80]} is no file that hub-unets builds")
     return found

@@ -51,7 +51,7 @@ ISOLATED = Path(__file__).with_name("isolated.py")
 SHOWN_BYTES = 500  # of what the isolated process said last
 
 
-def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None)):
+def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None), afterwards=None):
     """The checks of a built repository, in order. One that builds on another is left out where that fails.
 
     Args:
@@ -61,6 +61,7 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
         repo_id, revision: the Hub repository that it came from and the tag that it has there: its card may name no
             other.
         columns: the image column and the mask column of `data`.
+        afterwards: called with the copy, the checks and {part: Scores} of `data`, if every check passed.
 
     Returns:
         list of Check.
@@ -81,7 +82,11 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             work = Path(own) / "work"
             work.mkdir()
             checks += run_isolated(copy, work)
-        return checks if data is None else checks + reproduce(copy, data, columns)
+        scored = {}
+        checks += [] if data is None else reproduce(copy, data, columns, scored)
+        if afterwards is not None and all(check.passed for check in checks):
+            afterwards(copy, checks, scored)
+        return checks
 
 
 def run_static(folder):

@@ -105,11 +105,11 @@ def changes(staged, files, built=()):
     """
     here = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
     found = dict.fromkeys(set(built) - here.keys(), "deleted") | dict.fromkeys(here.keys() - files.keys(), "new")
-    found |= {name: "changed" for name in here.keys() & files.keys() if not _is_same(here[name], files[name])}
+    found |= {name: "changed" for name in here.keys() & files.keys() if not is_same(here[name], files[name])}
     return dict(sorted(found.items()))
 
 
-def _is_same(path, there):
+def is_same(path, there):
     """Compare by the sha256 of an LFS object, and by git's object name of any other file."""
     if there.lfs:
         return sha256(path) == there.lfs.sha256

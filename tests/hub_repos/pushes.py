@@ -51,6 +51,12 @@ class Pusher:
         request = {"argv": list(map(str, arguments)), "isolated": isolated, "environment": environment}
         return self.server.finish(self.server.start(**request))
 
+    def verify(self, *arguments, token=None, folder=None):
+        """`hub-unets verify` to its end, in a folder, without the isolated process."""
+        environment = {"HF_TOKEN": token} if token else {}
+        request = {"argv": list(map(str, arguments)), "environment": environment, "folder": str(folder or self.folder)}
+        return self.server.finish(self.server.start(**request))
+
     def close(self):
         self.server.close()
 
@@ -61,7 +67,8 @@ class Pusher:
 def main():
     import torch
 
-    import hub_unets.hub_repos.push  # noqa: F401
+    import hub_unets.hub_repos.push
+    import hub_unets.hub_repos.verify  # noqa: F401
 
     torch.set_num_threads(1)
     sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
@@ -77,11 +84,23 @@ def _command(request):
 
     for name in TIMEOUTS:  # read when the client was imported, before the fork
         setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
+    if "folder" in request:
+        return _verify(request)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)  # the cache of the push before
     if not request["isolated"]:
         publication.verify_folder = lambda folder, **options: []
         publication.Publication.reload = _reload_here
     return exit_code(run_command, push.main, request["argv"])
+
+
+def _verify(request):
+    from hub_unets.hub_repos import verify
+    from hub_unets.hub_repos.checks import verification
+    from hub_unets.training.errors import run_command
+
+    verification.run_isolated = lambda folder, work: []
+    os.chdir(request["folder"])
+    return exit_code(run_command, verify.main, request["argv"])
 
 
 def _reload_here(publication, commit, pixels):
