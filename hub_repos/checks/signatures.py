@@ -117,8 +117,10 @@ def trusted_keys(folder):
 
 def is_keyless(signature):
     """Whether a bundle, bytes, holds a certificate of Sigstore's instead of naming a key."""
-    material = parse_json(signature.decode("utf-8", errors="replace"), "the signature").get("verificationMaterial")
-    return isinstance(material, dict) and "publicKey" not in material
+    bundle = parse_json(signature.decode("utf-8", errors="replace"), "the signature")
+    if not isinstance(bundle, dict) or not isinstance(bundle.get("verificationMaterial"), dict):
+        raise UserError("the signature is no bundle of Sigstore's")
+    return "publicKey" not in bundle["verificationMaterial"]
 
 
 def is_signed(content, signature, pem):

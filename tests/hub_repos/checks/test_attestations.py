@@ -150,7 +150,10 @@ BROKEN = {
     "no signature": (break_pair, "a statement without a signature"),
     "no statement": (lambda path: path.unlink(), "a signature without a statement"),
     "no JSON": (lambda path: path.write_text("hello"), "the statement is not JSON"),
-    "no signature's form": (lambda path: path.with_suffix(".sig").write_text("[]"), "has no attribute 'get'"),
+    "no signature's form": (
+        lambda path: path.with_suffix(".sig").write_text("[]"),
+        "the signature is no bundle of Sigstore's",
+    ),
     "another name": (
         lambda path: [file.rename(file.with_name("0" * 16 + file.name[16:])) for file in path.parent.glob("*")],
         "its name is not that of its key and manifest",
