@@ -1,30 +1,28 @@
 """Judge a repository that hub-unets built: `hub-unets verify FOLDER_OR_REPO_ID [--data DATA]`.
 
-Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all pass.
-Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and files, and
-with `--data` its figures are computed again. What others signed is listed last; `--attest` adds to it, and `--submit`
-offers that on the Hub.
+Only a copy is judged. The static checks come first; unless all pass, no code of the repository is executed and nothing
+is unpickled. Then a separate process loads it, without network, token or home and with bounds on time, memory and
+files. With `--data` its figures are computed again. Signatures and attestations are listed last; `--attest` writes
+one, and `--submit` offers it on the Hub.
 """
 
 import argparse
-import functools
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
 import transformers
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, snapshot_download
-from huggingface_hub.errors import HTTPError, RevisionNotFoundError
+from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub.errors import HTTPError
 
 from hub_unets.hub_repos.checks import attestations, signatures
 from hub_unets.hub_repos.checks.figures import loaded_repository
 from hub_unets.hub_repos.checks.static import MOST_ATTESTATIONS, known_file
 from hub_unets.hub_repos.checks.untrusted import read_text
 from hub_unets.hub_repos.checks.verification import verify_folder
-from hub_unets.hub_repos.publish.publication import commit_files
-from hub_unets.hub_repos.publish.remote import changes, explained, is_same, limit_waiting, list_files, patience
-from hub_unets.hub_repos.repository.builder import MANIFEST
+from hub_unets.hub_repos.publish.remote import explained, limit_waiting, patience
+from hub_unets.hub_repos.publish.submission import has_manifest, is_unsigned, submit
 from hub_unets.training.errors import UserError, run_command
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -33,11 +31,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(repo_id, commit, folder):
-    """Fetch every file of a commit, main's without one, and execute none; returns the commit.
+    """Fetch every file of a commit, and execute none; returns the commit, which is main's where None is given.
 
     Raises:
-        UserError: the id or the commit has no form of one, the repository holds other files than hub-unets builds, or
-            larger ones, or a file did not arrive as it is named.
+        UserError: the id or the commit is malformed, the repository holds other files than hub-unets builds, or larger
+            ones, or the files that arrived are not those that the Hub lists.
     """
     if not REPO_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is neither a folder nor a Hub id such as owner/name")
@@ -49,53 +47,33 @@ def download(repo_id, commit, folder):
     if sum(signatures.is_addition(sibling.rfilename) for sibling in info.siblings) > MOST_ATTESTATIONS:
         raise UserError(f"{repo_id}: more than {MOST_ATTESTATIONS} files of attestations")
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    if found != {sibling.rfilename for sibling in info.siblings}:
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if files != {sibling.rfilename for sibling in info.siblings}:
         raise UserError(f"{repo_id}: the download is not what the Hub lists")
     return info.sha
 
 
 def require_known(sibling, repo_id):
-    """Raise UserError for a file on the Hub that a repository of ours does not have, or not so large."""
+    """Raise UserError for a file on the Hub that hub-unets does not build, or that is too large."""
     try:
-        _, most = known_file(sibling.rfilename)
+        _, limit = known_file(sibling.rfilename)
     except UserError as error:
         raise UserError(f"{repo_id}: {error}") from error
-    if (sibling.size or 0) > most:
-        raise UserError(f"{repo_id}: {sibling.rfilename} is larger than {most} bytes")
+    if (sibling.size or 0) > limit:
+        raise UserError(f"{repo_id}: {sibling.rfilename} is larger than {limit} bytes")
 
 
 def revision_of(folder, repo_id, commit):
-    """The revision that the card names, if it is this commit on the Hub or one before signatures; else the commit."""
+    """The revision that the card names, if it is this commit on the Hub or one before it was signed; else the commit."""
     try:
-        named = loaded_repository(read_text(folder / "README.md"))[1]
-        at = named and HfApi().model_info(repo_id, revision=named, timeout=patience()).sha
-    except (UserError, HTTPError):  # the checks say what is wrong with the card; a revision that is not there is none
+        revision = loaded_repository(read_text(folder / "README.md"))[1]
+        revision_commit = revision and HfApi().model_info(repo_id, revision=revision, timeout=patience()).sha
+    except (UserError, HTTPError):  # a damaged card, which the checks report, or a revision that does not exist
         return commit
-    return named if at == commit or (at and is_unsigned(folder, repo_id, at)) else commit
-
-
-def is_unsigned(folder, repo_id, commit):
-    """Whether a commit on the Hub has the folder's files but for signatures and attestations."""
-    files = list_files(HfApi(), repo_id, commit)
-    return all(map(signatures.is_addition, changes(folder, files, files.keys())))
-
-
-def has_manifest(folder, repo_id):
-    """A function that tells whether a commit on the Hub has the folder's manifest; None where the Hub does not say."""
-
-    @functools.cache
-    def has(commit):
-        try:
-            files = list_files(HfApi(), repo_id, commit)
-        except RevisionNotFoundError:
-            return False
-        except HTTPError:
-            return None
-        return MANIFEST in files and is_same(folder / MANIFEST, files[MANIFEST])
-
-    return has
+    if revision_commit in (None, commit):
+        return revision or commit
+    return revision if is_unsigned(folder, repo_id, revision_commit) else commit
 
 
 def attest(statement, arguments, commit):
@@ -104,25 +82,14 @@ def attest(statement, arguments, commit):
     path = attestations.write_attestation(statement, arguments.attest, place / signatures.ATTESTATIONS)
     print(f"Attested: {path}, signature {path.with_suffix('.sig').name}")
     if arguments.submit:
-        submit(path, arguments.repository, commit)
+        print(f"Pull request: {submit(path, arguments.repository, commit)}")
 
 
-def submit(path, repo_id, commit):
-    """Offer an attestation's two files to the repository as a pull request."""
-    operations = [
-        CommitOperationAdd(f"{signatures.ATTESTATIONS}/{file.name}", file) for file in (path, path.with_suffix(".sig"))
-    ]
-    with explained(repo_id):
-        message = f"Attest commit {commit}"
-        offered = commit_files(HfApi(), repo_id, operations, commit_message=message, create_pr=True)
-    print(f"Pull request: {offered.pr_url}")
-
-
-def require_sensible(arguments, is_folder):
+def require_sensible(arguments):
     """Raise UserError for arguments that can't be meant, before anything is downloaded or scored."""
     if arguments.attest and not arguments.data:
         raise UserError("--attest needs --data: a statement says that the figures were computed again")
-    if arguments.submit and (is_folder or not arguments.attest):
+    if arguments.submit and (Path(arguments.repository).is_dir() or not arguments.attest):
         raise UserError("--submit needs --attest KEY, and a repository on the Hub")
     if arguments.submit and not get_token():
         raise UserError("--submit needs a login: run `hf auth login`, or set HF_TOKEN to a token.")
@@ -143,7 +110,7 @@ def main(argv=None):
     parser.add_argument("--submit", action="store_true", help="offer the attestation as a pull request")
     parser.add_argument("--keys", metavar="FOLDER", help="public keys that you trust, each file called as its owner")
     arguments = parser.parse_args(argv)
-    require_sensible(arguments, Path(arguments.repository).is_dir())
+    require_sensible(arguments)
     trusted = signatures.trusted_keys(arguments.keys) if arguments.keys else None
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:

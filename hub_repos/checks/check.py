@@ -10,7 +10,7 @@ LONGEST = 1000  # letters of a reason
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification; `reason` says why it failed, or what was found."""
+    """One line of a verification; `reason` is why it failed, or a note where it passed."""
 
     name: str
     passed: bool
@@ -27,9 +27,9 @@ def printable(text):
 
 
 def checked(name, check, *arguments):
-    """The Check of a function that raises what is wrong and may return what it found.
+    """Run a function that raises on a fault and may return a note; returns its Check.
 
-    What nobody vouches for can break a check in any way: whatever it raises is a failure.
+    An untrusted repository can break a check in any way, so every exception is a failure.
     """
     try:
         return Check(name, True, check(*arguments) or "")

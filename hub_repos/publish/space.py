@@ -1,4 +1,4 @@
-"""The Space of a published model: the files in `space/` with the model's repository and commit filled in."""
+"""The Space of a published model: the files in `space_app/` with the model's repository and commit filled in."""
 
 from pathlib import Path
 
@@ -28,13 +28,13 @@ def push_space(api, repo_id, commit, private, scratch, dry_run=False):
     Args:
         api: the Hub's client.
         repo_id: the model's, and the Space's.
-        commit: the model's that the Space shows; None, in a dry run, is one that is not yet known.
-        private: whether the model is; then the Space is too.
+        commit: the model's commit that the Space shows; None, in a dry run, for one that does not exist yet.
+        private: whether the model is private; then the Space is too.
         scratch: a temporary folder.
         dry_run: compare only.
 
     Raises:
-        UserError: what went wrong, and the cure.
+        UserError: the Space could not be sent; the message gives the cure.
     """
     stage_space(scratch / "space", repo_id, commit or "COMMIT")
     with explained(f"the Space {repo_id}"):
@@ -58,7 +58,7 @@ def push_space(api, repo_id, commit, private, scratch, dry_run=False):
 
 
 def _read_space(api, repo_id):
-    """Its head, {path: RepoFile}, and whether it is private; None and no files where there is none."""
+    """The Space's head, {path: RepoFile}, and whether it is private; None and no files if it does not exist."""
     try:
         info = api.space_info(repo_id, revision="main")
     except RepositoryNotFoundError:

@@ -35,7 +35,7 @@ def build(checkpoint, out, repo_id=None, revision=None, standing=None, onnx=Fals
         two_channels: a binary head's logits are (0, z), for scripts that take `argmax(1)` of them.
 
     Raises:
-        UserError: a file is missing or does not fit, or `out` holds something else.
+        UserError: a file is missing or damaged, or `out` holds other files.
     """
     checkpoint = Path(checkpoint)
     if onnx:
@@ -77,7 +77,7 @@ def save_model(checkpoint, folder, config_class, model_class, two_channels=False
     """Weights, config with every Auto class and the pipeline, and the processor.
 
     Raises:
-        UserError: two channels are asked for, and the head is not binary.
+        UserError: `two_channels` is set and the head is not binary.
     """
     model = load_weights(model_class, checkpoint)
     if two_channels and not model.config.binary_head:
