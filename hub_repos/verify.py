@@ -65,7 +65,7 @@ def require_known(sibling, repo_id):
 
 
 def revision_of(folder, repo_id, commit):
-    """The revision that the card names, if it is this commit on the Hub or one before it was signed; else the commit."""
+    """The revision that the card names, if it is this commit but for signatures and attestations; else the commit."""
     try:
         revision = loaded_repository(read_text(folder / "README.md"))[1]
         revision_commit = revision and HfApi().model_info(repo_id, revision=revision, timeout=patience()).sha

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,9 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
@@ -477,6 +480,55 @@ def tables(tmp_path):
         renamed = rows[part].add_column("copy", rows[part]["image"])
         renamed.to_parquet(tmp_path / "tables" / f"{part}.parquet")
     return tmp_path / "tables"
+
+
+@pytest.fixture
+def other_data(tmp_path):
+    """A function (change of a row's two files, part by part) -> folder of tables with the data so changed."""
+
+    def write_tables(change):
+        (tmp_path / "data").mkdir()
+        for part, rows in load_source(DATA).items():
+            changed = [change(part, number, row) for number, row in enumerate(rows.to_list())]
+            kept = datasets.Dataset.from_list([row for row in changed if row], features=rows.features)
+            kept.to_parquet(tmp_path / "data" / f"{part}.parquet")
+        return str(tmp_path / "data")
+
+    return write_tables
+
+
+def stored_again(file, change=lambda pixels: pixels):
+    """A stored image as an uncompressed PNG, its pixels changed."""
+    pixels = np.array(Image.open(io.BytesIO(file["bytes"])))
+    content = io.BytesIO()
+    Image.fromarray(change(pixels)).save(content, "PNG", compress_level=0)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def test_images_that_were_stored_again_are_named_and_pass(copy, other_data):
+    data = other_data(lambda part, number, row: row | {"image": stored_again(row["image"])} if part == "test" else row)
+    checks = {check.name: check for check in verify_folder(copy, run=False, data=data)}
+    assert all(check.passed for check in checks.values())
+    assert checks["data of validation"].reason.endswith("; every file the same")
+    assert re.search(r"; image re-encoded only: \d \(phantom-\S+", checks["data of test"].reason)
+
+
+def test_other_pixels_and_masks_are_named(copy, other_data):
+    def change(part, number, row):
+        if part != "test" or number > 1:
+            return row
+        name = ("image", "annotation")[number]
+        return row | {name: stored_again(row[name], lambda pixels: pixels[::-1])}
+
+    found = failures(copy, run=False, data=other_data(change))
+    assert re.fullmatch(r"image changed: 1 \(phantom-\S+\); mask changed: 1 \(phantom-\S+\)", found["data of test"])
+    assert found.keys() == {"data of test", "figures of test"}
+
+
+def test_images_that_are_missing_are_named(copy, other_data):
+    data = other_data(lambda part, number, row: None if (part, number) == ("test", 0) else row)
+    found = failures(copy, run=False, data=data)
+    assert re.fullmatch(r"missing: 1 \(phantom-\S+\)", found["split"]) and len(found) == 1
 
 
 def test_columns_come_from_whoever_verifies(copy, tables):

@@ -49,20 +49,21 @@ class Lock:
         return f"lock {self.sha256} family {self.family} {parts}"
 
 
-def make_lock(model_type, settings, seed, split_seed, split_sha256, code=None):
-    """The Lock of a scoring: all but the code follows from what results.json says.
+def make_lock(model_type, settings, seed, split_seed, split_sha256, metric=None, code=None):
+    """The Lock of a scoring: recipe, seeds and split follow from what results.json says.
 
     Args:
         model_type: the variant.
         settings: names to values, as results.json holds them.
         seed: the training's; None for an evaluation.
         split_seed, split_sha256: the Partition's.
-        code: its sha256; None takes that of the code on this machine.
+        metric, code: their sha256; None takes those of the code on this machine.
     """
     recipe = {name: value for name, value in settings.items() if name not in NOT_LOCKED}
     seeds = {"seed": seed, "split_seed": split_seed}
     family = re.sub(r"\s", "-", model_type)
-    return Lock(family, _sha256(recipe), _sha256(seeds), split_sha256, metric_sha256(), code or code_sha256())
+    own = metric or metric_sha256(), code or code_sha256()
+    return Lock(family, _sha256(recipe), _sha256(seeds), split_sha256, *own)
 
 
 def metric_sha256():

@@ -19,18 +19,24 @@ def changed(folder, tmp_path, **changes):
 
 def test_the_lock_follows_from_the_results(repository):
     found = check_lock(repository)
-    assert found == "the test part was scored 1 times under it, 0 times earlier; the code that is installed"
+    code = "by the metric and code that are installed"
+    assert found == f"the test part was scored 1 times under it, {code}; 0 times earlier"
 
 
-@pytest.mark.parametrize("part", ["recipe", "seeds", "split", "metric", "sha256"])
+@pytest.mark.parametrize("part", ["recipe", "seeds", "split", "sha256"])
 def test_another_digest_is_found(part, repository, tmp_path):
     with pytest.raises(ValueError, match=rf"results.json: lock.{part} is f{{64}}, the rest of it gives \w{{64}}"):
         check_lock(changed(repository, tmp_path, **{part: "f" * 64}))
 
 
-def test_other_code_is_named_and_breaks_the_whole_alone(repository, tmp_path):
-    with pytest.raises(ValueError, match="lock.sha256 is"):
-        check_lock(changed(repository, tmp_path, code="f" * 64))
+@pytest.mark.parametrize("part", ["metric", "code"])
+def test_another_metric_or_code_is_said_and_moves_the_whole(part, repository, tmp_path):
+    with pytest.raises(ValueError, match="lock.sha256 is") as error:
+        check_lock(changed(repository, tmp_path, **{part: "f" * 64}))
+    whole = str(error.value).rsplit(" ", 1)[1]
+    assert "by another metric or code than" in check_lock(
+        changed(repository, tmp_path, **{part: "f" * 64, "sha256": whole})
+    )
 
 
 def test_an_older_record_has_none(repository, tmp_path):

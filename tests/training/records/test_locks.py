@@ -13,7 +13,7 @@ SETTINGS = {"data": "phantoms", "learning_rate": "0.1", "seed": "0", "output_dir
 
 
 def lock_of(seed=0, split=SPLIT, model_type="unet", code="c" * 64, **settings):
-    return make_lock(model_type, SETTINGS | settings, seed, 42, split, code)
+    return make_lock(model_type, SETTINGS | settings, seed, 42, split, code=code)
 
 
 def score(folder, *given):
