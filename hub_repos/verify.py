@@ -97,7 +97,12 @@ def require_sensible(arguments):
         signatures.public_key_of(arguments.attest)
 
 
-def main(argv=None):
+def parse(argv):
+    """The command line's arguments.
+
+    Raises:
+        UserError: they can't be meant together.
+    """
     parser = argparse.ArgumentParser(prog="hub-unets verify", description=__doc__.splitlines()[0])
     parser.add_argument("repository", metavar="FOLDER_OR_REPO_ID", help="a built folder, or an id on the Hub")
     parser.add_argument("--commit", help="the commit on the Hub, 40 digits; default: main's, which is printed")
@@ -111,6 +116,11 @@ def main(argv=None):
     parser.add_argument("--keys", metavar="FOLDER", help="public keys that you trust, each file called as its owner")
     arguments = parser.parse_args(argv)
     require_sensible(arguments)
+    return arguments
+
+
+def main(argv=None):
+    arguments = parse(argv)
     trusted = signatures.trusted_keys(arguments.keys) if arguments.keys else None
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
