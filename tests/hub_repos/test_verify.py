@@ -33,6 +33,7 @@ from hub_unets.hub_repos.repository.card import Standing, write_card
 from hub_unets.hub_repos.verify import main
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
+from hub_unets.training.records.locks import make_lock
 from hub_unets.training.records.results import write_results
 from tests.hub_repos.conftest import DATA
 from tests.variants import VARIANTS
@@ -88,6 +89,14 @@ def edit_json(name, render=False, **changes):
             write_card(folder, json.loads((folder / "results.json").read_text()))
 
     return change
+
+
+def lock_anew(folder):
+    """The lock of the settings as they are now, as whoever changes them can make it."""
+    results = json.loads((folder / "results.json").read_text())
+    run, data = results["run"], results["data"]
+    lock = make_lock(run["model_type"], run["settings"], run["seed"], data["split_seed"], data["sha256"])
+    edit_json("results.json", render=True, lock__recipe=lock.recipe, lock__sha256=lock.sha256)(folder)
 
 
 def write(name, content):
@@ -536,6 +545,9 @@ def test_columns_come_from_whoever_verifies(copy, tables):
     """They never come from the repository, which could name its masks as its images."""
     edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
+    sign(copy)
+    assert failures(copy, run=False).keys() == {"lock"}
+    lock_anew(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
     failed = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
