@@ -26,7 +26,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
-from hub_unets.training.measure.weights import read_shapes
+from hub_unets.training.measure.weights import HALVES, read_shapes
 
 KB, MB = 2**10, 2**20
 # every file that a repository may hold (a new kind is one line here), what its bytes must be, and how many at most
@@ -74,6 +74,7 @@ NO_DEFAULT = {  # fields of a config whose default, None, does not tell the type
 }
 MOST = {"depth": {"maximum": 16}, "num_hidden_layers": {"maximum": 100}}  # more would be built without end
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+STORED = {"F32": {"F32", *HALVES}}  # in half the precision, perhaps; the config asks for float32
 
 
 def copy_files(folder, copy):
@@ -300,7 +301,8 @@ def check_network(folder):
         what = "is missing" if name in ours else "is not part of the network"
         raise UserError(f"model.safetensors: tensor {name[:80]!r} {what}")
     for name, wanted in ours.items():
-        if theirs[name] != wanted:
+        dtype, shape = theirs[name]
+        if shape != wanted[1] or dtype not in STORED.get(wanted[0], wanted[:1]):
             raise UserError(f"model.safetensors: tensor {name!r} must be {wanted}, got {theirs[name]}")
     count, said = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
     if said != count:

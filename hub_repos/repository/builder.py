@@ -15,7 +15,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
-from hub_unets.training.measure.weights import load_weights
+from hub_unets.training.measure.weights import load_weights, save_as_stored
 from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
@@ -73,18 +73,18 @@ def is_build(folder):
 
 
 def save_model(checkpoint, folder, config_class, model_class, two_channels=False):
-    """Weights, config with every Auto class and the pipeline, and the processor.
+    """Weights, config with every Auto class and the pipeline, and the processor; half precision stays as stored.
 
     Raises:
         UserError: two channels are asked for, and the head is not binary.
     """
-    model = load_weights(model_class, checkpoint)
+    model = load_weights(model_class, checkpoint).float()
     if two_channels and not model.config.binary_head:
         raise UserError(f"two_channels is for a binary head; {checkpoint} has a logit for each label: leave it out.")
     model.config.background_channel |= two_channels
     for field, value in remote_code(config_class, model_class).items():
         setattr(model.config, field, value)
-    model.save_pretrained(folder)
+    save_as_stored(model, checkpoint, folder)
     processor = UNetImageProcessor.from_pretrained(checkpoint)
     processor.auto_map = dict(PROCESSOR_CODE)
     processor.save_pretrained(folder)
