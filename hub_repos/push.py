@@ -2,7 +2,8 @@
 
 A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
 `main` and the tags as they were, and one that is repeated goes on from what the Hub holds. The model's Space follows,
-pinned to that commit. A sweep's folder becomes one repository for each finished trial, and a collection, but no Space.
+a page that runs the network in the reader's browser or a Gradio app pinned to that commit. A sweep's folder becomes
+one repository for each finished trial, and a collection, but no Space.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 import transformers
 from huggingface_hub import HfApi, get_token
 
+from hub_unets.hub_repos.page.page import PACKAGE
 from hub_unets.hub_repos.publish.publication import Publication, require_publishable, require_verified
 from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
-from hub_unets.hub_repos.publish.space import push_space
+from hub_unets.hub_repos.publish.space import KINDS, Space
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.training.errors import UserError, run_command
 
@@ -30,7 +32,8 @@ def push(
     dry_run=False,
     standing=None,
     onnx=False,
-    space=True,
+    space=None,
+    runtime=None,
 ):
     """Publish a run's folder.
 
@@ -43,7 +46,9 @@ def push(
         dry_run: build, verify and compare only.
         standing: the trial's Standing in its sweep, for the card.
         onnx: also publish the network as model.onnx.
-        space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
+        space: the kind of Space that shows `main`: "static", "gradio" or "none"; None is the kind that is there, or a
+            static one where it can be built. A pull request and a sweep's trials get none.
+        runtime: an unpacked onnxruntime-web for the static Space; None fetches it with npm.
 
     Raises:
         UserError: what went wrong, and the cure, in one line.
@@ -57,20 +62,17 @@ def push(
         remote = read_remote(api, repo_id)
         if private and remote.head and not remote.private:
             raise UserError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
-        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx)
+        shown = Space(api, repo_id, Path(checkpoint), Path(scratch) / "space", space if standing is None else "none")
+        named = shown.prepare(runtime, create_pr)
+        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, named)
         one.stage(create_pr)
         if not one.changed and (create_pr or one.tag in remote.tags):
             print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
             commit = remote.head
         else:
             commit = push_model(one, private, create_pr, dry_run)
-        if space and standing is None and not create_pr:
-            private = private or one.remote.private
-            try:
-                push_space(api, repo_id, commit, private, Path(scratch), dry_run)
-            except UserError as error:
-                published = f"{repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
-                raise UserError(f"{published}: {error}" if commit else str(error)) from error
+        if shown.kind != "none" and not create_pr:
+            send_space(shown, commit, private or one.remote.private, dry_run, is_asked_for=space is not None)
     if dry_run:
         print("Dry run: nothing was sent.")
 
@@ -89,6 +91,22 @@ def push_model(one, private, create_pr, dry_run):
     print("It loads from the Hub in an isolated process, with the checkpoint's logits bit for bit:")
     print(f'AutoModel.from_pretrained("{one.repo_id}", revision="{commit}", trust_remote_code=True)')
     return commit
+
+
+def send_space(space, commit, private, dry_run, is_asked_for):
+    """Send a prepared Space of a published model; arguments as its `send`.
+
+    Raises:
+        UserError: what went wrong. That no page can be built is only said, unless a Space was asked for.
+    """
+    try:
+        space.send(commit, private, dry_run)
+    except UserError as error:
+        if error is space.obstacle and not is_asked_for:
+            print(f"No Space: {error} Then the same command sends it; --space none leaves it out.")
+            return
+        published = f"{space.repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
+        raise UserError(f"{published}: {error}" if commit else str(error)) from error
 
 
 def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
@@ -150,10 +168,15 @@ def main(argv=None):
     parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
     parser.add_argument(
-        "--no-space",
-        dest="space",
-        action="store_false",
-        help="leave out the Space; a pull request and a sweep's trials get none",
+        "--space",
+        choices=KINDS,
+        help="static: a page that runs in the reader's browser, free; gradio: an app on the Hub's machines, for a "
+        "paid plan or on ZeroGPU; default: the kind that is there, else static; a pull request and a sweep's trials "
+        "get none",
+    )
+    parser.add_argument("--no-space", dest="space", action="store_const", const="none", help="as --space none")
+    parser.add_argument(
+        "--runtime", metavar="FOLDER", help=f"an unpacked {PACKAGE} for the page (default: npm fetches it)"
     )
     options = vars(parser.parse_args(argv))
     folder = Path(options.pop("folder"))

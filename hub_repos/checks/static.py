@@ -22,6 +22,10 @@ from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_byt
 from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
 from hub_unets.hub_repos.repository.card import EXAMPLE
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, copy_code, remote_code
+from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS
+from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
+from hub_unets.hub_repos.repository.licence import LICENCE
+from hub_unets.hub_repos.repository.notebook import NOTEBOOK
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.data.phantoms import phantom
@@ -41,6 +45,9 @@ KNOWN_FILES = {
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),
+    LICENCE: ("text", 64 * KB),
+    NOTEBOOK: ("json", 64 * KB),
+    EVAL_RESULTS: ("text", 64 * KB),
     **dict.fromkeys((*PICTURES, EXAMPLE), ("picture", 16 * MB)),
     ".gitattributes": ("attributes", 64 * KB),
 }
@@ -86,15 +93,25 @@ def copy_files(folder, copy):
     copy.mkdir()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    for path in folder.iterdir():
-        _, most = known_file(path.name)
-        with open_file(path) as file, (copy / path.name).open("wb") as copied:
+    for name in file_names(folder):
+        _, most = known_file(name)
+        (copy / name).parent.mkdir(exist_ok=True)
+        with open_file(folder / name) as file, (copy / name).open("wb") as copied:
             left = most + 1
             while left and (chunk := file.read(min(left, MB))):
                 copied.write(chunk)
                 left -= len(chunk)
         if not left:
-            raise UserError(f"{path.name} is larger than {most} bytes")
+            raise UserError(f"{name} is larger than {most} bytes")
+
+
+def file_names(folder):
+    """Sorted paths, relative to a folder, of all in it; of its own folders only `.eval_results` is looked into."""
+    names = []
+    for path in folder.iterdir():
+        is_opened = path.name == EVAL_FOLDER and path.is_dir() and not path.is_symlink()
+        names += [f"{path.name}/{inner.name}" for inner in path.iterdir()] if is_opened else [path.name]
+    return sorted(names)
 
 
 def known_file(name):
@@ -119,13 +136,14 @@ def check_files(folder):
     for name in NEEDED:
         open_file(folder / name).close()
     pictures = set()
-    for path in sorted(folder.iterdir()):
+    for relative in file_names(folder):
+        path = folder / relative
         with open_file(path) as file:
             start = file.read(8)
         for magic, what in FOREIGN.items():
             if start.startswith(magic):
                 raise UserError(f"{path.name} is {what}")
-        kind, _ = known_file(path.name)
+        kind, _ = known_file(relative)
         _check_content(path, kind)
         pictures |= {path.name} if kind == "picture" else set()
     if shown := sorted(pictures - {EXAMPLE}):
@@ -165,7 +183,7 @@ def _check_picture(path):
 def check_manifest(folder):
     """Its form, and for every file in the folder its sha256 and size."""
     listed = _read_manifest(folder)["files"]
-    found = {path.name for path in folder.iterdir()} - NOT_IN_MANIFEST
+    found = set(file_names(folder)) - NOT_IN_MANIFEST
     for names, what in ((listed.keys() - found, "is missing"), (found - listed.keys(), "is not listed")):
         if names:
             raise UserError(f"{MANIFEST}: {min(names)[:80]} {what}")

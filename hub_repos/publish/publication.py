@@ -25,6 +25,7 @@ from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explained, list_files
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import Standing
+from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.training.errors import UserError
 
@@ -53,6 +54,7 @@ class Publication:
         tag: the one asked for, and from `stage` on the one that the card names; None for a pull request.
         standing: the trial's Standing in a sweep, for the card.
         onnx: whether the repository holds model.onnx.
+        space: whether the model has a Space, which the card then names.
         changed: {path: "new", "changed" or "deleted"}, from `stage` on.
     """
 
@@ -64,6 +66,7 @@ class Publication:
     tag: str | None = None
     standing: Standing | None = None
     onnx: bool = False
+    space: bool = False
     changed: dict | None = None
 
     @property
@@ -79,7 +82,7 @@ class Publication:
         head, tags = self.remote.head, self.remote.tags
         of_main = [name for name, commit in tags.items() if commit == head]
         for tag in [self.tag] if self.tag else [*of_main, None if create_pr else next_tag(tags)]:
-            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx)
+            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, space=self.space)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break
@@ -221,7 +224,8 @@ def require_publishable(staged):
         name = path.relative_to(staged).as_posix()
         if path.is_symlink():
             raise UserError(f"{name} is a symbolic link: only real files are published.")
-        if path.suffix in PICKLES or path.name.startswith("."):
+        is_hidden = path.name.startswith(".") and name != EVAL_FOLDER
+        if path.suffix in PICKLES or is_hidden:
             raise UserError(f"{name} is never published: it may hold code, an optimizer's state or credentials.")
         if path.is_file() and path.suffix != ".safetensors" and ACCESS_TOKEN.search(path.read_bytes()):
             raise UserError(f"{name} holds what looks like an access token: remove it from the run's folder.")

@@ -18,6 +18,7 @@ from hub_unets.training.errors import UserError
 
 CURES = {
     401: "the Hub does not accept who you are: run `hf auth login`, or set HF_TOKEN to a token with write access.",
+    402: "the Hub asks for a paid plan ({said}).",
     403: "your token may not do this in {repo_id}: log in with one that may write there (`hf auth login`), choose "
     "another REPO_ID, or offer the files with --create-pr.",
     404: "{repo_id} has no such thing, or your token may not see it: {said}.",

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NOW = "2025-01-01T00:00:00.000Z"
-LFS_SUFFIXES = (".safetensors", ".png", ".jpg")
+LFS_SUFFIXES = (".safetensors", ".png", ".jpg", ".onnx", ".wasm")
 
 
 @dataclass
@@ -52,6 +52,8 @@ class Repository:
     """Commits as {hash: {path: Blob}}, and what names them."""
 
     private: bool = False
+    sdk: str | None = None  # of a Space
+    hardware: str | None = None
     commits: dict = field(default_factory=dict)
     parents: dict = field(default_factory=dict)
     branches: dict = field(default_factory=dict)
@@ -101,10 +103,13 @@ class RefusedError(Exception):
 
 
 class LoopbackHub:
-    """`tokens` may write in the name of `user`; `readers` may read the user's private repositories."""
+    """`tokens` may write in the name of `user`; `readers` may read the user's private repositories.
+
+    A user who `pays` may have Gradio Spaces.
+    """
 
     def __init__(self, tokens=(), readers=(), user="someone"):
-        self.tokens, self.readers, self.user = set(tokens), set(readers), user
+        self.tokens, self.readers, self.user, self.pays = set(tokens), set(readers), user, True
         self.repositories, self.objects, self.collections = {}, {}, {}
         self.requests, self.rules, self.lock = [], [], threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
@@ -253,11 +258,14 @@ class Handler(BaseHTTPRequestHandler):
         is_space = told.get("type") == "space"
         repo = f"{'spaces/' if is_space else ''}{namespace}/{told['name']}"
         self.require_writer(namespace)
-        if is_space and told["sdk"] != "gradio":
-            raise RefusedError(400, "sdk: only gradio is known here")
+        if is_space and told["sdk"] not in ("gradio", "static"):
+            raise RefusedError(400, "sdk: only gradio and static are known here")
+        if is_space and told["sdk"] == "gradio" and not self.hub.pays:
+            raise RefusedError(402, "Creating a Gradio Space requires a PRO subscription")
         if repo in self.hub.repositories:
             raise RefusedError(409, "You already created this model repo")
-        self.hub.repositories[repo] = Repository(told.get("visibility") == "private")
+        made = Repository(told.get("visibility") == "private", told.get("sdk"), told.get("hardware"))
+        self.hub.repositories[repo] = made
         self.answer({"url": f"{self.hub.url}/{repo}"})
 
     def validate_yaml(self):
@@ -266,7 +274,8 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repo, revision=None):
         found, commit = self.find(repo, revision)
         siblings = [{"rfilename": path} for path in found.commits[commit]]
-        self.answer({"id": repo, "sha": commit, "private": found.private, "gated": False, "siblings": siblings})
+        told = {"id": repo, "sha": commit, "private": found.private, "gated": False, "siblings": siblings}
+        self.answer(told | ({"sdk": found.sdk} if found.sdk else {}))
 
     def refs(self, repo):
         found, _ = self.find(repo)
@@ -336,6 +345,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 del files[value["path"]]
         commit = found.commit(None if is_pull_request else revision, files, head)
+        if repo.startswith("spaces/") and b"\nsdk: " in files["README.md"].content:
+            found.sdk = files["README.md"].content.partition(b"\nsdk: ")[2].split()[0].decode()
         if is_pull_request:
             number = len(found.pulls) + 1
             found.pulls[number], found.pull_status[number] = commit, "open"
