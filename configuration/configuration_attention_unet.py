@@ -8,5 +8,5 @@ class AttentionUNetConfig(UNetConfig):
 
     model_type = "attention_unet"
 
-    def __init__(self, **kwargs):  # transformers would make one of its own
+    def __init__(self, **kwargs):  # keep it: without it transformers writes its own `__init__`
         super().__init__(**kwargs)

@@ -14,5 +14,5 @@ class UNet3PlusConfig(UNetPlusPlusConfig):
 
     model_type = "unet3plus"
 
-    def __init__(self, **kwargs):  # transformers would make one of its own
+    def __init__(self, **kwargs):  # keep it: without it transformers writes its own `__init__`
         super().__init__(**kwargs)

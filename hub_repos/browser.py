@@ -1,7 +1,7 @@
 """A page that runs a model in its reader's browser: `hub-unets browser MODEL OUT`.
 
-The page is a folder of static files, and asks nothing of any other host; any file server serves it. Its preprocessing
-and postprocessing are those of the image processor, written again in JavaScript.
+The page is a folder of static files that any file server can serve; it contacts no other host. Its preprocessing and
+postprocessing are those of the image processor, written again in JavaScript.
 """
 
 import argparse

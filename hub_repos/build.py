@@ -1,6 +1,6 @@
 """Checkpoint to Hub repository: `hub-unets build CHECKPOINT OUT [--onnx] [--two-channels]`.
 
-The repository holds weights, config, processor, and flat copies of just the code that the variant needs; it loads with
+The repository holds weights, config, processor, and flat copies of only the code that the variant needs; it loads with
 `trust_remote_code=True` where this project is not installed. Two builds of one checkpoint are byte-identical.
 """
 

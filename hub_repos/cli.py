@@ -1,4 +1,4 @@
-"""The one command, `hub-unets`: each thing that a user does is a sub-command, whose module is imported when named."""
+"""The command `hub-unets`; the module of a sub-command is imported only when that is called."""
 
 import difflib
 import importlib
@@ -26,6 +26,7 @@ GROUPS = {  # sub-command: its module, and what it does
     "publish": {
         "build": ("hub_unets.hub_repos.build", "make a Hub repository of a run: weights, code, card"),
         "push": ("hub_unets.hub_repos.push", "publish a run, or a sweep, on the Hub"),
+        "push-data": ("hub_unets.hub_repos.push_data", "publish who is where in a split, with digests and no image"),
     },
     "use": {
         "predict": ("hub_unets.hub_repos.predict", "mark the polyps in images, folders, videos"),
@@ -33,7 +34,7 @@ GROUPS = {  # sub-command: its module, and what it does
         "browser": ("hub_unets.hub_repos.browser", "make a page of static files that runs a model by itself"),
     },
 }
-ALWAYS = {"check-data": ("--check_data", "true")}  # what a sub-command adds to the options given
+ALWAYS = {"check-data": ("--check_data", "true")}  # options that a sub-command adds
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
@@ -47,12 +48,12 @@ def usage():
 
 
 def main(argv=None):
-    """Run the sub-command that comes first.
+    """Run the sub-command that the first argument names.
 
     Raises:
-        UserError: there is no such command; names the nearest.
+        UserError: there is no such command; the message names the nearest one.
     """
-    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    name, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -60,10 +61,10 @@ def main(argv=None):
         print(f"hub-unets {version('hub-unets')}")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
-        raise UserError(f"hub-unets has no command {name!r}; did you mean {near}? There are {', '.join(COMMANDS)}.")
-    sys.argv = [f"hub-unets {name}", *rest]  # which a run's record quotes
-    return importlib.import_module(COMMANDS[name][0]).main([*rest, *ALWAYS.get(name, ())])
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
+        raise UserError(f"hub-unets has no command {name!r}; did you mean {nearest}? There are {', '.join(COMMANDS)}.")
+    sys.argv = [f"hub-unets {name}", *options]  # a run's record quotes it
+    return importlib.import_module(COMMANDS[name][0]).main([*options, *ALWAYS.get(name, ())])
 
 
 def command():

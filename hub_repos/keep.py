@@ -1,8 +1,8 @@
-"""Keep what finished runs left: `hub-unets keep RUN... FOLDER [--publish MODEL]`.
+"""Keep the records of finished runs: `hub-unets keep RUN... FOLDER [--publish MODEL]`.
 
-FOLDER/NAME gets a run's results.json and per_image.csv, and in a folder of its own each evaluation that lies in the
-run's. MODEL gets the checkpoint of the run whose validation Dice is the median, with its card and pictures: what a
-clone predicts with, and what hub_repos.build takes. hub_repos.report makes the accuracy page from them.
+FOLDER/NAME gets a run's results.json and per_image.csv, and a sub-folder for each evaluation in the run's folder.
+MODEL gets the checkpoint, card and pictures of the run whose validation Dice is the median: `hub-unets predict` and
+`hub-unets build` take it. `hub-unets report` makes the accuracy page from the records.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def keep_records(run, folder):
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
             require(path, RECORDS)
             read_results(path / RECORDS[0])
-            copy(path, folder / path.relative_to(run), (*RECORDS, *there(path, (HISTORY,))))
+            copy(path, folder / path.relative_to(run), (*RECORDS, *existing(path, (HISTORY,))))
 
 
 def publish(run, folder):
@@ -45,7 +45,7 @@ def publish(run, folder):
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
-    copy(run, folder, (*CHECKPOINT, *RECORDS, *there(run, (HISTORY, *PICTURES))))
+    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, *PICTURES))))
     write_card(folder, read_results(folder / "results.json"))
 
 
@@ -63,8 +63,8 @@ def require(folder, names):
             raise UserError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
 
 
-def there(folder, names):
-    """Those of the files that a folder has."""
+def existing(folder, names):
+    """The names of the files that a folder has."""
     return [name for name in names if (folder / name).is_file()]
 
 
@@ -83,9 +83,9 @@ def main(argv=None):
     for run in arguments.runs:
         require(run, RECORDS)
     if arguments.publish:
-        chosen = median(arguments.runs)
-        publish(chosen, arguments.publish)
-        print(f"Model: {arguments.publish}, the median of {len(arguments.runs)} runs by validation Dice: {chosen}")
+        median_run = median(arguments.runs)
+        publish(median_run, arguments.publish)
+        print(f"Model: {arguments.publish}, the median of {len(arguments.runs)} runs by validation Dice: {median_run}")
     for run in arguments.runs:
         keep_records(run, arguments.folder / run.name)
     print(f"Records: {arguments.folder}; now: hub-unets report")

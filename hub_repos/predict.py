@@ -2,11 +2,11 @@
 
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
 several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
-broken, failed.csv; the exit code is then 1. The lists hold what INPUT holds now; files of a folder that are neither
-image nor video are in left_out.csv. With --flips there is uncertainty/NAME.png, too: how much the predictions
-of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to .5. Frames of
-a video and rows of a table are kept as frames/NAME.jpg.
-Repeating the command goes on where it stopped. Several processes, with or without GPUs:
+broken, failed.csv; the exit code is then 1. The lists show only the items that INPUT holds now; files of a folder that
+are neither image nor video are in left_out.csv. With --flips there is uncertainty/NAME.png, too: how much the
+predictions of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to
+.5. Frames of a video and rows of a table are kept as frames/NAME.jpg.
+Repeating the command continues where it stopped. Several processes, with or without GPUs:
 `accelerate launch --multi_gpu --num_processes 2 -m hub_unets.hub_repos.predict ...`.
 """
 
@@ -48,7 +48,7 @@ from hub_unets.training.fit.threads import require_processes, use_all_cores
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model, pixel_values
 
-LONGEST = timedelta(days=30)  # that one process may wait for another
+LONGEST = timedelta(days=30)  # for one process to wait for another
 
 
 class Predictor:
@@ -76,16 +76,16 @@ class Predictor:
     def __call__(self, images):
         """PIL images, RGB, to Predictions."""
         with torch.inference_mode():
-            each = logits_of(self._forward, images, **self.tiling)
-            return [self._prediction(*one) for one in zip(each, images, strict=True)]
+            logits_of_images = logits_of(self._forward, images, **self.tiling)
+            return [self._prediction(*pair) for pair in zip(logits_of_images, images, strict=True)]
 
     def _forward(self, images):
         """Logits, and with flips their uncertainty as a further channel, which tiles blend alike."""
         pixels = pixel_values(self.model, self.processor, images)
         if not self.flips:
             return self.model(pixels).logits
-        found = predict_with_flips(self.model, pixels)
-        return torch.cat([found.logits, found.uncertainty[:, None]], dim=1)
+        prediction = predict_with_flips(self.model, pixels)
+        return torch.cat([prediction.logits, prediction.uncertainty[:, None]], dim=1)
 
     def _prediction(self, logits, image):
         sizes, disagreement = [(image.height, image.width)], None
@@ -93,42 +93,42 @@ class Predictor:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
         logits = upsample(logits, sizes)[0]  # C x H x W
-        (found,) = self.processor.post_process_instance_segmentation(logits[None], mask_threshold=self.threshold)
-        segmentation, segments = found["segmentation"].numpy(), found["segments_info"]
-        labels = np.array([0, *(one["label_id"] for one in segments)], np.uint8)  # ids count from 1
+        (result,) = self.processor.post_process_instance_segmentation(logits[None], mask_threshold=self.threshold)
+        segmentation, segments = result["segmentation"].numpy(), result["segments_info"]
+        labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
         return Prediction(labels[segmentation], segmentation, segments, uncertainty(logits), disagreement)
 
     def digest(self):
-        """Names weights and processor, so that another model does not go on in the same folder."""
-        hashed = hashlib.sha256()
+        """A hash of weights and processor: another model must not continue in the same folder."""
+        digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
-            hashed.update(name.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         fields = {name: value for name, value in self.processor.to_dict().items() if name != "auto_map"}
-        hashed.update(json.dumps(fields, sort_keys=True, default=str).encode())
-        return hashed.hexdigest()[:16]
+        digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
 
 
 def predict(predictor, items, predictions, state, stamps):
-    """Predict this process's share of what is not done yet; returns pairs of file and reason of what can't be read.
+    """Predict this process's share of the items that are not done; returns (file, reason) of each unreadable one.
 
-    `stamps` gets the stamp of every item, of whatever process, by its name.
+    Fills `stamps`, {name: stamp}, with the items of all processes.
     """
     failures = []
     share = _share(items, predictions.done(), state, stamps)
     for batch in in_batches(_read(share, failures), predictor.batch_size):
-        found = predictor([image for *_, image in batch])
-        for (item, stored, image), prediction in zip(batch, found, strict=True):
+        results = predictor([image for *_, image in batch])
+        for (item, stored, image), prediction in zip(batch, results, strict=True):
             predictions.write(item, stored, image, prediction)
     return failures
 
 
 def _share(items, done, state, stamps):
-    """Every n-th item, of n processes, that is not done; shows how far it is."""
+    """Every n-th item, of n processes, that is not done; shows the progress."""
     count = sum(item.count() if isinstance(item, Video) else 1 for item in items) // state.num_processes
-    several = f" (1 of {state.num_processes} processes)" if state.num_processes > 1 else ""
-    with tqdm(total=count, desc=f"Predict{several}", unit="image", disable=not state.is_main_process) as bar:
-        each = (image for item in items for image in item.items())
-        for number, item in enumerate(each):
+    share_note = f" (1 of {state.num_processes} processes)" if state.num_processes > 1 else ""
+    with tqdm(total=count, desc=f"Predict{share_note}", unit="image", disable=not state.is_main_process) as bar:
+        frames = (image for item in items for image in item.items())
+        for number, item in enumerate(frames):
             stamps[item.name] = item.stamp
             if number % state.num_processes != state.process_index:
                 continue
@@ -193,12 +193,12 @@ def parse(argv=None):
     )
     parser.add_argument("model", help="Folder of a run or of a built repository, or Hub id.")
     parser.add_argument("inputs", nargs="+", help="Images, folders, globs in quotes, videos, data sets; then OUTPUT.")
-    given = vars(parser.parse_intermixed_args(argv))
-    model, inputs = given.pop("model"), given.pop("inputs")
-    given["output"] = given["output"] or inputs.pop()
+    options = vars(parser.parse_intermixed_args(argv))
+    model, inputs = options.pop("model"), options.pop("inputs")
+    options["output"] = options["output"] or inputs.pop()
     if not inputs:
         parser.error("nothing to predict: name at least one INPUT and, last, OUTPUT")
-    return model, inputs, PredictArguments(**given)
+    return model, inputs, PredictArguments(**options)
 
 
 def main(argv=None):
@@ -213,7 +213,7 @@ def main(argv=None):
     refuse_foreign_folder(output, lambda folder: (folder / WORK).is_dir(), "OUTPUT of this command")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
-    where, items, left_out = collect(inputs, output, arguments.every)
+    location, items, left_out = collect(inputs, output, arguments.every)
     model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
     predictor = Predictor(
         model.to(state.device),
@@ -224,34 +224,33 @@ def main(argv=None):
         arguments.batch_size,
         arguments.flips,
     )
-    with (
-        RunFolder(output, settings(predictor, where, arguments), "OUTPUT") if state.is_main_process else nullcontext()
-    ):
+    is_main = state.is_main_process
+    with RunFolder(output, settings(predictor, location, arguments), "OUTPUT") if is_main else nullcontext():
         state.wait_for_everyone()
         predictions = Predictions(output, model.config.id2label, state.process_index)
         stamps = {}
         failures = gather_object(predict(predictor, items, predictions, state, stamps))
-        if state.is_main_process:
+        if is_main:
             uncertain_first = arguments.sort == "uncertain"
             records = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
-            say(output, records, failures, left_out)
-    return 1 if failures and state.is_main_process else 0
+            report(output, records, failures, left_out)
+    return 1 if failures and is_main else 0
 
 
-def settings(predictor, where, arguments):
-    """What may not change under an output folder, as text."""
+def settings(predictor, location, arguments):
+    """The settings that may not change between runs into one output folder, as text."""
     threshold = predictor.processor.mask_threshold if arguments.threshold is None else arguments.threshold
-    chosen = {"model": predictor.digest(), "inputs": where, "threshold": threshold, "every": arguments.every}
+    fixed = {"model": predictor.digest(), "inputs": location, "threshold": threshold, "every": arguments.every}
     tiling = {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
     flips = {"flips": True} if arguments.flips else {}
-    return {name: str(value) for name, value in (chosen | tiling | flips).items()}
+    return {name: str(value) for name, value in (fixed | tiling | flips).items()}
 
 
-def say(output, records, failures, left_out):
+def report(output, records, failures, left_out):
     polyps = sum(len(record["polyps"]) for record in records)
     print(f"{len(records)} images, {polyps} polyps: {output}")
-    if others := len(read_records(output)) - len(records):
-        print(f"{others} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
+    if unlisted := len(read_records(output)) - len(records):
+        print(f"{unlisted} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
     if left_out:
         names, table = first_few(Path(file).name for file in left_out), output / "left_out.csv"
         print(f"{len(left_out)} left out, neither images nor videos ({names}): {table} lists them.")

@@ -1,9 +1,9 @@
 """Checkpoint to the Hub: `hub-unets push CHECKPOINT REPO_ID`.
 
 A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
-`main` and the tags as they were, and one that is repeated goes on from what the Hub holds. The model's Space follows,
-a page that runs the network in the reader's browser or a Gradio app pinned to that commit. A sweep's folder becomes
-one repository for each finished trial, and a collection, but no Space.
+`main` and the tags as they were, and a repeated push continues from what the Hub holds. The model's Space follows, a
+page that runs the network in the reader's browser or a Gradio app pinned to that commit. A sweep's folder becomes one
+repository for each finished trial, and a collection, but no Space.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import transformers
 from huggingface_hub import HfApi, get_token
 
 from hub_unets.hub_repos.page.page import PACKAGE
+from hub_unets.hub_repos.publish.dataset import find_dataset
 from hub_unets.hub_repos.publish.publication import Publication, require_publishable, require_verified
 from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
 from hub_unets.hub_repos.publish.space import KINDS, Space
@@ -34,13 +35,14 @@ def push(
     onnx=False,
     space=None,
     runtime=None,
+    dataset=None,
 ):
     """Publish a run's folder.
 
     Args:
         checkpoint: the folder, as hub_repos.build takes it.
         repo_id: `namespace/name`; made if it does not exist.
-        tag: the commit's; the default is the next free `vN`. A pull request gets none.
+        tag: of the commit; the default is the next free `vN`. A pull request gets none.
         private: make the new repository private.
         create_pr: open a pull request, which leaves `main` alone.
         dry_run: build, verify and compare only.
@@ -49,9 +51,10 @@ def push(
         space: the kind of Space that shows `main`: "static", "gradio" or "none"; None is the kind that is there, or a
             static one where it can be built. A pull request and a sweep's trials get none.
         runtime: an unpacked onnxruntime-web for the static Space; None fetches it with npm.
+        dataset: `namespace/name[@revision]` of the data set's repository on the Hub, which the card then names.
 
     Raises:
-        UserError: what went wrong, and the cure, in one line.
+        UserError: the push failed; the message is one line, with the cure.
     """
     require_sensible(Path(checkpoint), repo_id, tag, create_pr)
     if not dry_run and not get_token():
@@ -64,32 +67,36 @@ def push(
             raise UserError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
         shown = Space(api, repo_id, Path(checkpoint), Path(scratch) / "space", space if standing is None else "none")
         named = shown.prepare(runtime, create_pr)
-        one = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, named)
-        one.stage(create_pr)
-        if not one.changed and (create_pr or one.tag in remote.tags):
-            print(f"Nothing changed: {repo_id}, commit {remote.head}{'' if create_pr else f', tag {one.tag}'}.")
+        listed = dataset and find_dataset(api, dataset, Path(checkpoint), Path(scratch))
+        publication = Publication(
+            api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, named, listed
+        )
+        publication.stage(create_pr)
+        if not publication.changed and (create_pr or publication.tag in remote.tags):
+            tag_note = "" if create_pr else f", tag {publication.tag}"
+            print(f"Nothing changed: {repo_id}, commit {remote.head}{tag_note}.")
             commit = remote.head
         else:
-            commit = push_model(one, private, create_pr, dry_run)
+            commit = push_model(publication, private, create_pr, dry_run)
         if shown.kind != "none" and not create_pr:
-            send_space(shown, commit, private or one.remote.private, dry_run, is_asked_for=space is not None)
+            send_space(shown, commit, private or publication.remote.private, dry_run, is_asked_for=space is not None)
     if dry_run:
         print("Dry run: nothing was sent.")
 
 
-def push_model(one, private, create_pr, dry_run):
+def push_model(publication, private, create_pr, dry_run):
     """Check a staged Publication and send it; arguments as `push`. Returns the commit, None in a dry run."""
-    print("\n".join(one.listing()))
-    require_publishable(one.staged)
-    require_verified(one.staged, one.repo_id, one.tag)
+    print("\n".join(publication.listing()))
+    require_publishable(publication.staged)
+    require_verified(publication.staged, publication.repo_id, publication.tag)
     if dry_run:
         return None
-    if one.remote.head is None:
-        one.api.create_repo(one.repo_id, private=private or None)
-        one.remote = read_remote(one.api, one.repo_id)
-    commit = one.open_pull_request() if create_pr else one.publish()
+    if publication.remote.head is None:
+        publication.api.create_repo(publication.repo_id, private=private or None)
+        publication.remote = read_remote(publication.api, publication.repo_id)
+    commit = publication.open_pull_request() if create_pr else publication.publish()
     print("It loads from the Hub in an isolated process, with the checkpoint's logits bit for bit:")
-    print(f'AutoModel.from_pretrained("{one.repo_id}", revision="{commit}", trust_remote_code=True)')
+    print(f'AutoModel.from_pretrained("{publication.repo_id}", revision="{commit}", trust_remote_code=True)')
     return commit
 
 
@@ -114,10 +121,10 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
 
     Args:
         sweep: the folder, with leaderboard.csv and trials/.
-        repo_id, private, dry_run, options: see `push`; `repo_id` is what the repositories' names begin with.
+        repo_id, private, dry_run, options: see `push`; the repositories' names begin with `repo_id`.
 
     Raises:
-        UserError: see `push`; the trials before are published, and a repeated push goes on.
+        UserError: see `push`; the trials before are published, and a repeated push continues after them.
     """
     if not (sweep / "leaderboard.csv").is_file():
         raise UserError(f"{sweep} has no leaderboard.csv yet: repeat the sweep's command until it has ended.")
@@ -138,8 +145,8 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
             print(f"Left out: the weights of {row['name']} are not here; push it from the machine that trained it.")
             continue
         name = names[row["name"]]
-        of = sum(other["group"] == row["group"] for other in rows)
-        standing = Standing(sweep.resolve().name, row["group"], int(row["place"]), of, slug)
+        group_size = sum(other["group"] == row["group"] for other in rows)
+        standing = Standing(sweep.resolve().name, row["group"], int(row["place"]), group_size, slug)
         push(checkpoint, name, private=private, dry_run=dry_run, standing=standing, **options)
         if not dry_run:
             with explained(name):
@@ -149,7 +156,7 @@ def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
 
 
 def require_sensible(checkpoint, repo_id, tag, create_pr):
-    """Raise UserError for arguments that can't be meant."""
+    """Raise UserError for arguments that contradict each other or can't be used."""
     if repo_id.count("/") != 1:
         raise UserError(f"REPO_ID is namespace/name, such as someone/unet, got {repo_id!r}.")
     if tag and create_pr:
@@ -178,6 +185,7 @@ def main(argv=None):
     parser.add_argument(
         "--runtime", metavar="FOLDER", help=f"an unpacked {PACKAGE} for the page (default: npm fetches it)"
     )
+    parser.add_argument("--dataset", metavar="ID[@REVISION]", help="the data set's repository, of `hub-unets push-data`")
     options = vars(parser.parse_args(argv))
     folder = Path(options.pop("folder"))
     transformers.logging.disable_progress_bar()

@@ -1,8 +1,8 @@
 """The accuracy page, its picture and README's table: `hub-unets report [FOLDER]`.
 
 Everything is read from the records that `hub-unets keep` left in FOLDER (default: hub_repos/published):
-RECIPE/seeds/RUN, with the evaluations of a run in folders of its own, and RECIPE/ablations/TRIAL. No figure is written
-here by hand but those of other papers.
+RECIPE/seeds/RUN, with a run's evaluations in sub-folders, and RECIPE/ablations/TRIAL. Only the figures of other papers
+are written here by hand.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Judge a repository that hub-unets built: `hub-unets verify FOLDER_OR_REPO_ID [--data DATA]`.
 
-Only a copy of it is judged. The static checks come first, and nothing of it is executed or unpickled unless all pass.
-Then it is loaded in a process of its own without network, token or home and with bounds on time, memory and files, and
-with `--data` its figures are computed again.
+Only a copy is judged. The static checks come first; unless all pass, no code of the repository is executed and nothing
+is unpickled. Then a separate process loads it, without network, token or home and with bounds on time, memory and
+files. With `--data` its figures are computed again.
 """
 
 import argparse
@@ -28,11 +28,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(repo_id, commit, folder):
-    """Fetch every file of a commit, main's without one, and execute none; returns the commit.
+    """Fetch every file of a commit, and execute none; returns the commit, which is main's where None is given.
 
     Raises:
-        UserError: the id or the commit has no form of one, the repository holds other files than hub-unets builds, or
-            larger ones, or a file did not arrive as it is named.
+        UserError: the id or the commit is malformed, the repository holds other files than hub-unets builds, or larger
+            ones, or the files that arrived are not those that the Hub lists.
     """
     if not REPO_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is neither a folder nor a Hub id such as owner/name")
@@ -42,31 +42,31 @@ def download(repo_id, commit, folder):
     for sibling in info.siblings:
         require_known(sibling, repo_id)
     snapshot_download(repo_id, revision=info.sha, local_dir=folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    if found != {sibling.rfilename for sibling in info.siblings}:
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if files != {sibling.rfilename for sibling in info.siblings}:
         raise UserError(f"{repo_id}: the download is not what the Hub lists")
     return info.sha
 
 
 def require_known(sibling, repo_id):
-    """Raise UserError for a file on the Hub that a repository of ours does not have, or not so large."""
+    """Raise UserError for a file on the Hub that hub-unets does not build, or that is too large."""
     try:
-        _, most = known_file(sibling.rfilename)
+        _, limit = known_file(sibling.rfilename)
     except UserError as error:
         raise UserError(f"{repo_id}: {error}") from error
-    if (sibling.size or 0) > most:
-        raise UserError(f"{repo_id}: {sibling.rfilename} is larger than {most} bytes")
+    if (sibling.size or 0) > limit:
+        raise UserError(f"{repo_id}: {sibling.rfilename} is larger than {limit} bytes")
 
 
 def revision_of(folder, repo_id, commit):
-    """The revision that the card names, if it is this commit on the Hub; else the commit."""
+    """The revision that the card names, if it is this commit on the Hub; otherwise the commit."""
     try:
-        named = loaded_repository(read_text(folder / "README.md"))[1]
-        at = named and HfApi().model_info(repo_id, revision=named, timeout=patience()).sha
-    except (UserError, HTTPError):  # the checks say what is wrong with the card; a revision that is not there is none
+        revision = loaded_repository(read_text(folder / "README.md"))[1]
+        revision_commit = revision and HfApi().model_info(repo_id, revision=revision, timeout=patience()).sha
+    except (UserError, HTTPError):  # a damaged card, which the checks report, or a revision that does not exist
         return commit
-    return named if at == commit else commit
+    return revision if revision_commit == commit else commit
 
 
 def main(argv=None):

@@ -22,13 +22,13 @@ class PlainEncoder(nn.Module):
         self.channels = [config.base_channels * 2**level for level in range(config.depth + 1)]
         widths = [config.num_channels, *self.channels]
         self.stages = nn.ModuleList(
-            self.create_stage(config, level, before, after)
-            for level, (before, after) in enumerate(itertools.pairwise(widths))
+            self.create_stage(config, level, in_channels, out_channels)
+            for level, (in_channels, out_channels) in enumerate(itertools.pairwise(widths))
         )
         self.pool = nn.MaxPool2d(2)
 
     def create_stage(self, config, level, in_channels, out_channels):
-        """What maps a level's input, pooled but for level 0, to its features."""
+        """The module that maps a level's input (pooled, except at level 0) to its features."""
         return CheckpointedDoubleConv(in_channels, out_channels, config.padding, config.batch_norm)
 
     def forward(self, pixel_values):
@@ -68,20 +68,20 @@ class BackboneEncoder(nn.Module):
             module.keeps_own_init = True  # read by _init_weights
         levels = strides[0].bit_length() - 1  # levels above the backbone's first map: 1 (stride 2) or 2 (stride 4)
         self.detail = DetailBranch(config, half=levels > 1) if config.detail_channels else None
-        above = [config.detail_channels * 2**level for level in range(levels)]
-        self.channels = [*above, *widths]
+        detail_channels = [config.detail_channels * 2**level for level in range(levels)]
+        self.channels = [*detail_channels, *widths]
 
     def forward(self, pixel_values):
         levels = len(self.channels) - len(self.backbone.feature_info.channels())
-        above = [None] * levels if self.detail is None else self.detail(pixel_values)
+        detail_maps = [None] * levels if self.detail is None else self.detail(pixel_values)
         features = self.backbone(pixel_values)
         if self.channels_last:
             features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
-        return [*above, *features]
+        return [*detail_maps, *features]
 
     @torch.no_grad()
     def initialize_backbone(self):
-        """Give a backbone that was built without memory the first values of timm, but for those of a checkpoint."""
+        """Give a backbone built on the meta device timm's initial values, where no checkpoint gave any."""
         missing = {
             name: tensor
             for name, tensor in self.backbone.state_dict(keep_vars=True).items()
@@ -90,9 +90,9 @@ class BackboneEncoder(nn.Module):
         if not missing or any(tensor.is_meta for tensor in missing.values()):
             return
         with torch.device("cpu"):
-            first = create_backbone(self.config.backbone, self.config.num_channels).state_dict()
+            initial_values = create_backbone(self.config.backbone, self.config.num_channels).state_dict()
         for name, tensor in missing.items():
-            tensor.copy_(first[name])
+            tensor.copy_(initial_values[name])
         self.lacks_values = False
 
     @property
@@ -116,7 +116,7 @@ def create_backbone(name, num_channels, **options):
     """The timm pyramid of `name`, with random weights: a checkpoint's are loaded later, ImageNet's in training."""
     options = {"features_only": True, "pretrained": False, "in_chans": num_channels, **options}
     try:
-        # Swin is tied to one input size unless told otherwise; other families do not know the option
+        # Swin takes one input size only without this option; other families do not have it
         return timm.create_model(name, strict_img_size=False, **options)
     except TypeError:
         return timm.create_model(name, **options)
@@ -124,14 +124,14 @@ def create_backbone(name, num_channels, **options):
 
 @functools.cache
 def probe_backbone(name, num_channels):
-    """What a backbone returns, found by running it without memory: (widths, strides, maps are B x H x W x C).
+    """Run a backbone on the meta device: (widths, strides, whether its maps are B x H x W x C).
 
     Raises:
         ValueError: timm has no such model, or its maps are no pyramid of strides 2 or 4, 8, ... at any size.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ValueError(f"backbone={name!r} is not a timm model; near it are: {', '.join(near) or 'none'}.")
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise ValueError(f"backbone={name!r} is not a timm model; near it are: {', '.join(similar) or 'none'}.")
     try:
         with torch.device("meta"):
             backbone = create_backbone(name, num_channels).eval()

@@ -1,7 +1,7 @@
 """What a Hugging Face Inference Endpoint runs: an image in a request to the entries of the pipeline, as JSON.
 
 huggingface-inference-toolkit finds `handler.py`, makes one `EndpointHandler(folder)`, and calls it with every body: an
-image file comes as `{"inputs": PIL image}`, JSON as what it says. The text of whatever is raised becomes an answer of
+image file comes as `{"inputs": PIL image}`, JSON as its decoded value. The text of any error becomes an answer of
 status 400.
 """
 
@@ -55,7 +55,7 @@ class EndpointHandler:
         """
         inputs, options = self._read(data)
         if isinstance(inputs, (list, tuple)):
-            return [self._segment(decode(one, f"inputs[{number}]"), options) for number, one in enumerate(inputs)]
+            return [self._segment(decode(image, f"inputs[{number}]"), options) for number, image in enumerate(inputs)]
         return self._segment(decode(inputs, "inputs"), options)
 
     def _read(self, data):
@@ -82,25 +82,25 @@ class EndpointHandler:
     def _segment(self, image, options):
         image = self.processor.read(image)
         inputs = self.processor(image).to(self.model.device, self.model.dtype)  # saved in half precision, perhaps
-        found = self.processor.post_process_instance_segmentation(
+        result = self.processor.post_process_instance_segmentation(
             self.model(**inputs), target_sizes=[(image.height, image.width)], **options
         )[0]
-        segmentation = found["segmentation"].numpy()
+        segmentation = result["segmentation"].numpy()
         encode = MaskPng(*segmentation.shape)
         entries = []
-        for one in found["segments_info"]:
-            _, top, _, height = one["bbox"]
-            mask = encode(segmentation[top : top + height] == one["id"], top)
-            label = self.model.config.id2label[one["label_id"]]
-            entries.append({"label": label, "score": one["score"], "mask": mask})
+        for segment in result["segments_info"]:
+            _, top, _, height = segment["bbox"]
+            mask = encode(segmentation[top : top + height] == segment["id"], top)
+            label = self.model.config.id2label[segment["label_id"]]
+            entries.append({"label": label, "score": segment["score"], "mask": mask})
         return entries
 
 
 def decode(value, name):
-    """What a request holds as an image, PIL or bytes or base64 text, to a PIL image that is read whole.
+    """An image of a request (PIL image, bytes or base64 text) as a PIL image that is read whole.
 
     Raises:
-        ValueError: it is none, is broken, or has too many pixels; `name` is what the error calls it.
+        ValueError: it is no image, is broken, or has too many pixels; the error calls it `name`.
     """
     content = _from_base64(value, name) if isinstance(value, str) else value
     if not isinstance(content, (bytes, bytearray, Image.Image)):
@@ -120,7 +120,7 @@ def decode(value, name):
 class MaskPng:
     """Encodes masks of one size as base64 text of PNGs of 0 and 255.
 
-    Of many regions of a large image most rows are black: those are packed once, for all.
+    Most rows of a region's mask are black: those are compressed once, for all masks.
 
     Args:
         height, width: of the whole image in pixels.
@@ -133,10 +133,10 @@ class MaskPng:
         """The text of a mask whose rows from `top` on are `rows`, bool h x width, and else black."""
         band = np.zeros((len(rows), self.width + 1), np.uint8)  # a row begins with its filter: 0, none
         band[:, 1:] = rows * np.uint8(255)
-        below = self.height - top - len(rows)
+        rows_below = self.height - top - len(rows)
         checksum = zlib.adler32(band, self._add_blank(1, top))
-        checksum = self._add_blank(checksum, below)
-        packed = b"\x78\x01" + self._packed_blank(top) + _packed(band) + self._packed_blank(below) + b"\x03\0"
+        checksum = self._add_blank(checksum, rows_below)
+        packed = b"\x78\x01" + self._packed_blank(top) + _packed(band) + self._packed_blank(rows_below) + b"\x03\0"
         size = self.width.to_bytes(4, "big") + self.height.to_bytes(4, "big")
         chunks = [
             _chunk(b"IHDR", size + bytes([8, 0, 0, 0, 0])),  # 8 bits, grey
@@ -154,13 +154,13 @@ class MaskPng:
         return b"".join(self.blank[count] for count in blocks)
 
     def _add_blank(self, checksum, rows):
-        """Adler-32 of what was before and then black rows."""
+        """Adler-32 after black rows are appended."""
         low, high = checksum & 0xFFFF, checksum >> 16
         return (high + rows * (self.width + 1) * low) % 65521 << 16 | low
 
 
 def _packed(content, level=1):
-    """Deflated bytes that others may follow."""
+    """Deflated bytes, flushed so that more may follow."""
     packer = zlib.compressobj(level, zlib.DEFLATED, -15)
     return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
 
@@ -172,11 +172,11 @@ def _chunk(kind, content):
 def _from_base64(text, name):
     if text.lstrip()[:8].lower().startswith(("http://", "https://", "ftp://", "file://")):
         raise ValueError(f"{name} is an address: nothing is fetched for a request, send the image itself.")
-    header, comma, rest = text.partition(",")
+    header, comma, content = text.partition(",")
     if comma and not (header.startswith("data:") and header.endswith(";base64")):
         raise ValueError(f"{name} must be base64 text, or begin with data:image/...;base64, got {_shown(text)}.")
     try:
-        return base64.b64decode("".join((rest if comma else text).split()), validate=True)  # lines may be broken
+        return base64.b64decode("".join((content if comma else text).split()), validate=True)  # lines may be broken
     except ValueError as error:
         raise ValueError(f"{name} is not base64 text of an image ({error}): {_shown(text)}.") from error
 
@@ -192,8 +192,8 @@ def _fraction(name, value):
     return number
 
 
-def _refuse_unknown(given, known, owner):
-    for name in given:
+def _refuse_unknown(names, known, owner):
+    for name in names:
         if name not in known:
             raise ValueError(f"{owner} can't hold {_shown(name)}; it may hold {', '.join(known)}.")
 

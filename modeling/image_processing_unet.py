@@ -120,12 +120,12 @@ class UNetImageProcessor(BaseImageProcessor):
                 without resizing images of different sizes.
         """
         options = self._options(kwargs)
-        given = flat_list(images)
-        if not given:
+        listed = flat_list(images)
+        if not listed:
             raise ValueError("images is empty: give at least one image.")
-        maps = [None] * len(given) if segmentation_maps is None else split_maps(segmentation_maps, len(given))
+        maps = [None] * len(listed) if segmentation_maps is None else split_maps(segmentation_maps, len(listed))
         layout = format_name(input_data_format)
-        prepared = [options._prepared(image, one, layout) for image, one in zip(given, maps, strict=True)]
+        prepared = [options._prepared(image, label_map, layout) for image, label_map in zip(listed, maps, strict=True)]
         pixels, labels = zip(*prepared, strict=True)
         if len({image.shape for image in pixels}) > 1:
             raise ValueError("do_resize=False needs images of one size in a batch; pass them one by one.")
@@ -162,8 +162,8 @@ class UNetImageProcessor(BaseImageProcessor):
             labels = self.mirror(self.resize_labels(self._reduced(labels)))
         if isinstance(picture, Image.Image):
             return np.asarray(self.resize(picture)), labels
-        channels = [Image.fromarray(np.ascontiguousarray(one)) for one in np.moveaxis(picture, -1, 0)]
-        return np.stack([np.asarray(self.resize(one)) for one in channels], axis=-1), labels
+        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(picture, -1, 0)]
+        return np.stack([np.asarray(self.resize(channel)) for channel in channels], axis=-1), labels
 
     def _picture(self, image, layout):
         """An opened image as RGB PIL image, or where floats are taken as they are, as array float32 H x W x 3."""
@@ -232,13 +232,13 @@ class UNetImageProcessor(BaseImageProcessor):
             list of B int64 tensors H x W; with scores, of B BatchFeatures of `segmentation`, that tensor, and
             `segmentation_scores`, float32 num_labels x H x W.
         """
-        each = upsample(_logits(outputs), target_sizes)
-        masks = [self._without_unlikely(logits, threshold) for logits in each]
+        upsampled = upsample(_logits(outputs), target_sizes)
+        masks = [self._without_unlikely(logits, threshold) for logits in upsampled]
         if not return_segmentation_scores:
             return masks
         return [
             BatchFeature(data={"segmentation": mask, "segmentation_scores": _of_every_label(logits)})
-            for mask, logits in zip(masks, each, strict=True)
+            for mask, logits in zip(masks, upsampled, strict=True)
         ]
 
     def post_process_instance_segmentation(
@@ -275,9 +275,9 @@ class UNetImageProcessor(BaseImageProcessor):
         if overlap_mask_area_threshold is not None:
             threshold = None if threshold == STOCK_THRESHOLD else threshold
             mask_threshold = None if mask_threshold == STOCK_MASK_THRESHOLD else mask_threshold
-        least = self.score_threshold if threshold is None else threshold
+        lowest_score = self.score_threshold if threshold is None else threshold
         return [
-            components_as_segments(self._to_mask(logits, mask_threshold), logits, least)
+            components_as_segments(self._to_mask(logits, mask_threshold), logits, lowest_score)
             for logits in upsample(_logits(outputs), target_sizes)
         ]
 
@@ -288,11 +288,11 @@ class UNetImageProcessor(BaseImageProcessor):
             return mask.long()
         classes = mask.cpu().numpy()
         for label in range(1, max(2, len(logits))):
-            of_label, found, scores = scored_regions(classes, logits, label)
+            label_mask, regions, scores = scored_regions(classes, logits, label)
             unlikely = scores < self.score_threshold
             if unlikely.any():
-                of_label[of_label] = np.repeat(unlikely[found.regions], found.lengths)
-                mask[torch.from_numpy(of_label).to(mask.device)] = 0
+                label_mask[label_mask] = np.repeat(unlikely[regions.regions], regions.lengths)
+                mask[torch.from_numpy(label_mask).to(mask.device)] = 0
         return mask.long()
 
     def _to_mask(self, logits, threshold):
@@ -334,8 +334,8 @@ def upsample(logits, target_sizes=None):
     if len(target_sizes) != len(logits):
         raise ValueError(f"target_sizes needs one (height, width) for each of {len(logits)} images.")
     return [
-        F.interpolate(one[None].float(), size=tuple(int(side) for side in size), mode="bilinear")[0]
-        for one, size in zip(logits, target_sizes, strict=True)
+        F.interpolate(image_logits[None].float(), size=tuple(int(side) for side in size), mode="bilinear")[0]
+        for image_logits, size in zip(logits, target_sizes, strict=True)
     ]
 
 

@@ -33,8 +33,8 @@ def to_rgb(image):
         ValueError: the array has another shape, or values that are negative or not finite.
     """
     if isinstance(image, (str, Path)):
-        with Image.open(image) as opened:
-            return to_rgb(opened)
+        with Image.open(image) as file:
+            return to_rgb(file)
     if not isinstance(image, Image.Image):
         return Image.fromarray(_to_uint8(channels_last(image)))
     image = upright(image)
@@ -48,10 +48,10 @@ def to_rgb(image):
 def orientation(image):
     """A PIL image's EXIF orientation, 1 to 8; 1, upright, also where it can't be read."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF raises errors of many classes, and a sound picture may carry it
         return 1
-    return found if found in TURNS else 1
+    return value if value in TURNS else 1
 
 
 def upright(image):
@@ -68,9 +68,9 @@ def upright(image):
 def opened(image):
     """A path's file as PIL image that is read whole; anything else as it is."""
     if isinstance(image, (str, Path)):
-        with Image.open(image) as opened:
-            opened.load()
-            return opened
+        with Image.open(image) as file:
+            file.load()
+            return file
     return image
 
 
@@ -142,7 +142,7 @@ def _to_uint8(array):
 
 
 def _scale_to_255(array):
-    """What makes the values of a whole image 0..255, by their type and their range."""
+    """The factor that brings an image's values to 0..255, by their type and their range."""
     low, high = float(array.min()), float(array.max())
     floats, words = array.dtype.kind == "f", (array.dtype.kind, array.dtype.itemsize) == ("u", 2)
     scale = 255.0 if floats and high < UNIT else 1 / 257 if words or high >= BYTES else 1.0

@@ -42,10 +42,10 @@ def _labels(label_map):
         values = _one_channel(_shown(upright(label_map)))
     else:
         lossy, values = False, _one_channel(to_array(label_map))
-    found = np.unique(values)
-    if found[-1] != found[-1] or (values.dtype.kind == "f" and (np.rint(found) != found).any()):
+    levels = np.unique(values)
+    if levels[-1] != levels[-1] or (values.dtype.kind == "f" and (np.rint(levels) != levels).any()):
         raise ValueError("A label map must hold whole numbers; these look like probabilities: threshold them first.")
-    return _white(values, found, lossy) if _is_black_and_white(found, lossy) else values.astype(np.int64)
+    return _white(values, levels, lossy) if _is_black_and_white(levels, lossy) else values.astype(np.int64)
 
 
 def split_maps(label_maps, count):
@@ -64,7 +64,7 @@ def split_maps(label_maps, count):
 def flat_list(images):
     """Images, or lists of them at any depth, or an array B x ... of four dimensions, as a list."""
     if isinstance(images, (list, tuple)):
-        return [one for image in images for one in flat_list(image)]
+        return [item for image in images for item in flat_list(image)]
     return list(images) if getattr(images, "ndim", 0) == 4 else [images]
 
 
@@ -76,13 +76,13 @@ def check_pair(image, size, label_map, labels):
     """
     turn = orientation(image) if isinstance(image, Image.Image) else 1
     if labels.shape != size:
-        turned = " after its EXIF tag turned it: turn the map, too, or remove the tag" if turn > 1 else ""
+        cause = " after its EXIF tag turned it: turn the map, too, or remove the tag" if turn > 1 else ""
         raise ValueError(
             f"A label map must be as large as its image: the map is {labels.shape[1]} x {labels.shape[0]} pixels, the "
-            f"image {size[1]} x {size[0]}{turned}."
+            f"image {size[1]} x {size[0]}{cause}."
         )
-    of_map = orientation(label_map) if isinstance(label_map, Image.Image) else 1
-    if turn not in (1, of_map) and (turn < 5 or size[0] == size[1]):
+    map_turn = orientation(label_map) if isinstance(label_map, Image.Image) else 1
+    if turn not in (1, map_turn) and (turn < 5 or size[0] == size[1]):
         warnings.warn(
             "An image is turned by its EXIF tag, its label map has no such tag, and their sizes don't tell whether it "
             "was drawn on the turned image: look at the pair.",
@@ -101,8 +101,8 @@ def _shown(image):
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
             raise ValueError("A label map with transparent pixels: what they mean is not known; save it without.")
-    kept = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-    return np.asarray(image if kept else image.convert("RGB"))
+    grey_mode = image.mode in ("1", "L", "F") or image.mode.startswith("I")
+    return np.asarray(image if grey_mode else image.convert("RGB"))
 
 
 def _one_channel(values):
@@ -110,8 +110,8 @@ def _one_channel(values):
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[-1] not in (1, 3):
         values = np.moveaxis(values, 0, -1)
     if values.ndim == 3 and values.shape[-1] == 3:
-        wide = values.astype(np.float32)
-        if (abs(wide - wide[..., :1]) > NOISE).any():
+        floats = values.astype(np.float32)
+        if (abs(floats - floats[..., :1]) > NOISE).any():
             raise ValueError(
                 "A label map in colours: which colour is which class is not known; save class indices in one channel."
             )
@@ -122,21 +122,21 @@ def _one_channel(values):
     return values
 
 
-def _is_black_and_white(found, lossy):
+def _is_black_and_white(levels, lossy):
     """Whether sorted values are black and white, perhaps with the noise of a lossy format."""
-    most = found[-1]
-    if lossy and 0 < most <= THRESHOLD:
+    highest = levels[-1]
+    if lossy and 0 < highest <= THRESHOLD:
         raise ValueError(
-            f"A label map in a lossy format holds no white (its largest value is {most}): class indices don't survive "
-            "JPEG or WebP; save them as PNG."
+            f"A label map in a lossy format holds no white (its largest value is {highest}): class indices don't "
+            "survive JPEG or WebP; save them as PNG."
         )
-    if lossy or (most in (255, 65535) and ((found == 0) | (found == most)).all()):
+    if lossy or (highest in (255, 65535) and ((levels == 0) | (levels == highest)).all()):
         return True
-    noisy = ((found > 255 - NOISE) & (found < 255)).any()
-    return bool(noisy and found[0] >= 0 and most <= 255 and ((found <= NOISE) | (found >= 255 - NOISE)).all())
+    noisy = ((levels > 255 - NOISE) & (levels < 255)).any()
+    return bool(noisy and levels[0] >= 0 and highest <= 255 and ((levels <= NOISE) | (levels >= 255 - NOISE)).all())
 
 
-def _white(values, found, lossy):
-    if not lossy and len(found) <= 2:
+def _white(values, levels, lossy):
+    if not lossy and len(levels) <= 2:
         warnings.warn(BLACK_AND_WHITE, stacklevel=5)
-    return (values > (THRESHOLD if found[-1] <= 255 else 32767)).astype(np.int64)
+    return (values > (THRESHOLD if levels[-1] <= 255 else 32767)).astype(np.int64)

@@ -28,7 +28,7 @@ class DoubleConv(nn.Sequential):
 
 
 class CheckpointedDoubleConv(GradientCheckpointingLayer, DoubleConv):
-    """A DoubleConv by itself, as a stage of the plain path; checkpointed if the model is told so."""
+    """A DoubleConv by itself, as a stage of the plain path; checkpointed where gradient checkpointing is on."""
 
 
 class Upsample(nn.Module):

@@ -58,8 +58,8 @@ class UNetDecoder(nn.Module):
         *skips, bottom = encoder_channels
         widths = [bottom, *decoder_widths(config, skips)]
         self.blocks = nn.ModuleList(
-            self.block_class(config, before, skip, after)
-            for before, skip, after in zip(widths[:-1], reversed(skips), widths[1:], strict=True)
+            self.block_class(config, in_channels, skip_channels, out_channels)
+            for in_channels, skip_channels, out_channels in zip(widths[:-1], reversed(skips), widths[1:], strict=True)
         )
         self.out_channels = widths[-1]
 
@@ -96,9 +96,9 @@ class UNetPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """First values of a module's own tensors: He's (section 3 of the paper), norms are the identity.
+        """Initial values of a module's own tensors: He's (section 3 of the paper), norms are the identity.
 
-        A timm backbone keeps its own. What a checkpoint gave is left alone.
+        A timm backbone keeps its own; tensors of a checkpoint are not changed.
         """
         if getattr(module, "keeps_own_init", False):
             if hasattr(module, "init_non_persistent_buffers"):
@@ -183,14 +183,14 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         features = self.encoder(self._tracked(padded) if self.encoder.training else padded)
         decoded = self.decoder([self._tracked(level) for level in features])
         logits = self.head(decoded.features)
-        auxiliary = [_resize(one, logits.shape[-2:]) for one in decoded.auxiliary_logits or ()]
+        auxiliary = [_resize(maps, logits.shape[-2:]) for maps in decoded.auxiliary_logits or ()]
         if self.config.padding == "same":
             logits, *auxiliary = (
-                one[..., : pixel_values.shape[-2], : pixel_values.shape[-1]] for one in (logits, *auxiliary)
+                maps[..., : pixel_values.shape[-2], : pixel_values.shape[-1]] for maps in (logits, *auxiliary)
             )
         loss = None if labels is None else self._loss([logits, *auxiliary], labels)
         if config.num_logits > config.head_channels:
-            logits, *auxiliary = (torch.cat([torch.zeros_like(one), one], dim=1) for one in (logits, *auxiliary))
+            logits, *auxiliary = (torch.cat([torch.zeros_like(maps), maps], dim=1) for maps in (logits, *auxiliary))
         output = UNetOutput(
             loss=loss,
             logits=logits,
@@ -224,9 +224,9 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
             self.config.check_valid_size(width)
             return pixel_values
         # -height % stride would break torch.compile at the second size
-        below = (height + self.stride - 1) // self.stride * self.stride - height
+        bottom = (height + self.stride - 1) // self.stride * self.stride - height
         right = (width + self.stride - 1) // self.stride * self.stride - width
-        return F.pad(pixel_values, (0, right, 0, below))
+        return F.pad(pixel_values, (0, right, 0, bottom))
 
     def freeze_encoder(self):
         """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`."""
@@ -277,11 +277,11 @@ def align_labels(labels, logits, config):
         raise ValueError(
             f"labels must be B x H x W or B x 1 x H x W with B = {logits.shape[0]}, got {tuple(labels.shape)}."
         )
-    size, wanted = tuple(labels.shape[-2:]), tuple(logits.shape[-2:])
-    with_margin = tuple(side + 2 * config.valid_margin for side in wanted)
-    if size not in (wanted, with_margin):
-        raise ValueError(f"labels of {size} pixels do not fit logits of {wanted}: give them the input's size.")
-    labels = center_crop(labels, wanted)
+    size, logits_size = tuple(labels.shape[-2:]), tuple(logits.shape[-2:])
+    size_with_margin = tuple(side + 2 * config.valid_margin for side in logits_size)
+    if size not in (logits_size, size_with_margin):
+        raise ValueError(f"labels of {size} pixels do not fit logits of {logits_size}: give them the input's size.")
+    labels = center_crop(labels, logits_size)
     if not labels.is_floating_point():
         labels = labels.long()  # in uint8, -100 would be 156
     if not torch.compiler.is_compiling():
@@ -296,10 +296,10 @@ def _check_label_values(labels, num_labels):
     for ignored in IGNORED_LABELS:
         wrong &= labels != ignored
     if wrong.any():
-        found = sorted({int(value) for value in labels[wrong].unique()[:5]})
+        values = sorted({int(value) for value in labels[wrong].unique()[:5]})
         raise ValueError(
-            f"labels must lie in 0..{num_labels - 1}, or be 255 or -100 to be ignored; found {found}. A mask of 0 and "
-            "255 must be thresholded, or set num_labels."
+            f"labels must lie in 0..{num_labels - 1}, or be 255 or -100 to be ignored; found {values}. A mask of 0 "
+            "and 255 must be thresholded, or set num_labels."
         )
 
 

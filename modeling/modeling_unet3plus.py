@@ -26,11 +26,11 @@ class UNet3PlusNode(GradientCheckpointingLayer):
         self.fusion = ConvNormReLU(self.out_channels, self.out_channels, batch_norm=config.batch_norm)
 
     def forward(self, *maps):
-        brought = [
-            connection(_to_level(one, source, self.level))
-            for connection, source, one in zip(self.connections, self.levels, maps, strict=True)
+        connected = [
+            connection(_to_level(features, source, self.level))
+            for connection, source, features in zip(self.connections, self.levels, maps, strict=True)
         ]
-        return self.fusion(torch.cat(brought, dim=1))
+        return self.fusion(torch.cat(connected, dim=1))
 
 
 class UNet3PlusDecoder(nn.Module):
@@ -48,9 +48,9 @@ class UNet3PlusDecoder(nn.Module):
         self.nodes = nn.ModuleList()
         for level in reversed(range(self.depth)):
             if encoder_channels[level]:
-                above = {source: encoder_channels[source] for source in range(level + 1) if encoder_channels[source]}
-                below = {source: channels[source] for source in range(level + 1, self.depth + 1)}
-                node = UNet3PlusNode(config, level, above | below, widths[level])
+                encoder_widths = {source: width for source, width in enumerate(encoder_channels[: level + 1]) if width}
+                decoder_widths = {source: channels[source] for source in range(level + 1, self.depth + 1)}
+                node = UNet3PlusNode(config, level, encoder_widths | decoder_widths, widths[level])
                 channels[level] = node.out_channels
             else:
                 node = UNetDecoderBlock(config, channels[level + 1], 0, widths[level])

@@ -35,9 +35,9 @@ class UNetPlusPlusDecoder(nn.Module):
         self.first_skip = next(level for level, channels in enumerate(encoder_channels) if channels)
         self.nodes = nn.ModuleDict()
         for level, column in self._order():
-            below = encoder_channels[level + 1] if column == 1 else widths[level + 1]
-            earlier = skips[level] + (column - 1) * widths[level] if level >= self.first_skip else 0
-            self.nodes[f"{level}_{column}"] = UNetPlusPlusNode(config, below, earlier, widths[level])
+            below_channels = encoder_channels[level + 1] if column == 1 else widths[level + 1]
+            earlier_channels = skips[level] + (column - 1) * widths[level] if level >= self.first_skip else 0
+            self.nodes[f"{level}_{column}"] = UNetPlusPlusNode(config, below_channels, earlier_channels, widths[level])
         self.out_channels = widths[0]
         columns = self.depth - self.first_skip - 1 if config.deep_supervision else 0
         self.auxiliary_heads = nn.ModuleList(
@@ -52,10 +52,10 @@ class UNetPlusPlusDecoder(nn.Module):
                     yield level, column
 
     def forward(self, features):
-        maps = {(level, 0): one for level, one in enumerate(features) if one is not None}
+        maps = {(level, 0): level_map for level, level_map in enumerate(features) if level_map is not None}
         for level, column in self._order():
             node, below = self.nodes[f"{level}_{column}"], maps[level + 1, column - 1]
-            earlier = [maps[level, before] for before in range(column) if (level, before) in maps]
+            earlier = [maps[level, index] for index in range(column) if (level, index) in maps]
             maps[level, column] = node(below, *earlier)
         auxiliary = None
         if self.training and len(self.auxiliary_heads):

@@ -13,7 +13,7 @@ UNSUPPORTED = {  # options of transformers' processors, and what to do instead
 
 
 def refuse_unsupported(options):
-    """Raise ValueError where an option of other processors asks for what this one does not do."""
+    """Raise ValueError where an option of other processors asks for something that this one does not do."""
     for name, cure in UNSUPPORTED.items():
         if options.get(name):
             raise ValueError(f"{name}={options[name]!r} is not supported by this image processor: {cure}.")

@@ -36,10 +36,10 @@ class Regions(NamedTuple):
 
 def connected_components(mask):
     """Number the connected regions of a boolean mask H x W: (int32 H x W from 1, count)."""
-    found = regions_of(mask)
+    regions = regions_of(mask)
     numbers = np.zeros(mask.shape, np.int32)
-    numbers[mask] = np.repeat(found.regions + 1, found.lengths)
-    return numbers, found.count
+    numbers[mask] = np.repeat(regions.regions + 1, regions.lengths)
+    return numbers, regions.count
 
 
 def regions_of(mask):

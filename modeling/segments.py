@@ -17,13 +17,13 @@ def scored_regions(classes, logits, label):
     Only the label's own pixels are turned into probabilities.
     """
     mask = classes == label
-    found = regions_of(mask)
-    if not found.count:
-        return mask, found, np.zeros(0)
-    pixels = torch.from_numpy(np.stack([one[mask] for one in logits.cpu().numpy()]))  # C x pixels
-    of_label = probabilities(pixels)[0 if len(pixels) == 1 else label].numpy()
-    sums = np.add.reduceat(of_label, np.cumsum(found.lengths) - found.lengths, dtype=np.float64)
-    return mask, found, np.bincount(found.regions, sums) / found.areas()
+    regions = regions_of(mask)
+    if not regions.count:
+        return mask, regions, np.zeros(0)
+    pixels = torch.from_numpy(np.stack([channel[mask] for channel in logits.cpu().numpy()]))  # C x pixels
+    label_probabilities = probabilities(pixels)[0 if len(pixels) == 1 else label].numpy()
+    sums = np.add.reduceat(label_probabilities, np.cumsum(regions.lengths) - regions.lengths, dtype=np.float64)
+    return mask, regions, np.bincount(regions.regions, sums) / regions.areas()
 
 
 def components_as_segments(mask, logits, threshold):
@@ -32,12 +32,12 @@ def components_as_segments(mask, logits, threshold):
     classes = mask.cpu().numpy()
     segments = []
     for label in range(1, max(2, len(logits))):
-        of_label, found, scores = scored_regions(classes, logits, label)
-        kept = np.flatnonzero(scores >= threshold)
+        label_mask, regions, scores = scored_regions(classes, logits, label)
+        likely = np.flatnonzero(scores >= threshold)
         ids = np.zeros(len(scores), np.int32)
-        ids[kept] = np.arange(len(segments) + 1, len(segments) + len(kept) + 1)
-        segmentation[of_label] = np.repeat(ids[found.regions], found.lengths)
-        areas, boxes = found.areas(), found.boxes()
+        ids[likely] = np.arange(len(segments) + 1, len(segments) + len(likely) + 1)
+        segmentation[label_mask] = np.repeat(ids[regions.regions], regions.lengths)
+        areas, boxes = regions.areas(), regions.boxes()
         segments += [
             {
                 "id": int(ids[region]),
@@ -46,6 +46,6 @@ def components_as_segments(mask, logits, threshold):
                 "area": int(areas[region]),
                 "bbox": boxes[region].tolist(),
             }
-            for region in kept.tolist()
+            for region in likely.tolist()
         ]
     return {"segmentation": torch.from_numpy(segmentation), "segments_info": segments}

@@ -22,9 +22,9 @@ def find_variant(name):
         ValueError: there is no such variant; names the nearest.
     """
     if name not in variant_names():
-        near = difflib.get_close_matches(str(name), variant_names(), n=1, cutoff=0)
+        similar = difflib.get_close_matches(str(name), variant_names(), n=1, cutoff=0)
         raise ValueError(
-            f"variant {name!r} is unknown; did you mean {near[0]}? There are {', '.join(variant_names())}."
+            f"variant {name!r} is unknown; did you mean {similar[0]}? There are {', '.join(variant_names())}."
         )
     config_class = _class_of(importlib.import_module(f"hub_unets.configuration.configuration_{name}"), "Config")
     return config_class, _class_of(
@@ -38,7 +38,9 @@ def config_fields(config_class):
     for owner in reversed(config_class.__mro__):
         if issubclass(owner, PretrainedConfig) and owner is not PretrainedConfig and "__init__" in vars(owner):
             parameters = inspect.signature(owner.__init__).parameters.values()
-            fields |= {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+            fields |= {
+                field.name: field.default for field in parameters if field.default is not inspect.Parameter.empty
+            }
     return {**fields, "num_labels": 2, "id2label": None}
 
 

@@ -62,13 +62,13 @@ def _hull(region, margin):
     rows = np.flatnonzero(region.any(axis=1))
     first = region[rows].argmax(axis=1)
     last = region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
-    near = np.clip(np.arange(rows[0] - margin, rows[-1] + margin + 1), 0, len(region) - 1)
-    inner = np.clip(near, rows[0], rows[-1])
+    hull_rows = np.clip(np.arange(rows[0] - margin, rows[-1] + margin + 1), 0, len(region) - 1)
+    inner = np.clip(hull_rows, rows[0], rows[-1])
     left = np.interp(inner, *_lower_envelope(rows, first)) - margin
     right = -np.interp(inner, *_lower_envelope(rows, -last)) + margin
     columns = np.arange(region.shape[1])
     hull = np.zeros_like(region)
-    hull[near] = (columns >= np.floor(left)[:, None]) & (columns <= np.ceil(right)[:, None])
+    hull[hull_rows] = (columns >= np.floor(left)[:, None]) & (columns <= np.ceil(right)[:, None])
     return hull
 
 
@@ -82,6 +82,6 @@ def _lower_envelope(x, y):
     return np.array(corners).T
 
 
-def _turns_down(one, two, three):
+def _turns_down(a, b, c):
     """Whether the way from point one over two to three does not turn upwards."""
-    return (two[0] - one[0]) * (three[1] - one[1]) <= (two[1] - one[1]) * (three[0] - one[0])
+    return (b[0] - a[0]) * (c[1] - a[1]) <= (b[1] - a[1]) * (c[0] - a[0])

@@ -19,7 +19,7 @@ transformers.logging.disable_progress_bar()
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Each test starts with the same weights and pixels, and hears errors: a Trainer's `log_level` is the process's."""
+    """Each test starts with the same seed, and logs errors: a Trainer sets the log level of the whole process."""
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
 

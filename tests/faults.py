@@ -30,8 +30,8 @@ def run(files, slow):
     """A `testcase` element for each test of these files that was run."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        chosen = [] if slow else ["-m", "not slow"]
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *chosen, f"--junitxml={report}", *files]
+        marker_options = [] if slow else ["-m", "not slow"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *marker_options, f"--junitxml={report}", *files]
         subprocess.run(command, cwd=TESTS.parent, check=False)
         return list(ElementTree.parse(report).iter("testcase"))
 
@@ -48,22 +48,22 @@ def has_failed(case):
 
 def tried(cases, name):
     """The sum of a property over tests."""
-    found = [one.get("value") for case in cases for one in case.iter("property") if one.get("name") == name]
-    return sum(map(int, found))
+    values = [prop.get("value") for case in cases for prop in case.iter("property") if prop.get("name") == name]
+    return sum(map(int, values))
 
 
 def page(cases):
     """The text of tests/README.md."""
-    of_file = {name: [case for case in cases if file_of(case) == name] for name in FUZZ | FAULTS}
+    by_file = {name: [case for case in cases if file_of(case) == name] for name in FUZZ | FAULTS}
     fuzz = [
-        [what, f"`{name}`", tried(of_file[name], "right") + tried(of_file[name], "refused"),
-         tried(of_file[name], "right"), tried(of_file[name], "refused"), sum(map(has_failed, of_file[name]))]
-        for name, what in FUZZ.items()
+        [subject, f"`{name}`", tried(by_file[name], "right") + tried(by_file[name], "refused"),
+         tried(by_file[name], "right"), tried(by_file[name], "refused"), sum(map(has_failed, by_file[name]))]
+        for name, subject in FUZZ.items()
     ]  # fmt: skip
     faults = []
-    for name, what in FAULTS.items():
-        done = [case for case in of_file[name] if case.find("skipped") is None]
-        faults.append([what, f"`{name}`", len(done), sum(map(has_failed, done))])
+    for name, subject in FAULTS.items():
+        completed = [case for case in by_file[name] if case.find("skipped") is None]
+        faults.append([subject, f"`{name}`", len(completed), sum(map(has_failed, completed))])
     return f"""# What the tests try to break
 
 `make test` runs in about 13 minutes on two cores; `make test-all` takes the slow tests too. Tests mirror the source:

@@ -84,7 +84,7 @@ def serve(command):
 
 
 def exit_code(run, *arguments):
-    """The exit code of a command that ends by `sys.exit`, or by an error; what either says is on stderr."""
+    """The exit code of a command that ends by `sys.exit`, or by an error; the message is on stderr."""
     try:
         run(*arguments)
     except SystemExit as error:

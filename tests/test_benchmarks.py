@@ -25,9 +25,9 @@ def test_ratios_are_medians_over_rounds():
 
 
 def test_sides_take_turns():
-    called = []
-    seconds = interleaved({name: lambda name=name: called.append(name) for name in "ab"}, 2, 1, usual={"b"})
-    assert called == ["a", "b"] * 3 and [len(own) for own in seconds.values()] == [2, 2]
+    calls = []
+    seconds = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 2, 1, usual={"b"})
+    assert calls == ["a", "b"] * 3 and [len(times) for times in seconds.values()] == [2, 2]
 
 
 def test_peak_memory_sees_an_array():
@@ -36,23 +36,25 @@ def test_peak_memory_sees_an_array():
 
 
 def test_dice_of_masks():
-    one, other = np.array([[1, 1, 0, 0]], bool), np.array([[0, 1, 1, 1]], bool)
-    assert dice(one, other) == 0.4 and dice(one & ~one, other & ~other) == 1.0
+    first_mask, second_mask = np.array([[1, 1, 0, 0]], bool), np.array([[0, 1, 1, 1]], bool)
+    assert dice(first_mask, second_mask) == 0.4 and dice(first_mask & ~first_mask, second_mask & ~second_mask) == 1.0
 
 
 @pytest.mark.parametrize("backbone", networks.WIDTHS)
 @pytest.mark.parametrize("variant", networks.THEIRS)
 def test_both_networks_give_the_same_logits(variant, backbone):
-    ours = networks.our_network(variant, backbone)
-    theirs = networks.their_network(variant, ours, backbone)
-    assert networks.largest_difference(networks.Logits(ours), theirs) < 1e-4
-    assert networks.gmacs(networks.Logits(ours), 64) < networks.gmacs(theirs, 64)
+    network = networks.our_network(variant, backbone)
+    reference = networks.their_network(variant, network, backbone)
+    assert networks.largest_difference(networks.Logits(network), reference) < 1e-4
+    assert networks.gmacs(networks.Logits(network), 64) < networks.gmacs(reference, 64)
 
 
 def test_plain_and_our_loader_give_the_same_kind_of_batch(tmp_path):
     rows = phantom_dataset(8, size=64)
-    batches = {name: next(one) for name, one in loops.loaders(rows, 64, 4, tmp_path).items()}
-    kinds = {name: {key: (one.shape, one.dtype) for key, one in batch.items()} for name, batch in batches.items()}
+    batches = {name: next(iterator) for name, iterator in loops.loaders(rows, 64, 4, tmp_path).items()}
+    kinds = {
+        name: {key: (tensor.shape, tensor.dtype) for key, tensor in batch.items()} for name, batch in batches.items()
+    }
     assert kinds[loops.OURS] == kinds[loops.PLAIN]
 
 

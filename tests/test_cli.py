@@ -1,4 +1,4 @@
-"""`hub-unets`: each sub-command explains itself, a misspelt one names the nearest, errors are one line."""
+"""`hub-unets`: each sub-command has a help text, a misspelt one names the nearest, errors are one line."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from hub_unets.training.errors import UserError, about_input, run_command
 
 def test_help_lists_every_command(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"  {name:<12}" in said for name in cli.COMMANDS)
+    output = capsys.readouterr().out
+    assert all(f"  {name:<12}" in output for name in cli.COMMANDS)
     assert {"train", "sweep", "evaluate", "check-data", "build", "push", "verify", "predict"} <= cli.COMMANDS.keys()
     assert {"browser", "demo", "bench", "report"} <= cli.COMMANDS.keys()
 
@@ -21,15 +21,15 @@ def test_help_lists_every_command(capsys):
 def test_every_command_explains_itself(name, capsys):
     with pytest.raises(SystemExit, match="^0$"):
         cli.main([name, "--help"])
-    said = capsys.readouterr().out
-    assert said.startswith("usage: ") and len(said.splitlines()) > 3
-    assert f"hub-unets {name}" in said or name in ("train", "check-data", "sweep")
+    output = capsys.readouterr().out
+    assert output.startswith("usage: ") and len(output.splitlines()) > 3
+    assert f"hub-unets {name}" in output or name in ("train", "check-data", "sweep")
 
 
-@pytest.mark.parametrize(("given", "meant"), [("trian", "train"), ("verfy", "verify"), ("check_data", "check-data")])
-def test_a_misspelt_command_names_the_nearest(given, meant):
-    with pytest.raises(UserError, match=rf"has no command '{given}'; did you mean {meant}\? There are check-data, "):
-        cli.main([given])
+@pytest.mark.parametrize(("typed", "command"), [("trian", "train"), ("verfy", "verify"), ("check_data", "check-data")])
+def test_a_misspelt_command_names_the_nearest(typed, command):
+    with pytest.raises(UserError, match=rf"has no command '{typed}'; did you mean {command}\? There are check-data, "):
+        cli.main([typed])
 
 
 def test_check_data_trains_nothing(tmp_path, monkeypatch, capsys):
@@ -39,11 +39,13 @@ def test_check_data_trains_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_installed_script_says_an_error_in_one_line(tmp_path):
+def test_the_installed_script_prints_an_error_in_one_line(tmp_path):
     command = [sys.executable, "-m", "hub_unets.hub_repos.cli", "build", "nowhere", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "error: nowhere is not a finished run: config.json is missing; train with training/run.py.\n"
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert (
+        process.stderr == "error: nowhere is not a finished run: config.json is missing; train with training/run.py.\n"
+    )
 
 
 def failing(error):
@@ -54,15 +56,15 @@ def failing(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "of_another"), [(UserError("a\n  reason"), "0"), (OSError("a reason"), "error: process 1: a reason")]
+    ("error", "message"), [(UserError("a\n  reason"), "0"), (OSError("a reason"), "error: process 1: a reason")]
 )
-def test_the_first_process_says_a_users_error_and_the_others_leave_without_a_word(error, of_another, monkeypatch):
-    """An error of the system may be the other's alone: it says so."""
+def test_only_the_first_process_prints_a_users_error(error, message, monkeypatch):
+    """A system error may occur in one process only, so that process prints it."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(SystemExit, match="^error: a reason$"):
         run_command(failing(error))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit, match=f"^{of_another}$"):
+    with pytest.raises(SystemExit, match=f"^{message}$"):
         run_command(failing(error))
 
 
@@ -71,7 +73,7 @@ def test_any_other_error_keeps_its_traceback():
         run_command(failing(ValueError("of torch")))
 
 
-def test_a_librarys_judgement_of_input_is_a_users_error():
+def test_a_librarys_error_about_input_becomes_a_users_error():
     with pytest.raises(UserError, match="^no such field$") as raised, about_input():
         raise ValueError("no such field")
     assert isinstance(raised.value.__cause__, ValueError)
@@ -79,6 +81,6 @@ def test_a_librarys_judgement_of_input_is_a_users_error():
         raise TypeError("a bug")
 
 
-def test_the_exit_code_is_mains():
+def test_the_exit_code_is_what_main_returns():
     with pytest.raises(SystemExit, match="^1$"):
         run_command(lambda argv: int(argv[0]), ["1"])

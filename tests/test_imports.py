@@ -1,4 +1,4 @@
-"""The arrows between the rooms: who may import whom, no circle, and nothing imports from a command."""
+"""The allowed imports between packages: no cycle, and nothing imports from a command."""
 
 import ast
 from pathlib import Path
@@ -37,43 +37,43 @@ def modules():
 
 def imports(path):
     """Dotted names, without hub_unets, of the modules that a file imports, anywhere in it."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [one.name for one in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}:{node.lineno}: imports are absolute"
             names = [node.module, *(f"{node.module}.{name}" for name in names)]
-        found |= {name.removeprefix("hub_unets.") for name in names if name.startswith("hub_unets.")}
+        imported |= {name.removeprefix("hub_unets.") for name in names if name.startswith("hub_unets.")}
         assert not {name.split(".")[0] for name in names} & set(FOLDERS), f"{path}:{node.lineno}: import hub_unets..."
-    return found & modules().keys()
+    return imported & modules().keys()
 
 
 GRAPH = {name: imports(path) for name, path in modules().items()}
 
 
 def room(module):
-    """The room of a module; of a command itself."""
-    return next((one for one in ALLOWED if module == one or module.startswith(f"{one}.")), module)
+    """The package of a module (a key of ALLOWED); a command's own name where it belongs to none."""
+    return next((name for name in ALLOWED if module == name or module.startswith(f"{name}.")), module)
 
 
 @pytest.mark.parametrize("module", sorted(GRAPH))
 def test_a_module_imports_only_what_its_room_may(module):
-    own = room(module)
-    others = {room(one) for one in GRAPH[module]} - {own}
-    assert others - ALLOWED.get(own, ALLOWED.keys()) == set()
+    module_room = room(module)
+    imported_rooms = {room(imported) for imported in GRAPH[module]} - {module_room}
+    assert imported_rooms - ALLOWED.get(module_room, ALLOWED.keys()) == set()
 
 
 def test_nothing_imports_from_a_command():
     commands = {name for name in GRAPH if name not in ALLOWED and room(name) == name}
     assert {"training.run", "training.sweep", "training.evaluate", "hub_repos.build", "hub_repos.cli"} <= commands
-    assert {name: found for name, of in GRAPH.items() if (found := of & commands)} == {}
+    assert {name: used for name, imported in GRAPH.items() if (used := imported & commands)} == {}
 
 
-def test_there_is_no_circle():
-    left = dict(GRAPH)
-    while free := {name for name, of in left.items() if not of & left.keys()}:
-        left = {name: of for name, of in left.items() if name not in free}
-    assert left == {}
+def test_imports_have_no_cycle():
+    graph = dict(GRAPH)
+    while leaves := {name for name, imported in graph.items() if not imported & graph.keys()}:
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert graph == {}
 
 
 def test_every_room_is_installed_and_explained():

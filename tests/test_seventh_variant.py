@@ -40,9 +40,9 @@ def python(project, *command):
     """Run this interpreter in the copy; its output."""
     environment = os.environ | SERVER_ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"HF_DATASETS_CACHE": str(project.parent / "cache"), "PYTHONPATH": str(project.parent / "names")}
-    done = subprocess.run([sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+    process = subprocess.run([sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
+    return process.stdout
 
 
 def test_a_seventh_variant_is_three_new_files(tmp_path):

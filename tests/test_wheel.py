@@ -44,9 +44,11 @@ def installed(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([OTHER or sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/*/site-packages")
-    ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    others = subprocess.check_output([OTHER, "-c", ask], text=True).strip() if OTHER else sysconfig.get_path("purelib")
-    (packages / "others.pth").write_text(f"{others}\n")
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    other_packages = (
+        subprocess.check_output([OTHER, "-c", code], text=True).strip() if OTHER else sysconfig.get_path("purelib")
+    )
+    (packages / "others.pth").write_text(f"{other_packages}\n")
     command = ["--python", folder / "bin/python", "install", "-q", "--no-deps", "--ignore-installed", wheel]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True)
     return folder / "bin"
@@ -56,30 +58,36 @@ def run(installed, folder, *command):
     """What a command of the environment prints, run in `folder`, far from the checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | SERVER_ENVIRONMENT
     environment |= {"HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONWARNINGS": "ignore"}
-    program, *rest = command
-    done = subprocess.run([installed / program, *rest], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
+    program, *options = command
+    process = subprocess.run(
+        [installed / program, *options], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-3000:]
+    return process.stdout
 
 
 def test_it_holds_one_name_and_every_data_file(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"hub_unets"}
-    there = {
+    source_files = {
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS[:4]
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and not {"__pycache__", "published"} & set(path.parts)
     }
-    documents = {name for name in there if name.endswith((".md", ".svg", ".png"))} - {
-        "hub_repos/publish/space_app/README.md"
+    documents = {name for name in source_files if name.endswith((".md", ".svg", ".png"))} - {
+        "hub_repos/publish/space_app/README.md",
+        "hub_repos/publish/space_page/README.md",
+        "hub_repos/publish/dataset_card.md",
     }
-    assert there - documents == {name.removeprefix("hub_unets/") for name in names if "/benchmarks/" not in name}
+    assert source_files - documents == {
+        name.removeprefix("hub_unets/") for name in names if "/benchmarks/" not in name
+    }
 
 
 def test_a_run_is_trained_built_verified_and_used(installed, tmp_path):
-    where = "import hub_unets.training.run as run; print(run.__file__)"
-    assert Path(run(installed, tmp_path, "python", "-c", where).strip()).is_relative_to(installed.parent)
+    code = "import hub_unets.training.run as run; print(run.__file__)"
+    assert Path(run(installed, tmp_path, "python", "-c", code).strip()).is_relative_to(installed.parent)
     tiny = arguments("runs/tiny", num_train_epochs=1, data="phantoms?count=10&size=64&seed=0")
     assert "Results, weights and pictures: runs/tiny" in run(installed, tmp_path, "hub-unets", "train", *tiny)
     assert run(installed, tmp_path, "hub-unets", "build", "runs/tiny", "repository").startswith("Repository: ")

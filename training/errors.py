@@ -26,24 +26,28 @@ def about_input():
 
 
 def run_command(main, *arguments):
-    """Run a command's `main` and exit with its code: of a user's error or the system's one line, else the traceback.
+    """Run a command's `main` and exit with its code; an error of the user or the system is printed as one line.
 
-    Ctrl-C ends with one line and exit code 130, SIGTERM with 143. Processes that a launcher started beside one another
-    were given the same input: the first of a machine speaks, the others leave without a word, and with 0, as the
-    launcher ends the first at once where another one fails. What the system refuses to one process alone, that
-    process says itself.
+    Ctrl-C ends with one line and exit code 130, SIGTERM with 143. Processes of one launcher have the same input: only
+    the first of a machine prints a user's error. The others exit silently and with 0, because a launcher kills the
+    first where another fails. Each process prints its own system errors.
     """
     number = int(os.environ.get("LOCAL_RANK", 0))
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(main(*arguments))
     except (KeyboardInterrupt, Terminated) as stop:
-        is_sent = isinstance(stop, Terminated)
-        _leave(f"stopped{' by SIGTERM' if is_sent else ''}: repeat the command to go on.", 143 if is_sent else 130)
+        signalled, code = (" by SIGTERM", 143) if isinstance(stop, Terminated) else ("", 130)
+        _leave(f"stopped{signalled}: repeat the command to go on.", code)
     except UserError as error:
         sys.exit(f"error: {_one_line(error)}" if number == 0 else 0)
     except OSError as error:
         sys.exit(f"error: {f'process {number}: ' if number else ''}{_one_line(error)}")
+
+
+def first_line(error):
+    """The first line of an error's text, cut to 200 characters, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _terminate(number, frame):
@@ -51,7 +55,7 @@ def _terminate(number, frame):
 
 
 def _leave(text, code):
-    """End at once: what threads, workers and destructors would still print helps nobody."""
+    """Exit at once, without the messages of threads, workers and destructors."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:

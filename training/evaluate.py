@@ -71,9 +71,9 @@ def main(argv=None):
     if len(argv) >= 2 and not argv[1].startswith("-"):
         argv[1:2] = ["--data", argv[1]]
     parser.add_argument("model", help="Folder or Hub id of a segmentation model with an image processor.")
-    arguments, rest = parser.parse_args_into_dataclasses(argv)
+    arguments, positional = parser.parse_args_into_dataclasses(argv)
     started = time.perf_counter()
-    model, processor = load_model(rest.model, arguments.trust_remote_code, arguments.revision)
+    model, processor = load_model(positional.model, arguments.trust_remote_code, arguments.revision)
     regrouped = arguments.polyp_labels is not None or arguments.mask_labels is not None
     multi_class = not regrouped and hasattr(model.config, "binary_head") and model.config.num_labels > 2
     id2label = model.config.id2label if multi_class else None
@@ -83,8 +83,8 @@ def main(argv=None):
         task = Task.of_classes(model.config, arguments.boundary_width)
     else:
         task = Task.of_polyps(model.config, arguments.polyp_labels, arguments.mask_labels, arguments.boundary_width)
-    chosen = {"threshold": arguments.threshold, "flips": arguments.flips}
-    options = {**chosen, "batch_size": arguments.batch_size, "crops": True}
+    segmenter_options = {"threshold": arguments.threshold, "flips": arguments.flips}
+    options = {**segmenter_options, "batch_size": arguments.batch_size, "crops": True}
     parts = {}
     for part in ("validation", "test") if arguments.score_test else ("validation",):
         indices = getattr(partition, part)
@@ -94,7 +94,7 @@ def main(argv=None):
     if not parts:
         raise UserError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
-    run = {"name": Path(rest.model).name, "model_type": model.config.model_type, "settings": settings}
+    run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
         "run": run,
         "data": data_record(arguments.data, partition, arguments.boundary_width),
@@ -102,7 +102,7 @@ def main(argv=None):
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }
     if arguments.negatives:
-        segment = Segmenter(model, processor, **chosen)
+        segment = Segmenter(model, processor, **segmenter_options)
         results["negatives"] = negatives_record(arguments.negatives, segment, task.labels)
     print(write_results(arguments.output, results, parts, partition.twins))
     reliability(parts, Path(arguments.output) / "reliability.png")

@@ -90,8 +90,8 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    kept = kept_settings(arguments, settings, partition, state.num_processes)
-    with RunFolder(arguments.output_dir, kept) if state.is_main_process else contextlib.nullcontext():
+    fixed = kept_settings(arguments, settings, partition, state.num_processes)
+    with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
         if is_finished(arguments.output_dir):
@@ -105,13 +105,13 @@ def main(argv=None):
 
 def kept_settings(arguments, settings, partition, processes):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
-    kept = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
-    kept |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
+    fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
+    fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
     for name in ("negatives", "unlabelled"):
         if folder := getattr(arguments, name):
             _, digests = load_further(name, folder, partition)
-            kept[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-    return kept
+            fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return fixed
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
@@ -167,23 +167,20 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
 def make_samples(arguments, rows, partition, indices, model, processor):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
-    trains = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
+    train_processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
     options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
     with PartialState().main_process_first():
-        validated = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
-        trained = cached_samples(rows, partition.digests, trains, **options).select(indices["train"])
-        if arguments.negatives:
-            frames, digests = load_further("negatives", arguments.negatives, partition)
-            trained = datasets.concatenate_datasets([trained, cached_samples(frames, digests, trains, **options)])
-        if arguments.unlabelled:
-            frames, digests = load_further("unlabelled", arguments.unlabelled, partition)
-            frames = without_labels(cached_samples(frames, digests, trains, **options))
-            trained = datasets.concatenate_datasets([trained, frames])
-    training = TrainingSamples(trained, trains, augmentation)
-    validation = EvaluationSamples(validated, processor)
+        validation = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
+        training = cached_samples(rows, partition.digests, train_processor, **options).select(indices["train"])
+        for field in ("negatives", "unlabelled"):
+            if folder := getattr(arguments, field):
+                frames, digests = load_further(field, folder, partition)
+                frames = cached_samples(frames, digests, train_processor, **options)
+                frames = without_labels(frames) if field == "unlabelled" else frames
+                training = datasets.concatenate_datasets([training, frames])
     require_images(arguments, training, validation)
-    require_foreground(trained)
-    return training, validation
+    require_foreground(training)
+    return TrainingSamples(training, train_processor, augmentation), EvaluationSamples(validation, processor)
 
 
 def load_further(field, folder, partition):
@@ -265,18 +262,18 @@ def require_images(arguments, training, validation):
 def score_parts(model, processor, rows, indices, folder, boundary_width=None):
     """Scores of each part of `indices`, as a user of the published model would get them; each scoring is logged."""
     task, scores = Task.of_run(model.config, boundary_width), {}
-    for part, chosen in indices.items():
-        log_scoring(folder, part, len(chosen))
+    for part, part_indices in indices.items():
+        log_scoring(folder, part, len(part_indices))
         progress = f"Score {part}"
-        scores[part] = score(model, processor, rows.select(chosen), task, crops=True, progress=progress)
+        scores[part] = score(model, processor, rows.select(part_indices), task, crops=True, progress=progress)
     return scores
 
 
-def log_scoring(folder, part, count, why=""):
+def log_scoring(folder, part, count, reason=""):
     """A line of scorings.log."""
     path = folder / "scorings.log"
     with naming_write_errors(path), path.open("a", encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {why}".rstrip() + "\n")
+        log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {reason}".rstrip() + "\n")
 
 
 def measure_latency(model, processor, rows):
@@ -300,8 +297,8 @@ def save_checkpoint(model, processor, folder, half_precision=False):
     processor.save_pretrained(folder)
     if half_precision:
         state = model.state_dict()
-        weights = {name: to_half(one) for name, one in state.items()}
-        if wide := [name for name, one in weights.items() if one.dtype == torch.float32]:
+        weights = {name: to_half(tensor) for name, tensor in state.items()}
+        if wide := [name for name, tensor in weights.items() if tensor.dtype == torch.float32]:
             print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
         save_tensors(weights, folder / "model.safetensors")
 
@@ -320,11 +317,11 @@ def say_split(partition):
         )
 
 
-def say_resumed(resumed, passed_over):
+def say_resumed(checkpoint, passed_over):
     for folder in passed_over:
         print(f"Passed over {folder}: it is half written or damaged.", flush=True)
-    if resumed is not None:
-        print(f"Resumed from {resumed}.", flush=True)
+    if checkpoint is not None:
+        print(f"Resumed from {checkpoint}.", flush=True)
 
 
 def say_results(folder):

@@ -1,9 +1,9 @@
 """Train every cell of a grid, or search a space: `accelerate launch training/sweep.py RECIPE.yaml [--field value]`.
 
 RECIPE is a recipe with `grid:` or `space:`, or any with `--folds 5` for a cross-validation. A trial is one run of
-training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. Every process that
-names the same study works on it: a trial is taken by one of them, and one whose worker died is taken up again, from
-its last checkpoint, by a worker on the same folder.
+training/run.py in a process of its own, and an Optuna trial; both can be stopped at any moment. All processes that
+name the same study share its trials. If a worker dies, another worker on the same folder continues its trial from the
+last checkpoint.
 """
 
 import contextlib
@@ -40,21 +40,21 @@ from hub_unets.training.settings.storage import open_storage, quiet_optuna
 from hub_unets.training.settings.trials import parse_sweep, settings_of
 
 RUN = Path(__file__).with_name("run.py")
-LAUNCHED = re.compile(  # what a run that no launcher started does not have
+LAUNCHED = re.compile(  # environment variables that only a launcher sets
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+|ACCELERATE_MIXED_PRECISION"
 )
 CONDITIONS = ("image_size", "num_train_epochs", "seed", "max_samples")
-QUIET = ("--disable_tqdm", "true")  # a log file is no screen
+QUIET = ("--disable_tqdm", "true")  # no progress bars in a log file
 QUIET_ENVIRONMENT = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-SECONDS_TO_SET_OUT = 60  # between a trial's being taken and its worker's saying so
+SECONDS_TO_SET_OUT = 60  # for a worker to record its folder in a trial that it has taken
 POLL_SECONDS = 2
 
 
 class Worker:
-    """One process's part in a study: takes trials, runs them, and tells their figures.
+    """One process's part in a study: takes trials, runs them, and reports their figures.
 
-    Two locks guard a trial's folder: the worker's, beside it, and the run's, in it. A trial that the storage calls
-    running has been given up where neither is held.
+    Two locks guard a trial's folder: the worker's, beside it, and the run's, in it. A trial that is marked as running
+    while neither lock is held has been abandoned.
     """
 
     def __init__(self, sweep, number=0):
@@ -70,11 +70,11 @@ class Worker:
             self._enqueue_missing()
 
     def _require_same_settings(self):
-        before = self.study.user_attrs
+        stored = self.study.user_attrs
         for name, value in json.loads(json.dumps(self.sweep.settings)).items():
-            if before.get(name, value) != value:
+            if stored.get(name, value) != value:
                 raise UserError(
-                    f"the study of {self.sweep.output_dir} has {name} {before[name]}, not {value}: repeat its command "
+                    f"the study of {self.sweep.output_dir} has {name} {stored[name]}, not {value}: repeat its command "
                     "to go on with it, or choose another output_dir (and another database for --storage)."
                 )
             self.study.set_user_attr(name, value)
@@ -91,13 +91,13 @@ class Worker:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def count_ended(self):
-        left = {trial.user_attrs["name"] for trial in self.trials(TrialState.WAITING, TrialState.RUNNING)}
-        return len(self.sweep.cells) - len(left)
+        unfinished = {trial.user_attrs["name"] for trial in self.trials(TrialState.WAITING, TrialState.RUNNING)}
+        return len(self.sweep.cells) - len(unfinished)
 
     def work(self):
         """Run trials until none is left to take."""
-        before = self.count_ended()
-        bar = {"total": len(self.sweep.cells), "initial": before, "unit": "trial", "smoothing": 0}
+        ended = self.count_ended()
+        bar = {"total": len(self.sweep.cells), "initial": ended, "unit": "trial", "smoothing": 0}
         with tqdm(desc=self.study.study_name, disable=self.number > 0, **bar) as progress:
             while True:
                 trial, lock, wait = self.take()
@@ -116,21 +116,21 @@ class Worker:
     def take(self):
         """A trial and the lock that is held on it, or None twice; and whether one will become free here."""
         wait = False
-        for one in self.trials(TrialState.WAITING, TrialState.RUNNING):
-            lock = FileLock(self.sweep.beside(one.user_attrs["name"], ".lock"))
+        for trial in self.trials(TrialState.WAITING, TrialState.RUNNING):
+            lock = FileLock(self.sweep.beside(trial.user_attrs["name"], ".lock"))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue  # another worker's
-            now = self.storage.get_trial(one._trial_id)
-            is_running = now.state == TrialState.RUNNING
-            outlived = is_running and self._is_of_this_folder(now)
-            if outlived and self._is_training(now):
+            current = self.storage.get_trial(trial._trial_id)
+            is_running = current.state == TrialState.RUNNING
+            outlived = is_running and self._is_of_this_folder(current)
+            if outlived and self._is_training(current):
                 wait = True
-            elif outlived or self._is_taken(now):
-                return self._trial(now), lock, False
-            elif not is_running or "folder" not in now.user_attrs:  # taken just now: its worker says so, or died
-                wait = wait or now.state in (TrialState.WAITING, TrialState.RUNNING)
+            elif outlived or self._is_taken(current):
+                return self._trial(current), lock, False
+            elif not is_running or "folder" not in current.user_attrs:  # just taken, or its worker died at once
+                wait = wait or current.state in (TrialState.WAITING, TrialState.RUNNING)
             lock.release()
         return None, None, wait
 
@@ -147,7 +147,7 @@ class Worker:
         return trial
 
     def _is_of_this_folder(self, trial):
-        """Whether a running trial was taken by a worker on this folder, or by one that died before it said so."""
+        """Whether a running trial was taken by a worker on this folder, or by one that died before recording it."""
         if "folder" in trial.user_attrs:
             return trial.user_attrs["folder"] == self.folder_id
         return time.time() - trial.datetime_start.timestamp() > SECONDS_TO_SET_OUT
@@ -161,15 +161,15 @@ class Worker:
             return True
 
     def run(self, trial):
-        """Train one trial; its line for the screen."""
+        """Train one trial; returns a line for the screen."""
         name, started = trial.user_attrs["name"], time.perf_counter()
         folder = self.sweep.folder(name)
         log = self.sweep.beside(name, ".log")
         command = [sys.executable, str(RUN), *self.sweep.arguments(settings_of(self.sweep, trial), folder)]
         with log.open("a", encoding="utf-8") as file:
-            done = subprocess.run([*command, *QUIET], stdout=file, stderr=file, env=os.environ | QUIET_ENVIRONMENT)
-        if done.returncode:
-            reason = _reason(log, done.returncode)
+            process = subprocess.run([*command, *QUIET], stdout=file, stderr=file, env=os.environ | QUIET_ENVIRONMENT)
+        if process.returncode:
+            reason = _reason(log, process.returncode)
             trial.set_user_attr("error", reason)
             self.study.tell(trial, state=TrialState.FAIL)
             return f"{name}: FAILED: {reason} (log: {log})"
@@ -183,24 +183,24 @@ class Worker:
 
 
 def conclude(worker, argv):
-    """Where every trial has ended: the leaderboard, and the first of each group as a Hub repository."""
+    """When all trials have ended, write the leaderboard and build the first of each group as a Hub repository."""
     sweep = worker.sweep
-    done = list({trial.user_attrs["name"]: trial for trial in worker.trials(TrialState.COMPLETE)}.values())
+    completed = list({trial.user_attrs["name"]: trial for trial in worker.trials(TrialState.COMPLETE)}.values())
     failures = _failures(worker)
     for name, reason in failures:
         print(f"Failed: {name}: {reason}")
-    if left := worker.trials(TrialState.WAITING, TrialState.RUNNING):
-        names = ", ".join(trial.user_attrs["name"] for trial in left)
+    if unfinished := worker.trials(TrialState.WAITING, TrialState.RUNNING):
+        names = ", ".join(trial.user_attrs["name"] for trial in unfinished)
         print(f"Still run by other workers: {names}; the last of them writes the leaderboard.")
         return
-    if not done:
+    if not completed:
         raise UserError(f"every trial failed: read the logs in {sweep.output_dir / 'trials'}.")
     if sweep.folds:
-        print_folds(sweep, {trial.user_attrs["name"] for trial in done})
+        print_folds(sweep, {trial.user_attrs["name"] for trial in completed})
         return
     title = f"{worker.study.study_name}: {len(sweep.cells)} trials"
     with FileLock(sweep.output_dir / ".lock"):
-        entries = _entries(sweep, done)
+        entries = _entries(sweep, completed)
         write_leaderboard(sweep.output_dir, entries, title, _conditions(entries, command_of("sweep", argv)), failures)
         print(f"Leaderboard: {sweep.output_dir / 'leaderboard.md'}, .csv and .png")
         for row in ranked(entries):
@@ -208,11 +208,11 @@ def conclude(worker, argv):
                 print(f"First of {row['group']}: {row['name']}; {_build(sweep.folder(row['name']))}")
 
 
-def print_folds(sweep, done):
+def print_folds(sweep, completed):
     """The figures of each choice whose folds have all ended, and where they are: out_of_fold/CHOICE."""
     for choice, names in sweep.folds_of_choices().items():
-        if left := [name for name in names if name not in done]:
-            print(f"{choice}: no out-of-fold figures without {', '.join(left)}; repeat the command.")
+        if missing := [name for name in names if name not in completed]:
+            print(f"{choice}: no out-of-fold figures without {', '.join(missing)}; repeat the command.")
             continue
         output = sweep.output_dir / "out_of_fold" / choice
         print(f"{choice}, {sweep.folds} folds: {output}")
@@ -222,15 +222,15 @@ def print_folds(sweep, done):
 def _failures(worker):
     """(name, reason) of the trials that failed and were not run again with success."""
     ended = {trial.user_attrs["name"] for trial in worker.trials(TrialState.COMPLETE)}
-    failed = {one.user_attrs["name"]: one.user_attrs["error"] for one in worker.trials(TrialState.FAIL)}
-    return [(name, without_folders(reason)) for name, reason in failed.items() if name not in ended]
+    errors = {trial.user_attrs["name"]: trial.user_attrs["error"] for trial in worker.trials(TrialState.FAIL)}
+    return [(name, without_folders(reason)) for name, reason in errors.items() if name not in ended]
 
 
 def _entries(sweep, trials):
     folders = {trial.user_attrs["name"]: sweep.folder(trial.user_attrs["name"]) for trial in trials}
-    here = {name: folder for name, folder in folders.items() if (folder / "model.safetensors").exists()}
-    load = {name: partial(_network, folder) for name, folder in here.items()}
-    milliseconds = cpu_milliseconds(load, {name: _side(folder) for name, folder in here.items()})
+    local_folders = {name: folder for name, folder in folders.items() if (folder / "model.safetensors").exists()}
+    load = {name: partial(_network, folder) for name, folder in local_folders.items()}
+    milliseconds = cpu_milliseconds(load, {name: _side(folder) for name, folder in local_folders.items()})
     return [
         Entry(
             name=trial.user_attrs["name"],
@@ -263,7 +263,7 @@ def _conditions(entries, command):
 def _shared_settings(entries):
     """What all trials set alike, and their seed."""
     settings = [entry.results["run"]["settings"] | {"seed": entry.results["run"]["seed"]} for entry in entries]
-    return {name: value for name, value in settings[0].items() if all(one.get(name) == value for one in settings)}
+    return {name: value for name, value in settings[0].items() if all(other.get(name) == value for other in settings)}
 
 
 def _build(folder):
@@ -271,8 +271,8 @@ def _build(folder):
     if not (folder / "model.safetensors").exists():
         return "build its repository on the machine that trained it: hub-unets build"
     command = [sys.executable, "-m", "hub_unets.hub_repos.build", str(folder), str(folder / "repository")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return f"its repository: {folder / 'repository'}" if done.returncode == 0 else done.stderr.strip()
+    process = subprocess.run(command, capture_output=True, text=True)
+    return f"its repository: {folder / 'repository'}" if process.returncode == 0 else process.stderr.strip()
 
 
 def _network(folder):
@@ -297,12 +297,12 @@ def _dice(path, part):
 
 
 def _reason(log, code):
-    """What a run said last; the signal that ended it, if one did."""
+    """The last message of a failed run, or the signal that ended it."""
     if code < 0:
         return f"ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or lines or [f"exit code {code}"]
-    return said[-1].removeprefix("error: ").strip()[:500]
+    messages = [line for line in lines if line.startswith("error: ")] or lines or [f"exit code {code}"]
+    return messages[-1].removeprefix("error: ").strip()[:500]
 
 
 def become_worker():
@@ -325,10 +325,10 @@ def usage():
 
 def _visible_devices():
     """The GPUs that this command may use, as CUDA_VISIBLE_DEVICES names them: numbers or UUIDs."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is None:
         return [str(number) for number in range(torch.cuda.device_count())]
-    return [one.strip() for one in named.split(",") if one.strip()]
+    return [device.strip() for device in devices.split(",") if device.strip()]
 
 
 def main(argv=None):

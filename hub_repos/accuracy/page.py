@@ -27,16 +27,16 @@ FIGURES = {
 }  # fmt: skip
 
 
-def spread(values, digits=4):
-    """Mean of several figures and, of more than one, each."""
+def mean_of(values, digits=4):
+    """The mean of several figures and, in brackets, each of them if there is more than one."""
     if not values:
         return "–"
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({', '.join(f'{value:.{digits}f}' for value in values)})"
 
 
-def interval(found, digits=4):
-    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+def interval(estimate, digits=4):
+    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f}–{estimate['high']:.{digits}f})"
 
 
 def results_table(recipes):
@@ -46,30 +46,33 @@ def results_table(recipes):
     for recipe in recipes:
         for part, title in PARTS.items():
             if recipe.runs[0].metrics(part):
-                each = recipe.of_seeds(part, "per_image", "dice")
+                dices = recipe.seed_values(part, "per_image", "dice")
                 rows.append([
                     f"`{recipe.name}`", len(recipe.runs), title, recipe.runs[0].metrics(part)["images"],
-                    interval(recipe.dice_with_interval(part)), ", ".join(f"{one:.4f}" for one in each),
-                    f"{np.mean(recipe.of_seeds(part, 'per_image', 'iou')):.4f}",
-                    f"{np.mean(recipe.of_seeds(part, 'pooled', 'dice')):.4f}",
+                    interval(recipe.dice_with_interval(part)), ", ".join(f"{dice:.4f}" for dice in dices),
+                    f"{np.mean(recipe.seed_values(part, 'per_image', 'iou')):.4f}",
+                    f"{np.mean(recipe.seed_values(part, 'pooled', 'dice')):.4f}",
                 ])  # fmt: skip
     return table(header, rows)
 
 
 def short_table(recipes):
     """README's table: a row for each recipe, its test part and other hospitals' data."""
-    outside = list(dict.fromkeys(name for recipe in recipes for name in recipe.external()))
+    datasets = list(dict.fromkeys(name for recipe in recipes for name in recipe.external()))
     rows = []
     for recipe in recipes:
         external = recipe.external()
-        elsewhere = [[one.value("test", "per_image", "dice") for one in external.get(name, ())] for name in outside]
+        external_dices = [
+            [record.value("test", "per_image", "dice") for record in external.get(name, ())] for name in datasets
+        ]
         rows.append([
             f"`{recipe.name}`", megas(recipe.runs[0].results["run"].get("parameters")), len(recipe.runs),
             interval(recipe.dice_with_interval("test"), 3),
-            f"{np.mean(recipe.of_seeds('test', 'per_image', 'iou')):.3f}",
-            *(f"{np.mean(dices):.3f}" if dices else "–" for dices in elsewhere),
+            f"{np.mean(recipe.seed_values('test', 'per_image', 'iou')):.3f}",
+            *(f"{np.mean(dices):.3f}" if dices else "–" for dices in external_dices),
         ])  # fmt: skip
-    return table(["model", "parameters", "seeds", "test Dice", "test IoU", *(f"Dice, {one}" for one in outside)], rows)
+    header = ["model", "parameters", "seeds", "test Dice", "test IoU", *(f"Dice, {name}" for name in datasets)]
+    return table(header, rows)
 
 
 def megas(parameters):
@@ -79,7 +82,7 @@ def megas(parameters):
 def introduction(recipes):
     data, environment = recipes[0].runs[0].results["data"], recipes[0].runs[0].results["environment"]
     runs = [f"- `{run.name}`: `{run.results['run']['command']}`" for recipe in recipes for run in recipe.runs]
-    others = ", ".join(f"{name} {dice} / {iou}" for name, (dice, iou) in PUBLISHED.items())
+    papers = ", ".join(f"{name} {dice} / {iou}" for name, (dice, iou) in PUBLISHED.items())
     return "\n".join(
         [
             "# Accuracy",
@@ -98,7 +101,7 @@ def introduction(recipes):
             "",
             results_table(recipes),
             "",
-            f"Of other papers, test, Dice / IoU as they give them: {others}.",
+            f"Of other papers, test, Dice / IoU as they give them: {papers}.",
             "",
             "The runs:",
             "",
@@ -110,22 +113,22 @@ def introduction(recipes):
 def differences(recipes):
     """Each recipe against the first, on the test images."""
     first, *others = recipes
-    own = mean_dices([run.dices("test") for run in first.runs])
+    first_dices = mean_dices([run.dices("test") for run in first.runs])
     rows = []
     for other in others:
-        found = paired_difference(own, mean_dices([run.dices("test") for run in other.runs]), len(others))
-        rows.append([f"`{first.name}` − `{other.name}`", signed(found), "yes" if found["real"] else "no"])
+        difference = paired_difference(first_dices, mean_dices([run.dices("test") for run in other.runs]), len(others))
+        rows.append([f"`{first.name}` − `{other.name}`", signed(difference), "yes" if difference["real"] else "no"])
     return "Paired bootstrap over the test images, of the seeds' mean Dice:\n\n" + table(
         ["difference", "Dice (95 % interval)", "real"], rows
     )
 
 
-def signed(found):
-    return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+def signed(difference):
+    return f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})".replace("-", "−")
 
 
-def of_recipe(recipe):
-    """The sections of a recipe that has more to tell than its Dice."""
+def recipe_sections(recipe):
+    """The sections about one recipe."""
     published = recipe.published
     sections = [f"## {recipe.name}\n\n{about_seeds(recipe)}"]
     if published is not None:
@@ -143,16 +146,16 @@ def of_recipe(recipe):
 
 
 def about_seeds(recipe):
-    """Everything that was measured of each part, mean and each seed."""
+    """All figures of each part: the mean and each seed."""
     parts = [part for part in PARTS if recipe.runs[0].metrics(part)]
-    rows = [[name, *(spread(recipe.of_seeds(part, *place)) for part in parts)] for name, place in FIGURES.items()]
+    rows = [[name, *(mean_of(recipe.seed_values(part, *keys)) for part in parts)] for name, keys in FIGURES.items()]
     texts = recipe.runs[0].results.get("definitions", {})
-    minutes = spread([run.results["cost"]["training_seconds"] / 60 for run in recipe.runs], 0)
+    minutes = mean_of([run.results["cost"]["training_seconds"] / 60 for run in recipe.runs], 0)
     settings = recipe.settings
-    used = settings["image_size"]
+    image_size = settings["image_size"]
     return (
-        f"Trained at {settings.get('train_size') or used} px and used at {used}, {settings['num_train_epochs']} "
-        f"epochs; {minutes} minutes of training. Mean and each seed "
+        f"Trained at {settings.get('train_size') or image_size} px and used at {image_size}, "
+        f"{settings['num_train_epochs']} epochs; {minutes} minutes of training. Mean and each seed "
         f"({', '.join(str(run.results['run']['seed']) for run in recipe.runs)}).\n\n"
         + table(["", *(PARTS[part] for part in parts)], rows)
         + "".join(f"\n\n{text}" for text in texts.values())
@@ -171,7 +174,7 @@ def sizes(run):
 
 
 def thresholds(run):
-    """What the fitted temperature and thresholds bought on validation, and what they cost."""
+    """The validation figures before and after the temperature and thresholds were fitted."""
     fitted = run.results["calibration"]
     rows = [
         ["polyp-free crops marked", fitted["false_alarms_before"], fitted["false_alarms_after"]],
@@ -205,13 +208,13 @@ def worst(run):
 
 
 def external(name, records):
-    """Another hospital's frames, every one of them scored as test."""
-    rows = [[title, spread([one.value("test", *place) for one in records])] for title, place in FIGURES.items()]
+    """The figures on another hospital's frames, all scored as test."""
+    rows = [[title, mean_of([record.value("test", *keys) for record in records])] for title, keys in FIGURES.items()]
     by_size = [
         [
             share(row),
             row["images"],
-            spread([one.metrics("test")["by_size"][number]["dice"]["value"] for one in records]),
+            mean_of([record.metrics("test")["by_size"][number]["dice"]["value"] for record in records]),
         ]
         for number, row in enumerate(records[0].metrics("test")["by_size"])
     ]
@@ -228,13 +231,13 @@ def external(name, records):
 
 def flips(recipe):
     """The mean of four mirror images against one pass, on validation."""
-    plain = {run.name: run for run in recipe.runs}
+    runs = {run.name: run for run in recipe.runs}
     rows = []
-    for one in recipe.flipped():
-        run = plain[one.folder.parent.name]
-        found = paired_difference(one.dices("validation"), run.dices("validation"))
-        figures = [f"{record.value('validation', 'per_image', 'dice'):.4f}" for record in (run, one)]
-        rows.append([run.name, *figures, signed(found)])
+    for flipped in recipe.flipped():
+        run = runs[flipped.folder.parent.name]
+        difference = paired_difference(flipped.dices("validation"), run.dices("validation"))
+        figures = [f"{record.value('validation', 'per_image', 'dice'):.4f}" for record in (run, flipped)]
+        rows.append([run.name, *figures, signed(difference)])
     return (
         "### Flips, validation\n\n`--flips true`: the mean logits of an image and its three mirror images, at four "
         "times the cost, with the same thresholds.\n\n" + table(["run", "Dice", "with flips", "difference"], rows)
@@ -242,24 +245,24 @@ def flips(recipe):
 
 
 def ablations(recipe):
-    """Every choice of the recipe changed by itself."""
+    """Every choice of the recipe, changed one at a time."""
     baseline, *others = trials = recipe.ablations()
     settings = baseline.results["run"]["settings"]
     rows = []
     for trial in trials:
-        found = paired_difference(trial.dices("validation"), baseline.dices("validation"), max(1, len(others)))
+        difference = paired_difference(trial.dices("validation"), baseline.dices("validation"), max(1, len(others)))
         run, cost = trial.results["run"], trial.results["cost"]
         marked = trial.value("validation", "false_alarms", "marked")
         rows.append([
             trial.name.replace("_", " "), f"{trial.value('validation', 'per_image', 'dice'):.4f}",
-            "–" if trial is baseline else f"**{signed(found)}**" if found["real"] else signed(found),
+            "–" if trial is baseline else f"**{signed(difference)}**" if difference["real"] else signed(difference),
             "–" if marked is None else f"{marked:.3f}",
             f"{cost['training_seconds'] / 60:.1f}", f"{run['gmacs']:.2f}",
         ])  # fmt: skip
-    short = ", ".join(f"{name} {settings[name]}" for name in ("train_size", "image_size", "num_train_epochs"))
+    shown_settings = ", ".join(f"{name} {settings[name]}" for name in ("train_size", "image_size", "num_train_epochs"))
     header = ["trial", "Dice", "difference (interval)", "crops marked", "minutes of training", "GMACs"]
     return (
-        f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {short}, seed "
+        f"### Ablations, validation\n\n`accelerate launch training/sweep.py ablations`: {shown_settings}, seed "
         f"{baseline.results['run']['seed']}, thresholds .5 and 0, one thread a trial. `as chosen` is the recipe's "
         "first draft, which took over what was better. The difference is the trial's Dice minus the draft's, by a "
         "paired bootstrap over the validation images "
@@ -273,16 +276,16 @@ def page(recipes):
     parts = [introduction(recipes)]
     if len(recipes) > 1:
         parts.append(differences(recipes))
-    parts += [
-        section for recipe in recipes if recipe.folder.joinpath("seeds").exists() for section in of_recipe(recipe)
-    ]
+    for recipe in recipes:
+        if (recipe.folder / "seeds").exists():
+            parts += recipe_sections(recipe)
     return "\n\n".join(parts) + "\n"
 
 
 def with_table(text, rendered):
-    """README's text with the table between the two marks."""
-    before, marked, rest = text.partition(START)
-    _, ended, after = rest.partition(END)
-    if not (marked and ended):
+    """README's text with the table between START and END."""
+    before, start, remainder = text.partition(START)
+    _, end, after = remainder.partition(END)
+    if not (start and end):
         raise UserError(f"README.md must hold the lines {START} and {END}, between which the table stands.")
     return f"{before}{START}\n\n{rendered}\n\n{END}{after}"

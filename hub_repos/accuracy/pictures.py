@@ -14,14 +14,14 @@ def share(row):
 
 
 def draw(recipes, path, published):
-    """Draw three panels, and four where the first recipe with ablations has some.
+    """Draw two panels, and two more if a recipe has ablations.
 
     Args:
-        recipes: `hub_repos.report.Recipe`s, the main one first.
+        recipes: `hub_repos.accuracy.records.Recipe`s, the main one first.
         path: of the PNG file.
         published: {method: (Dice, IoU)} of other papers.
     """
-    trials = next((one.ablations() for one in recipes if one.ablations()), [])
+    trials = next((recipe.ablations() for recipe in recipes if recipe.ablations()), [])
     figure = new_figure(11, 8 if trials else 4.2, layout="constrained")
     axes = figure.subplots(2 if trials else 1, 2, squeeze=False)
     _draw_seeds(axes[0, 0], recipes, published)
@@ -35,13 +35,14 @@ def draw(recipes, path, published):
 
 def _draw_seeds(ax, recipes, published):
     """Each seed's test Dice, and the interval of their mean."""
-    for place, recipe in enumerate(recipes):
-        found = recipe.dice_with_interval("test")
-        spread = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
-        ax.errorbar(found["value"], place, xerr=spread, fmt="|", color=rgb(BLUE), ms=14, lw=1.4)
-        ax.plot(recipe.of_seeds("test", "per_image", "dice"), [place] * len(recipe.runs), "o", color=rgb(ORANGE), ms=5)
-    for place, (dice, _) in enumerate(published.values(), start=len(recipes)):
-        ax.plot(dice, place, "D", color="grey", mfc="white", ms=5)
+    for position, recipe in enumerate(recipes):
+        estimate = recipe.dice_with_interval("test")
+        error = [[estimate["value"] - estimate["low"]], [estimate["high"] - estimate["value"]]]
+        ax.errorbar(estimate["value"], position, xerr=error, fmt="|", color=rgb(BLUE), ms=14, lw=1.4)
+        dices = recipe.seed_values("test", "per_image", "dice")
+        ax.plot(dices, [position] * len(dices), "o", color=rgb(ORANGE), ms=5)
+    for position, (dice, _) in enumerate(published.values(), start=len(recipes)):
+        ax.plot(dice, position, "D", color="grey", mfc="white", ms=5)
     names = [*(recipe.name for recipe in recipes), *published]
     ax.set_yticks(range(len(names)), names, size=8)
     ax.set_ylim(len(names) - 0.4, -0.6)
@@ -52,16 +53,17 @@ def _draw_seeds(ax, recipes, published):
 def _draw_sizes(ax, recipe):
     """Mean over seeds of the Dice of each range of polyp sizes."""
     lines = {"test": [run.metrics("test") for run in recipe.runs]}
-    lines |= {name: [one.metrics("test") for one in records] for name, records in recipe.external().items()}
+    lines |= {name: [record.metrics("test") for record in records] for name, records in recipe.external().items()}
     for (name, metrics), colour in zip(lines.items(), COLOURS, strict=False):
-        rows = [[row["dice"]["value"] for row in one["by_size"]] for one in metrics]
-        ends = [f"{share(row)}\n({row['images']})" for row in metrics[0]["by_size"]]
-        places = np.arange(len(ends)) if len(lines) == 1 else np.arange(len(ends)) + 0.06 * list(lines).index(name)
-        ax.plot(places, np.mean(rows, axis=0), "o-", color=rgb(colour), label=name)
+        rows = [[row["dice"]["value"] for row in seed_metrics["by_size"]] for seed_metrics in metrics]
+        labels = [f"{share(row)}\n({row['images']})" for row in metrics[0]["by_size"]]
+        shift = 0.06 * list(lines).index(name)  # so that the lines' dots do not cover each other
+        positions = np.arange(len(labels)) + shift
+        ax.plot(positions, np.mean(rows, axis=0), "o-", color=rgb(colour), label=name)
         for row in rows:
-            ax.plot(places, row, ".", color=rgb(colour), ms=4, alpha=0.6)
+            ax.plot(positions, row, ".", color=rgb(colour), ms=4, alpha=0.6)
         if name == "test":
-            ax.set_xticks(range(len(ends)), ends, size=8)
+            ax.set_xticks(range(len(labels)), labels, size=8)
     ax.set_title(f"{recipe.name}: Dice by the polyp's share of the image", size=10)
     ax.set_ylabel("Dice per image")
     dress(ax, "share of the image (test images)")
@@ -69,12 +71,12 @@ def _draw_sizes(ax, recipe):
 
 def _draw_differences(ax, trials):
     baseline, *others = trials
-    for place, trial in enumerate(others):
-        found = paired_difference(trial.dices("validation"), baseline.dices("validation"), len(others))
-        spread = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
-        ax.errorbar(found["value"], place, xerr=spread, fmt="o", color=rgb(BLUE), ms=5, lw=1.4)
+    for position, trial in enumerate(others):
+        difference = paired_difference(trial.dices("validation"), baseline.dices("validation"), len(others))
+        error = [[difference["value"] - difference["low"]], [difference["high"] - difference["value"]]]
+        ax.errorbar(difference["value"], position, xerr=error, fmt="o", color=rgb(BLUE), ms=5, lw=1.4)
     ax.axvline(0, color="black", lw=1)
-    ax.set_xscale("symlog", linthresh=0.05)  # a random encoder is ten times as far off as the rest
+    ax.set_xscale("symlog", linthresh=0.05)  # a random encoder's difference is ten times as large as any other
     ax.set_xticks([-0.5, -0.1, -0.05, -0.02, 0, 0.02, 0.05], ["−.5", "−.1", "−.05", "−.02", "0", ".02", ".05"])
     ax.set_yticks(range(len(others)), [trial.name.replace("_", " ") for trial in others], size=8)
     ax.invert_yaxis()

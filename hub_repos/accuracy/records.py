@@ -22,12 +22,12 @@ class Record:
     def metrics(self, part):
         return self.results["metrics"].get(part)
 
-    def value(self, part, *place):
+    def value(self, part, *keys):
         """A figure of a part; None where it was not measured."""
-        found = self.metrics(part)
-        for name in place:
-            found = None if found is None else found.get(name)
-        return found["value"] if isinstance(found, dict) else found
+        figure = self.metrics(part)
+        for key in keys:
+            figure = None if figure is None else figure.get(key)
+        return figure["value"] if isinstance(figure, dict) else figure
 
     @cached_property
     def rows(self):
@@ -36,11 +36,11 @@ class Record:
 
     def dices(self, part):
         """Dice of each of the part's images by name."""
-        wanted = "test" if part == "test_without_twins" else part
+        scored_part = "test" if part == "test_without_twins" else part
         return {
             row["name"]: float(row["dice"])
             for row in self.rows
-            if row["part"] == wanted and not (part == "test_without_twins" and int(row["twin"]))
+            if row["part"] == scored_part and not (part == "test_without_twins" and int(row["twin"]))
         }
 
     def evaluations(self):
@@ -60,9 +60,9 @@ class Recipe:
     def settings(self):
         return self.runs[0].results["run"]["settings"]
 
-    def of_seeds(self, part, *place):
-        """A figure of each run, or [] where one has none."""
-        values = [run.value(part, *place) for run in self.runs]
+    def seed_values(self, part, *keys):
+        """A figure of each run; [] if a run lacks it."""
+        values = [run.value(part, *keys) for run in self.runs]
         return [] if None in values else values
 
     def dice_with_interval(self, part):
@@ -74,35 +74,34 @@ class Recipe:
         """The run whose checkpoint the folder holds; None where it holds none."""
         if not (self.folder / "model.safetensors").exists():
             return None
-        own = Record(self.folder)
-        return next(run for run in self.runs if run.results["metrics"] == own.results["metrics"])
+        record = Record(self.folder)
+        return next(run for run in self.runs if run.results["metrics"] == record.results["metrics"])
 
     def external(self):
-        """{data: the evaluations of the runs on it}, of data that no run was trained on."""
-        return self._evaluations(lambda one: one.results["data"]["split"] == "all", lambda one: one.name)
+        """{data set: the runs' evaluations on it}, of data that no run was trained on."""
+        groups = {}
+        for record in self._evaluations():
+            if record.results["data"]["split"] == "all":
+                groups.setdefault(record.name, []).append(record)
+        return groups
 
     def flipped(self):
         """The runs' evaluations with flips."""
-        found = self._evaluations(lambda one: one.results["run"]["settings"].get("flips"), lambda one: "flips")
-        return found.get("flips", [])
+        return [record for record in self._evaluations() if record.results["run"]["settings"].get("flips")]
 
-    def _evaluations(self, wanted, key):
-        found = {}
-        for run in self.runs:
-            for one in run.evaluations():
-                if wanted(one):
-                    found.setdefault(key(one), []).append(one)
-        return found
+    def _evaluations(self):
+        return [record for run in self.runs for record in run.evaluations()]
 
     def ablations(self):
         """The trials, the baseline first, the others by validation Dice."""
         trials = [Record(path.parent) for path in self.folder.glob("ablations/*/results.json")]
-        return sorted(trials, key=lambda one: (one.name != BASELINE, -one.value("validation", "per_image", "dice")))
+        trials.sort(key=lambda trial: -trial.value("validation", "per_image", "dice"))
+        return sorted(trials, key=lambda trial: trial.name != BASELINE)
 
 
 def mean_dices(dices):
     """The mean of several dictionaries of the same names."""
-    return {name: float(np.mean([one[name] for one in dices])) for name in dices[0]}
+    return {name: float(np.mean([dices_of_seed[name] for dices_of_seed in dices])) for name in dices[0]}
 
 
 def load(folder):
@@ -111,4 +110,4 @@ def load(folder):
     names |= {path.parent for path in folder.glob("*/results.json")}
     if not names:
         raise UserError(f"{folder} holds no records: hub-unets keep puts them there.")
-    return sorted(map(Recipe, names), key=lambda one: (-len(one.runs), one.name))
+    return sorted(map(Recipe, names), key=lambda recipe: (-len(recipe.runs), recipe.name))

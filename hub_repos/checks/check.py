@@ -10,21 +10,23 @@ LONGEST = 1000  # letters of a reason
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification; `reason` says why it failed, or what was found."""
+    """One line of a verification; `reason` is why it failed, or a note where it passed."""
 
     name: str
     passed: bool
     reason: str = ""
 
     def __str__(self):
-        reason = "".join(one if one.isprintable() else "?" for one in self.reason)  # no escape moves the cursor
+        reason = "".join(
+            letter if letter.isprintable() else "?" for letter in self.reason
+        )  # no escape moves the cursor
         return f"{'ok  ' if self.passed else 'FAIL'} {self.name}{': ' if reason else ''}{reason}"
 
 
 def checked(name, check, *arguments):
-    """The Check of a function that raises what is wrong and may return what it found.
+    """Run a function that raises on a fault and may return a note; returns its Check.
 
-    What nobody vouches for can break a check in any way: whatever it raises is a failure.
+    An untrusted repository can break a check in any way, so every exception is a failure.
     """
     try:
         return Check(name, True, check(*arguments) or "")

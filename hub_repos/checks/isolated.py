@@ -1,6 +1,6 @@
-"""Loads a built repository as a stranger would: run by hub_repos/verify.py in a process of its own, `python -I`.
+"""Loads a built repository as a stranger would; hub_repos/verify.py runs it in a separate process, `python -I`.
 
-Usage: isolated.py REPOSITORY WORK. WORK holds image.png and snippets.json, a list of Python texts. It gets
+Usage: isolated.py REPOSITORY WORK. WORK holds image.png and snippets.json, a list of Python texts. The process writes
 checks.json, a list of [name, passed, reason] that ends with the first failure; found.npz, the arrays; and resaved/,
 the repository as its user would save it.
 """
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 AUTO_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # CLONE_NEWNET, CLONE_NEWUSER of Linux
 SAME_MASK = 1e-3  # share of an image's pixels
-SAME_LOGITS = 1e-4  # of ONNX and PyTorch; where the largest is beyond 10, in tenths of it
+SAME_LOGITS = 1e-4  # between ONNX and PyTorch; if the largest is above 10, relative to a tenth of it
 SECONDS = 900  # for all steps
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 MOST_MEMORY, MEMORY_SHARE = 16 * 2**30, 0.5  # bytes, and share of the machine's
@@ -27,7 +27,7 @@ REACHING_OUT = ("socket.connect", "socket.bind", "socket.send", "socket.getaddri
 
 
 def without_network():
-    """A network namespace of its own where the system grants one, and anywhere an error instead of a connection."""
+    """A network namespace of its own where the system grants one; on any system, connecting raises an error."""
     with contextlib.suppress(OSError, AttributeError):
         unshare = ctypes.CDLL(None).unshare
         if unshare(NEW_NETWORK):  # as root; anyone else needs a user namespace around it
@@ -43,28 +43,28 @@ def without_network():
 def most_memory():
     """Bytes that checking a repository may take."""
     try:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return MOST_MEMORY
-    return min(MOST_MEMORY, int(MEMORY_SHARE * there))
+    return min(MOST_MEMORY, int(MEMORY_SHARE * installed))
 
 
 def limit(repository):
-    """Bound time, memory and the size of a file, and end with the parent; a system without these does without."""
+    """Bound time, memory and file size, and end with the parent process, as far as the system can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     with contextlib.suppress(ImportError):
         import resource
 
         largest = max(path.stat().st_size for path in Path(repository).iterdir())
-        for what, most in (
+        for resource_kind, bound in (
             (resource.RLIMIT_CPU, SECONDS * (os.cpu_count() or 1)),
             (resource.RLIMIT_DATA, most_memory()),
             (resource.RLIMIT_FSIZE, 2 * largest + 2**26),
             (resource.RLIMIT_CORE, 0),
         ):
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(what, (most, most))
+                resource.setrlimit(resource_kind, (bound, bound))
 
 
 def load(state):
@@ -106,7 +106,7 @@ def logits(state):
 
 
 def onnx_logits(state):
-    """model.onnx gives the model's logits of the image, of its mirror image and of noise that nobody foresees."""
+    """model.onnx gives the model's logits for the image, its mirror image and unpredictable noise."""
     import numpy as np
     import onnxruntime
     import torch
@@ -116,14 +116,14 @@ def onnx_logits(state):
     noise = np.random.default_rng().normal(size=pixels.shape).astype(np.float32)
     for inputs in (pixels, noise):
         expected = state.models["AutoModel"](torch.from_numpy(inputs)).logits.numpy()
-        (found,) = session.run(["logits"], {"pixel_values": inputs})
-        difference = np.abs(found - expected).max() / max(1, np.abs(expected).max() / 10)
+        (output,) = session.run(["logits"], {"pixel_values": inputs})
+        difference = np.abs(output - expected).max() / max(1, np.abs(expected).max() / 10)
         if not difference <= SAME_LOGITS:
             raise ValueError(f"model.onnx gives logits that differ from the model's by {difference:.2g}")
 
 
 def pipeline(state):
-    """The union of the pipeline's entries is the processor's mask, of a path, a PIL image and a batch."""
+    """The union of the pipeline's entries is the processor's mask: for a path, a PIL image and a batch."""
     outputs = state.models["AutoModel"](**state.processor(state.image))
     size = (state.image.height, state.image.width)
     state.mask = state.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0].numpy()
@@ -138,7 +138,7 @@ def pipeline(state):
 
 
 def endpoint(state):
-    """`handler.py`, found by its file as an Inference Endpoint finds it, answers with JSON whose union is the mask."""
+    """`handler.py`, loaded by its path as an Inference Endpoint does, returns JSON whose union is the mask."""
     import base64
 
     from PIL import Image
@@ -147,8 +147,8 @@ def endpoint(state):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     handler = module.EndpointHandler(state.repository)
-    sent = base64.b64encode(Path(state.path).read_bytes()).decode()
-    for inputs in (state.image, sent):
+    encoded = base64.b64encode(Path(state.path).read_bytes()).decode()
+    for inputs in (state.image, encoded):
         entries = json.loads(json.dumps(handler({"inputs": inputs})))
         for entry in entries:
             entry["mask"] = Image.open(io.BytesIO(base64.b64decode(entry["mask"])))
@@ -156,7 +156,7 @@ def endpoint(state):
 
 
 def snippets(state):
-    """The card's snippets run, and come to the same mask."""
+    """The card's snippets run, and give the same mask."""
     import numpy as np
 
     for text in json.loads((state.work / "snippets.json").read_text(encoding="utf-8")):
@@ -165,14 +165,14 @@ def snippets(state):
             exec(compile(text, "README.md", "exec"), names)
         if "segment" in names:
             _require_union(names["segment"](state.path), state)
-        # sums round differently with where tensors lie in memory: a pixel at the threshold may fall to either side
+        # rounding depends on where tensors lie in memory: a pixel at the threshold may fall on either side
         mask = np.asarray(names.get("mask", state.mask))
         if mask.shape != state.mask.shape or (mask != state.mask).mean() > SAME_MASK:
             raise ValueError("a snippet gives another mask than the processor")
 
 
 def saves_again(state):
-    """What its user saves is a repository too, and gives the same logits."""
+    """Model and processor, saved and loaded again, give the same logits."""
     import numpy as np
     import torch
     import transformers
@@ -205,8 +205,8 @@ def _require_union(entries, state):
 def main(repository, work):
     limit(repository)
     without_network()
-    sys.dont_write_bytecode = True  # the handler's file is run where it lies
-    sys.modules["hub_unets"] = None  # the project is not installed here, even where it is
+    sys.dont_write_bytecode = True  # the handler's file runs in place
+    sys.modules["hub_unets"] = None  # as if the project were not installed
     import numpy as np
     import torch
     from PIL import Image
@@ -215,7 +215,7 @@ def main(repository, work):
     work = Path(work)
     path = str(work / "image.png")
     state = SimpleNamespace(repository=repository, work=work, path=path, image=Image.open(path), models={}, arrays={})
-    found = []
+    outcomes = []
     has_onnx = (Path(repository) / "model.onnx").exists()
     for step in (load, logits, *([onnx_logits] if has_onnx else []), pipeline, endpoint, snippets, saves_again):
         name = step.__name__.replace("_", " ")
@@ -223,13 +223,13 @@ def main(repository, work):
             with torch.inference_mode():
                 step(state)
         except Exception as error:
-            found.append((name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
+            outcomes.append((name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
             break
-        found.append((name, True, ""))
+        outcomes.append((name, True, ""))
     np.savez(work / "found.npz", **state.arrays)
     if any(name.startswith("hub_unets.") for name in sys.modules):
-        found.append(("isolation", False, "the project was imported"))
-    (work / "checks.json").write_text(json.dumps(found), encoding="utf-8")
+        outcomes.append(("isolation", False, "the project was imported"))
+    (work / "checks.json").write_text(json.dumps(outcomes), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether model.onnx is the network that the weights are: compared with a fresh export, and never run."""
+"""Whether model.onnx is the network of the weights: it is compared with a fresh export, and never run."""
 
 import numpy as np
 import torch
@@ -7,9 +7,9 @@ from hub_unets.hub_repos.checks.untrusted import open_file
 from hub_unets.hub_repos.repository.export import ONNX, load_network, require_export, to_onnx
 from hub_unets.training.errors import UserError
 
-EXTRA_BYTES = 8_000_000  # the graph, and tables such as Swin's that the weights hold in a shorter form
+EXTRA_BYTES = 8_000_000  # the graph, and tables such as Swin's, which the weights hold in a shorter form
 EXTRA_SHARE = 1.25
-TOLERANCE = 1e-5  # of a tensor's largest number: a norm that is folded into a convolution rounds with the processor
+TOLERANCE = 1e-5  # of a tensor's largest number: a norm folded into a convolution rounds as the processor does
 
 
 def check_onnx(folder):
@@ -18,7 +18,7 @@ def check_onnx(folder):
     The export is the same byte for byte with one version of torch; another version may write another graph.
 
     Raises:
-        UserError: it has not, or the packages that read it are not installed.
+        UserError: it differs, or the packages that read it are not installed.
     """
     require_export()
     content, fresh = _read(folder), to_onnx(load_network(folder))
@@ -43,52 +43,53 @@ def compare_onnx(content, fresh):
 
     Args:
         content: bytes of the file to judge.
-        fresh: bytes of the file that it must be.
+        fresh: bytes of the fresh export.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        theirs = onnx.load_model_from_string(content)
+        model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise UserError(f"{ONNX} is damaged: {error}") from error
-    ours = onnx.load_model_from_string(fresh)
-    _compare_nodes(theirs.graph.node, ours.graph.node)
-    if [one.name for one in theirs.graph.initializer] != [one.name for one in ours.graph.initializer]:
+    fresh_model = onnx.load_model_from_string(fresh)
+    _compare_nodes(model.graph.node, fresh_model.graph.node)
+    tensors, fresh_tensors = model.graph.initializer, fresh_model.graph.initializer
+    if [tensor.name for tensor in tensors] != [tensor.name for tensor in fresh_tensors]:
         raise UserError(f"{ONNX} holds other tensors than the network")
-    for their_tensor, our_tensor in zip(theirs.graph.initializer, ours.graph.initializer, strict=True):
-        _compare_tensor(their_tensor, our_tensor)
-        our_tensor.raw_data = their_tensor.raw_data
-    if theirs.SerializeToString(deterministic=True) != ours.SerializeToString(deterministic=True):
+    for tensor, fresh_tensor in zip(tensors, fresh_tensors, strict=True):
+        _compare_tensor(tensor, fresh_tensor)
+        fresh_tensor.raw_data = tensor.raw_data
+    if model.SerializeToString(deterministic=True) != fresh_model.SerializeToString(deterministic=True):
         raise UserError(f"{ONNX} says more, or other things, than an export by this release")
 
 
-def _compare_nodes(theirs, ours):
+def _compare_nodes(nodes, fresh_nodes):
     """Raise UserError, naming the first operator that differs."""
-    if len(theirs) != len(ours):
-        raise UserError(f"{ONNX} has {len(theirs)} operators, and {_exported()} has {len(ours)}")
-    for number, (their_node, our_node) in enumerate(zip(theirs, ours, strict=True)):
-        if their_node != our_node:
-            kind = "" if their_node.op_type == our_node.op_type else f": {their_node.op_type[:40]!r}"
-            raise UserError(f"{ONNX}: operator {number}{kind} is not the {our_node.op_type} of {_exported()}")
+    if len(nodes) != len(fresh_nodes):
+        raise UserError(f"{ONNX} has {len(nodes)} operators, and {_fresh_export()} has {len(fresh_nodes)}")
+    for number, (node, fresh_node) in enumerate(zip(nodes, fresh_nodes, strict=True)):
+        if node != fresh_node:
+            kind = "" if node.op_type == fresh_node.op_type else f": {node.op_type[:40]!r}"
+            raise UserError(f"{ONNX}: operator {number}{kind} is not the {fresh_node.op_type} of {_fresh_export()}")
 
 
-def _exported():
+def _fresh_export():
     return f"an export of the weights by torch {torch.__version__}"
 
 
-def _compare_tensor(theirs, ours):
-    """Raise UserError unless two tensors are of one form, and their numbers equal but for rounding."""
+def _compare_tensor(tensor, fresh_tensor):
+    """Raise UserError unless two tensors have one type and shape, and numbers that are equal but for rounding."""
     import onnx
 
-    form = (theirs.data_type, list(theirs.dims), len(theirs.raw_data))
-    if form != (ours.data_type, list(ours.dims), len(ours.raw_data)):
-        raise UserError(f"{ONNX}: the tensor {theirs.name[:80]!r} is of another type or shape than the network's")
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(ours.data_type)
-    found, wanted = (np.frombuffer(one.raw_data, dtype) for one in (theirs, ours))
+    form = (tensor.data_type, list(tensor.dims), len(tensor.raw_data))
+    if form != (fresh_tensor.data_type, list(fresh_tensor.dims), len(fresh_tensor.raw_data)):
+        raise UserError(f"{ONNX}: the tensor {tensor.name[:80]!r} is of another type or shape than the network's")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(fresh_tensor.data_type)
+    numbers, expected = (np.frombuffer(raw, dtype) for raw in (tensor.raw_data, fresh_tensor.raw_data))
     if dtype == np.float32:
-        same = np.abs(found - wanted).max(initial=0) <= TOLERANCE * np.abs(wanted).max(initial=0)
+        same = np.abs(numbers - expected).max(initial=0) <= TOLERANCE * np.abs(expected).max(initial=0)
     else:
-        same = np.array_equal(found, wanted)
+        same = np.array_equal(numbers, expected)
     if not same:
-        raise UserError(f"{ONNX}: the numbers of {theirs.name[:80]!r} are not those of model.safetensors")
+        raise UserError(f"{ONNX}: the numbers of {tensor.name[:80]!r} are not those of model.safetensors")

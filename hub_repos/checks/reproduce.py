@@ -1,4 +1,4 @@
-"""Score a built repository again on its data, with this project's own classes, and compare with what it says."""
+"""Score a built repository again on its data, with this project's own classes, and compare with its figures."""
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -17,10 +17,10 @@ from hub_unets.training.measure.task import Task
 from hub_unets.training.measure.weights import load_weights
 from hub_unets.training.records.results import read_per_image
 
-IMAGE_TOLERANCE = 1e-3  # of an image's Dice, pixels and loss: another processor moves a pixel at a mask's edge
+IMAGE_TOLERANCE = 1e-3  # of an image's Dice, pixels and loss: on another processor a pixel at a mask's edge may move
 FREE_PIXELS = 2  # may move in the smallest masks
 MEAN_TOLERANCE = 1e-4
-REPORT = {  # of a part's other figures, by their place in results.json; a moved pixel can join two regions
+REPORT = {  # tolerances of a part's other figures, by their keys in results.json; a moved pixel can join two regions
     ("polyps", "recall"): 0.02,
     ("polyps", "precision"): 0.02,
     ("boundary", "nsd"): 1e-3,
@@ -36,7 +36,7 @@ def reproduce(folder, data, columns=(None, None)):
     Args:
         folder: the repository.
         data: the images and masks, as `training.evaluate` takes them.
-        columns: the image column and the mask column; whoever verifies names them, never the repository.
+        columns: the image column and the mask column, from the command line and never from the repository.
     """
     folder = Path(folder)
     results, (rows, _) = read_json(folder / "results.json"), read_per_image(folder / "per_image.csv")
@@ -48,8 +48,8 @@ def reproduce(folder, data, columns=(None, None)):
     model, processor = load_weights(model_class, folder), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
     for part in _parts(results):
-        said, width = results["metrics"][part], results["data"].get("boundary_width")
-        checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, said))
+        metrics, width = results["metrics"][part], results["data"].get("boundary_width")
+        checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, metrics))
     return checks
 
 
@@ -57,21 +57,21 @@ def load_images(data, results, rows, id2label, columns):
     """The rows of the data.
 
     Raises:
-        UserError: they do not split as results.json says, or other images were scored than the parts have.
+        UserError: their split is not that of results.json, or the scored images are not those of the parts.
     """
     for name in filter(None, columns):
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).root or PureWindowsPath(name).anchor:
             raise UserError(f"a column is a name inside of the data, got the path {name!r}")
-    said, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
-    images, partition = make_partition(source, said["split"], said["split_seed"])
-    for name, found in (
+    record, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
+    images, partition = make_partition(source, record["split"], record["split_seed"])
+    for name, value in (
         ("sha256", partition.sha256),
         ("sizes", partition.sizes),
         ("twins", list(partition.twins)),
     ):
-        if said[name] != found:
+        if record[name] != value:
             raise UserError(
-                f"{said['split']} of {data} has {name} {str(found)[:200]}, results.json {str(said[name])[:200]}"
+                f"{record['split']} of {data} has {name} {str(value)[:200]}, results.json {str(record[name])[:200]}"
             )
     for part in _parts(results):
         names = set(rows[part].names)
@@ -81,7 +81,7 @@ def load_images(data, results, rows, id2label, columns):
 
 
 def _load(data, settings, id2label, columns):
-    """The data's rows; where they can't be told apart, the error says which columns the run took."""
+    """The data's rows; where the columns are ambiguous, the error names those that the run took."""
     try:
         return load_source(data, *columns, id2label)
     except UserError as error:
@@ -97,42 +97,42 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _compare(model, processor, images, theirs, boundary_width, metrics):
-    """What was found, or UserError where an image's pixels, Dice or loss, or a mean differs too much from theirs."""
+def _compare(model, processor, images, rows, boundary_width, metrics):
+    """The largest differences in words; UserError where an image's pixels, Dice, loss, or the mean differ too much."""
     index = {name: number for number, name in enumerate(images["name"])}
-    of_part = images.select([index[name] for name in theirs.names])
+    part_images = images.select([index[name] for name in rows.names])
     crops = "false_alarms" in metrics
-    scores = score(model, processor, of_part, Task.of_run(model.config, boundary_width), crops=crops)
-    counts, said = np.stack(scores.counts), np.stack(theirs.counts)
-    moved = np.abs(counts - said).sum(axis=(1, 2)) / 2  # pixels; Dice alone would not tell recall from precision
-    most = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (said @ [2, 1, 1, 0]).sum(axis=1))
-    of_loss = np.abs(np.subtract(scores.losses, theirs.losses)).max()
-    dice, their_dice = (metrics_from_counts(one)["dice"].mean(axis=1) for one in (counts, said))
-    difference = np.abs(dice - their_dice)
-    of_mean = abs(dice.mean() - their_dice.mean())
-    worst = int(difference.argmax())
-    found = (
-        f"{len(theirs.names)} images, mean Dice {dice.mean():.4f}; largest difference {difference[worst]:.6f} "
-        f"({theirs.names[worst]}), of the mean {of_mean:.6f}, "
-        f"of a loss {of_loss:.6f}; at most {moved.max():.0f} pixels moved"
+    scores = score(model, processor, part_images, Task.of_run(model.config, boundary_width), crops=crops)
+    counts, stated_counts = np.stack(scores.counts), np.stack(rows.counts)
+    moved = np.abs(counts - stated_counts).sum(axis=(1, 2)) / 2  # pixels; Dice alone would hide a changed recall
+    allowed = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (stated_counts @ [2, 1, 1, 0]).sum(axis=1))
+    loss_difference = np.abs(np.subtract(scores.losses, rows.losses)).max()
+    dices, stated_dices = (metrics_from_counts(pixels)["dice"].mean(axis=1) for pixels in (counts, stated_counts))
+    differences = np.abs(dices - stated_dices)
+    mean_difference = abs(dices.mean() - stated_dices.mean())
+    worst = int(differences.argmax())
+    summary = (
+        f"{len(rows.names)} images, mean Dice {dices.mean():.4f}; largest difference {differences[worst]:.6f} "
+        f"({rows.names[worst]}), of the mean {mean_difference:.6f}, "
+        f"of a loss {loss_difference:.6f}; at most {moved.max():.0f} pixels moved"
     )
-    wrong = max(difference[worst], of_loss) > IMAGE_TOLERANCE or of_mean > MEAN_TOLERANCE
-    if wrong or (moved > most).any():
-        raise UserError(f"not reproduced: {found}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
+    wrong = max(differences[worst], loss_difference) > IMAGE_TOLERANCE or mean_difference > MEAN_TOLERANCE
+    if wrong or (moved > allowed).any():
+        raise UserError(f"not reproduced: {summary}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
     _compare_report(scores.summary(), metrics)
-    return found
+    return summary
 
 
-def _compare_report(ours, said):
-    """Raise UserError where a figure beside Dice and its relatives differs too much.
+def _compare_report(recomputed, stated):
+    """Raise UserError where one of the figures in REPORT differs too much.
 
-    Outlines are compared where MONAI is installed.
+    Outlines are compared only where MONAI is installed.
     """
     for (group, name), tolerance in REPORT.items():
-        if group in said and group in ours:
-            values = [one[group][name] for one in (ours, said)]
-            found, wanted = (one["value"] if isinstance(one, dict) else one for one in values)
-            if (found is None) != (wanted is None) or (found is not None and abs(found - wanted) > tolerance):
+        if group in stated and group in recomputed:
+            figures = [metrics[group][name] for metrics in (recomputed, stated)]
+            value, expected = (figure["value"] if isinstance(figure, dict) else figure for figure in figures)
+            if (value is None) != (expected is None) or (value is not None and abs(value - expected) > tolerance):
                 raise UserError(
-                    f"not reproduced: {group}.{name} is {found}, results.json says {wanted}; allowed is {tolerance}"
+                    f"not reproduced: {group}.{name} is {value}, results.json says {expected}; allowed is {tolerance}"
                 )

@@ -1,7 +1,7 @@
 """Checks of a built repository that only read it: its files, manifest, code, config and weights.
 
-Each takes the folder and raises UserError with what is wrong. None of the repository's code is run: config and
-network are built by this project's own classes.
+Each takes the folder and raises UserError for a fault. No code of the repository runs: this project's own classes
+build config and network.
 """
 
 import functools
@@ -33,7 +33,7 @@ from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.weights import HALVES, read_shapes
 
 KB, MB = 2**10, 2**20
-# every file that a repository may hold (a new kind is one line here), what its bytes must be, and how many at most
+# every file that a repository may hold: its kind, and its largest size in bytes
 KNOWN_FILES = {
     "README.md": ("text", 256 * KB),
     "config.json": ("json", 64 * KB),
@@ -68,7 +68,7 @@ MANIFEST_SCHEMA, PREPROCESSOR_SCHEMA = (
     for name in ("manifest", "preprocessor")
 )
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-NO_DEFAULT = {  # fields of a config whose default, None, does not tell the type
+NO_DEFAULT = {  # fields of a config whose default is None, which does not tell the type
     "backbone": {"type": ["string", "null"], "pattern": r"^[a-z0-9_]+(\.[a-z0-9_]+)?$"},
     "decoder_channels": {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}},
     "reduction_channels": {"type": ["integer", "null"], "minimum": 1},
@@ -85,7 +85,7 @@ STORED = {"F32": {"F32", *HALVES}}  # in half the precision, perhaps; the config
 
 
 def copy_files(folder, copy):
-    """A copy that nobody else can change between its checks and its execution, of known files within their limits.
+    """Copy known files within their limits, so that nobody can change them between check and execution.
 
     Raises:
         UserError: the folder holds anything else.
@@ -94,15 +94,15 @@ def copy_files(folder, copy):
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     for name in file_names(folder):
-        _, most = known_file(name)
+        _, limit = known_file(name)
         (copy / name).parent.mkdir(exist_ok=True)
-        with open_file(folder / name) as file, (copy / name).open("wb") as copied:
-            left = most + 1
-            while left and (chunk := file.read(min(left, MB))):
-                copied.write(chunk)
-                left -= len(chunk)
-        if not left:
-            raise UserError(f"{name} is larger than {most} bytes")
+        with open_file(folder / name) as file, (copy / name).open("wb") as target:
+            remaining = limit + 1
+            while remaining and (chunk := file.read(min(remaining, MB))):
+                target.write(chunk)
+                remaining -= len(chunk)
+        if not remaining:
+            raise UserError(f"{name} is larger than {limit} bytes")
 
 
 def file_names(folder):
@@ -120,10 +120,10 @@ def known_file(name):
     Raises:
         UserError: a repository has no file of this name.
     """
-    found = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
-    if found is None:
+    entry = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
+    if entry is None:
         raise UserError(f"{name[:80]} is no file that hub-unets builds")
-    return found
+    return entry
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def _published_code():
 
 
 def check_files(folder):
-    """Known names only, plain files, and in each what its name says."""
+    """The folder holds plain files with known names only, and each has the content that its name says."""
     for name in NEEDED:
         open_file(folder / name).close()
     pictures = set()
@@ -140,14 +140,14 @@ def check_files(folder):
         path = folder / relative
         with open_file(path) as file:
             start = file.read(8)
-        for magic, what in FOREIGN.items():
+        for magic, description in FOREIGN.items():
             if start.startswith(magic):
-                raise UserError(f"{path.name} is {what}")
+                raise UserError(f"{path.name} is {description}")
         kind, _ = known_file(relative)
         _check_content(path, kind)
         pictures |= {path.name} if kind == "picture" else set()
-    if shown := sorted(pictures - {EXAMPLE}):
-        return f"nothing tells whether {', '.join(shown)} show this model's work"
+    if unjudged := sorted(pictures - {EXAMPLE}):
+        return f"nothing tells whether {', '.join(unjudged)} show this model's work"
     return ""
 
 
@@ -163,7 +163,7 @@ def _check_content(path, kind):
 
 
 def _check_picture(path):
-    """A sound PNG from its first to its last byte; the example is the frame that the builder draws."""
+    """The picture is a whole, valid PNG; the example is the frame that the builder draws."""
     content = read_bytes(path)
     if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")):
         raise UserError(f"{path.name} is not a PNG picture from its first to its last byte")
@@ -174,19 +174,19 @@ def _check_picture(path):
             pixels = np.asarray(image)
     except UserError:
         raise
-    except Exception as error:  # of any kind: a decoder meets what nobody vouches for
+    except Exception as error:  # an untrusted file can raise anything in a decoder
         raise UserError(f"{path.name} is a damaged picture: {str(error)[:200]}") from error
     if path.name == EXAMPLE and not np.array_equal(pixels, phantom(7, 0)[0]):
         raise UserError(f"{path.name} is not the generated frame that the release draws")
 
 
 def check_manifest(folder):
-    """Its form, and for every file in the folder its sha256 and size."""
+    """The manifest has its form, and names every file in the folder with its sha256 and size."""
     listed = _read_manifest(folder)["files"]
-    found = set(file_names(folder)) - NOT_IN_MANIFEST
-    for names, what in ((listed.keys() - found, "is missing"), (found - listed.keys(), "is not listed")):
+    present = set(file_names(folder)) - NOT_IN_MANIFEST
+    for names, problem in ((listed.keys() - present, "is missing"), (present - listed.keys(), "is not listed")):
         if names:
-            raise UserError(f"{MANIFEST}: {min(names)[:80]} {what}")
+            raise UserError(f"{MANIFEST}: {min(names)[:80]} {problem}")
     for name, entry in listed.items():
         open_file(folder / name).close()
         if entry != {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}:
@@ -200,7 +200,7 @@ def _read_manifest(folder):
 
 
 def check_release(folder):
-    """Code and requirements, byte for byte, are what the release that the manifest names builds for this variant."""
+    """Code and requirements are, byte for byte, those that the manifest's release builds for this variant."""
     release = _read_manifest(folder)["release"]
     match = RELEASE.fullmatch(release)
     if not match:
@@ -208,18 +208,18 @@ def check_release(folder):
     if match[1] != installed_version():
         raise UserError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
     with tempfile.TemporaryDirectory() as built:
-        copy_code(_model_type(folder), Path(built), of_release=release)
-        ours = {path.name: path.read_bytes() for path in Path(built).iterdir()}
-    theirs = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
-    for name in sorted(ours.keys() ^ theirs):
-        raise UserError(f"{name} is {'missing' if name in ours else 'not part of this variant'}")
-    for name, content in ours.items():
-        if read_bytes(folder / name) != content:  # as bytes: nothing of theirs is parsed
+        copy_code(_model_type(folder), Path(built), release_name=release)
+        expected = {path.name: path.read_bytes() for path in Path(built).iterdir()}
+    present = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
+    for name in sorted(expected.keys() ^ present):
+        raise UserError(f"{name} is {'missing' if name in expected else 'not part of this variant'}")
+    for name, content in expected.items():
+        if read_bytes(folder / name) != content:  # as bytes: untrusted code is not even parsed
             raise UserError(f"{name} is not the file that release {match[1]} builds")
 
 
 def installed_version():
-    """The version of the hub-unets that verifies."""
+    """The version of the installed hub-unets."""
     try:
         return version("hub-unets")
     except PackageNotFoundError:
@@ -227,14 +227,14 @@ def installed_version():
 
 
 def check_auto_map(folder):
-    """config.json and preprocessor_config.json name just the code files and classes that the builder writes."""
+    """config.json and preprocessor_config.json name the code files and classes that the builder writes, no others."""
     config, processor = read_json(folder / "config.json"), read_json(folder / "preprocessor_config.json")
-    expected = remote_code(*find_variant(_model_type(folder)))
-    for name, fields, wanted in (
-        ("config.json", config, expected),
+    code = remote_code(*find_variant(_model_type(folder)))
+    for name, fields, expected in (
+        ("config.json", config, code),
         ("preprocessor_config.json", processor, {"auto_map": PROCESSOR_CODE}),
     ):
-        for field, value in wanted.items():
+        for field, value in expected.items():
             if fields.get(field) != value:
                 raise UserError(f"{name}: {field} must be {value}, got {fields.get(field)}")
 
@@ -245,7 +245,7 @@ def check_config(folder):
 
 
 def read_config(folder):
-    """config.json as an object of our own class; the code that it names is left out."""
+    """config.json as an object of our own class, without the code that it names."""
     fields = read_json(folder / "config.json")
     config_class, model_class = find_variant(_model_type(folder))
     check_schema(fields, config_schema(config_class, model_class), "config.json")
@@ -259,11 +259,11 @@ def read_config(folder):
 
 def config_schema(config_class, model_class):
     """JSON schema of a variant's config.json, from the fields and defaults of its config class."""
-    own = {
+    config_properties = {
         name: NO_DEFAULT[name] if default is None else {"type": TYPES[type(default)], **MOST.get(name, {})}
         for name, default in config_fields(config_class).items()
     }
-    written = {
+    saved_properties = {
         "architectures": {"const": [model_class.__name__]},
         "model_type": {"const": config_class.model_type},
         "dtype": {"const": "float32"},
@@ -276,7 +276,7 @@ def config_schema(config_class, model_class):
         "type": "object",
         "required": ["architectures", "model_type", "dtype", "auto_map", "custom_pipelines", "id2label", "label2id"],
         "additionalProperties": False,
-        "properties": {**own, **written},
+        "properties": {**config_properties, **saved_properties},
     }
 
 
@@ -292,7 +292,7 @@ def check_preprocessor(folder):
 
 
 def check_weights(folder):
-    """model.safetensors is well formed, and says nothing but its tensors."""
+    """model.safetensors is well formed, and holds nothing but its tensors."""
     path = folder / "model.safetensors"
     read_shapes(path)
     with open_file(path) as file:
@@ -308,30 +308,30 @@ def check_weights(folder):
 
 
 def check_network(folder):
-    """The weights are those of the config's network, name by name and shape by shape, as many as results.json says."""
+    """The weights fit the config's network in every name and shape, and results.json counts them right."""
     _, model_class = find_variant(_model_type(folder))
     config = read_config(folder)
     with about_input(), torch.device("meta"):
         model = model_class(config)
-    ours = {name: (DTYPES[one.dtype], tuple(one.shape)) for name, one in model.state_dict().items()}
-    theirs = read_shapes(folder / "model.safetensors")
-    for name in sorted(ours.keys() ^ theirs.keys()):
-        what = "is missing" if name in ours else "is not part of the network"
-        raise UserError(f"model.safetensors: tensor {name[:80]!r} {what}")
-    for name, wanted in ours.items():
-        dtype, shape = theirs[name]
-        if shape != wanted[1] or dtype not in STORED.get(wanted[0], wanted[:1]):
-            raise UserError(f"model.safetensors: tensor {name!r} must be {wanted}, got {theirs[name]}")
-    count, said = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
-    if said != count:
-        raise UserError(f"results.json: run.parameters is {said}, the network has {count}")
+    expected = {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    stored = read_shapes(folder / "model.safetensors")
+    for name in sorted(expected.keys() ^ stored.keys()):
+        problem = "is missing" if name in expected else "is not part of the network"
+        raise UserError(f"model.safetensors: tensor {name[:80]!r} {problem}")
+    for name, form in expected.items():
+        dtype, shape = stored[name]
+        if shape != form[1] or dtype not in STORED.get(form[0], form[:1]):
+            raise UserError(f"model.safetensors: tensor {name!r} must be {form}, got {stored[name]}")
+    count, stated_count = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
+    if stated_count != count:
+        raise UserError(f"results.json: run.parameters is {stated_count}, the network has {count}")
 
 
 def check_schema(value, schema, name):
-    """Raise UserError, naming the place, unless the value fits the schema."""
+    """Raise UserError, naming the field, unless the value fits the schema."""
     for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
-        place = ".".join(map(str, error.absolute_path))
-        raise UserError(f"{name}: {f'{place}: ' if place else ''}{error.message[:300]}")
+        field = ".".join(map(str, error.absolute_path))
+        raise UserError(f"{name}: {f'{field}: ' if field else ''}{error.message[:300]}")
 
 
 def _model_type(folder):

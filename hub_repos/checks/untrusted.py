@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: plain files only, text that is text, JSON without tricks."""
+"""Reading untrusted files: plain files only, text in UTF-8, JSON without tricks."""
 
 import json
 import math
@@ -64,12 +64,12 @@ def parse_json(text, name):
     """JSON as the standard has it: no repeated key, no NaN, no number beyond 64 bits, no endless nesting."""
 
     def unique(pairs):
-        found = {}
+        values = {}
         for key, value in pairs:
-            if key in found:
+            if key in values:
                 raise UserError(f"the key {key[:80]!r} is repeated")
-            found[key] = value
-        return found
+            values[key] = value
+        return values
 
     def finite(number):
         if not math.isfinite(float(number)):
@@ -92,12 +92,12 @@ def parse_json(text, name):
 
 
 def _check_values(value, depth=0):
-    """Raise UserError for nesting without end, and for halves of characters, which no file can hold."""
+    """Raise UserError for endless nesting, and for halves of characters, which no file can hold."""
     if depth > MAX_DEPTH:
         raise UserError(f"it is nested deeper than {MAX_DEPTH}")
     if isinstance(value, str) and not value.isascii():
         value.encode("utf-8")
     for key in value if isinstance(value, dict) else ():
         _check_values(key, depth)
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_values(inner, depth + 1)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_values(item, depth + 1)

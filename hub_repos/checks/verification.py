@@ -1,4 +1,4 @@
-"""All checks of a built repository, in order: what is read, then what is run, then what is computed again."""
+"""All checks of a built repository, in order: first those that read it, then those that run it, then its figures."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from hub_unets.training.data.phantoms import phantom
 
 
 class Static(NamedTuple):
-    """A check that only reads, and the checks that must have passed for it to be judged at all."""
+    """A check that only reads, and the names of the checks that must pass first."""
 
     check: Callable
     needs: tuple = ()
@@ -46,44 +46,43 @@ STATIC_CHECKS = {
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")
-SHOWN_BYTES = 500  # of what the isolated process said last
+SHOWN_BYTES = 500  # of the isolated process's last lines
 
 
 def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None)):
-    """The checks of a built repository, in order. One that builds on another is left out where that fails.
+    """The checks of a built repository, in order. A check that needs another is left out where that one fails.
 
     Args:
         folder: the repository; it is copied, and only the copy is judged.
         run: also load and run it, in a process of its own, if every static check passes.
         data: also score it again on these images and masks, if every static check passes.
-        repo_id, revision: the Hub repository that it came from and the tag that it has there: its card may name no
-            other.
+        repo_id, revision: its repository and its tag on the Hub; its card may name no other.
         columns: the image column and the mask column of `data`.
 
     Returns:
         list of Check.
     """
-    with tempfile.TemporaryDirectory() as own, limited_memory():
-        copy = Path(own) / "repository"
+    with tempfile.TemporaryDirectory() as temporary, limited_memory():
+        copy = Path(temporary) / "repository"
         files = checked("files", static_checks.copy_files, Path(folder).absolute(), copy)
         files = checked("files", static_checks.check_files, copy) if files.passed else files
         if not files.passed:
             return [files]
-        named = checked("card names this repository", figure_checks.check_named, copy, repo_id, revision)
-        checks = [files, *run_static(copy), named]
+        name_check = checked("card names this repository", figure_checks.check_named, copy, repo_id, revision)
+        checks = [files, *run_static(copy), name_check]
         if (copy / ONNX).exists() and all(check.passed for check in checks):
             checks.append(checked("onnx", check_onnx, copy))
         if not all(check.passed for check in checks):
             return checks
         if run:
-            work = Path(own) / "work"
+            work = Path(temporary) / "work"
             work.mkdir()
             checks += run_isolated(copy, work)
         return checks if data is None else checks + reproduce(copy, data, columns)
 
 
 def run_static(folder):
-    """The static checks, those left out that need one that failed or was left out."""
+    """The static checks, without those that need a check that failed or was left out."""
     checks, failed = [], set()
     for name, (check, needs) in STATIC_CHECKS.items():
         if failed.isdisjoint(needs):
@@ -95,7 +94,7 @@ def run_static(folder):
 
 @contextlib.contextmanager
 def limited_memory():
-    """Whatever takes much more memory than there is in use now ends in an error, where the system can say so."""
+    """Bound the memory: taking far more than is in use now ends in an error, on systems that have such limits."""
     try:
         import resource
 
@@ -117,36 +116,36 @@ def run_isolated(folder, work, python=sys.executable):
 
     Args:
         folder: the repository.
-        work: an empty folder, which gets the process's home, caches, stderr.txt and findings.
+        work: an empty folder; the process writes its home, caches, stderr.txt and findings there.
         python: the interpreter, which needs torch, torchvision, timm, transformers and pillow.
     """
     prepare(folder, work)
-    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    own = {"HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    overrides = {"HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (work / "stderr.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [python, "-I", ISOLATED, folder, work],
             cwd=work,
-            env={**keep, **own},
+            env={**inherited, **overrides},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         try:
-            ended = f"ended with {process.wait(SECONDS)}"
+            outcome = f"ended with {process.wait(SECONDS)}"
         except subprocess.TimeoutExpired:
-            ended = f"took more than {SECONDS} seconds"
+            outcome = f"took more than {SECONDS} seconds"
         finally:
             _end(process)
     if process.returncode or not (work / "checks.json").exists():
-        said = (work / "stderr.txt").read_bytes()[-SHOWN_BYTES:].decode("utf-8", errors="replace")
-        return [Check("isolated process", False, f"{ended}: {' '.join(said.split())}")]
-    return [Check(*found) for found in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
+        last_lines = (work / "stderr.txt").read_bytes()[-SHOWN_BYTES:].decode("utf-8", errors="replace")
+        return [Check("isolated process", False, f"{outcome}: {' '.join(last_lines.split())}")]
+    return [Check(*entry) for entry in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
 
 
 def _end(process):
-    """End a process and all that it started."""
+    """End a process and every process that it started."""
     with contextlib.suppress(AttributeError, ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -154,7 +153,7 @@ def _end(process):
 
 
 def prepare(folder, work):
-    """What isolated.py reads: an image, and the snippets of the repository's card."""
+    """Write the files that isolated.py reads: an image, and the snippets of the repository's card."""
     Image.fromarray(phantom(7, 0, 64)[0]).save(work / "image.png")
     texts = figure_checks.snippets(folder, work / "image.png")
     (work / "snippets.json").write_text(json.dumps(texts), encoding="utf-8")

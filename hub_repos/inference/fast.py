@@ -3,10 +3,10 @@
     segment = FastSegmenter("repository", "openvino")
     masks = segment([Path("image.jpg").read_bytes()])
 
-What is fast: a JPEG is decoded at a half, a quarter or an eighth of its size where that is still twice the network's;
-vector instructions resize it; pixels stay uint8 up to the network, which normalises them and computes in float32 only
-what rounding hurts, the rest in bfloat16 or int8; OpenVINO takes a batch as one image a core at a time. Logits become
-masks by the processor's own function.
+Why it is fast: a JPEG is decoded at a half, a quarter or an eighth of its size if that is still twice the network's;
+vector instructions resize it; pixels stay uint8 up to the network, which normalises them; only the layers that are
+sensitive to rounding compute in float32, the rest in bfloat16 or int8; of a batch, OpenVINO gives each core one image
+at a time. The processor's own function makes masks of the logits.
 """
 
 import importlib.util
@@ -29,22 +29,22 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.fit.threads import usable_cores
 
 MODES = ("bf16", "openvino", "int8")
-GAP = 2  # a reduced JPEG's sides over the network's, at least: closer, masks change
+GAP = 2  # least ratio of a reduced JPEG's sides to the network's: with a smaller one, masks change
 
 
 class FastSegmenter:
-    """Images to masks at their own size; those of the plain path but for rounding, which int8 does most.
+    """Images to masks at their own size, equal to the plain path's but for rounding; int8 rounds most.
 
     Args:
-        folder: a run's or a built repository; its code is not run, ours is.
+        folder: a run's folder or a built repository, whose code does not run.
         mode: `"bf16"` is PyTorch with the encoder in float32 and the decoder in bfloat16; `"openvino"` OpenVINO with
             the encoder's first layers in float32 and the rest in bfloat16, where the CPU has it; `"int8"` the same
             with the decoder in int8, quantised after training by nncf.
-        calibration: for `"int8"` training images, never test images, that its ranges are taken from; 200 are plenty.
+        calibration: for `"int8"`: training images, never test images, which give its ranges; 200 are plenty.
 
     Raises:
-        UserError: an unknown mode, calibration missing or of no use, a package missing, or a processor that keeps
-            each image's size.
+        UserError: the mode is unknown, calibration is missing or not needed, a package is missing, or the processor
+            keeps each image's size.
     """
 
     def __init__(self, folder, mode="openvino", calibration=None):
@@ -85,8 +85,8 @@ class FastSegmenter:
 
     def _pixels(self, images):
         """Images to uint8 arrays 3 x H x W for the network, and pairs (height, width)."""
-        map_ = self.threads.map if len(images) > 1 else map
-        pairs = list(map_(self._decode, images))
+        map_images = self.threads.map if len(images) > 1 else map
+        pairs = list(map_images(self._decode, images))
         return [pixels for pixels, _ in pairs], [size for _, size in pairs]
 
     def _decode(self, image):
@@ -94,29 +94,29 @@ class FastSegmenter:
         return self.processor.mirror(resize(image, self.processor)), size
 
 
-def decode(image, wanted):
+def decode(image, target_size):
     """An image as upright RGB PIL image, a large JPEG reduced, and its own (height, width).
 
     Args:
         image: encoded file (bytes), path, PIL image or array.
-        wanted: {"height", "width"} that it will be resized to; a reduced JPEG stays GAP times as large or larger.
+        target_size: {"height", "width"} of the resize to come; a reduced JPEG stays GAP times as large or larger.
     """
     if not isinstance(image, (bytes, str, Path)):
         image = to_rgb(image)
         return image, (image.height, image.width)
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
         width, height = opened.size
-        turned = opened.format in ("JPEG", "MPO") and orientation(opened) >= TRANSPOSED
-        least = GAP * wanted["width"], GAP * wanted["height"]
-        opened.draft(None, least[::-1] if turned else least)  # the decoder's own halving; other formats ignore it
+        is_turned = opened.format in ("JPEG", "MPO") and orientation(opened) >= TRANSPOSED
+        smallest = GAP * target_size["width"], GAP * target_size["height"]
+        opened.draft(None, smallest[::-1] if is_turned else smallest)  # the JPEG decoder's halving; others ignore it
         if opened.size == (width, height):
             image = to_rgb(opened)
             return image, (image.height, image.width)
-        return to_rgb(opened), (width, height) if turned else (height, width)
+        return to_rgb(opened), (width, height) if is_turned else (height, width)
 
 
 def resize(image, processor):
-    """An RGB PIL image to uint8 3 x H x W, each pixel within 1 of what `processor.resize` gives.
+    """An RGB PIL image to uint8 3 x H x W, each pixel within 1 of the result of `processor.resize`.
 
     torch computes Pillow's antialiased bilinear filter with vector instructions.
     """
@@ -135,20 +135,21 @@ class Encoder(nn.Module):
         self.network = network
 
     def forward(self, pixel_values):
-        return tuple(one for one in self.network.encoder(self.network._pad(pixel_values)) if one is not None)
+        maps = self.network.encoder(self.network._pad(pixel_values))
+        return tuple(feature_map for feature_map in maps if feature_map is not None)
 
 
 class Decoder(nn.Module):
-    """The rest: the encoder's maps to logits of the processor's size, padding cut off."""
+    """Decoder and head: the encoder's maps to logits of the processor's size, padding cut off."""
 
     def __init__(self, network, height, width):
         super().__init__()
         self.decoder, self.head, self.size = network.decoder, network.head, (height, width)
-        self.there = [channels > 0 for channels in network.encoder.channels]
+        self.has_map = [channels > 0 for channels in network.encoder.channels]
 
     def forward(self, *maps):
         maps = iter(maps)
-        logits = self.head(self.decoder([next(maps) if there else None for there in self.there]).features)
+        logits = self.head(self.decoder([next(maps) if has_map else None for has_map in self.has_map]).features)
         return logits[..., : self.size[0], : self.size[1]]
 
 
@@ -176,7 +177,8 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, pixels):
         values = torch.from_numpy(np.stack(pixels)).contiguous(memory_format=torch.channels_last)
-        return self.decoder(*(one.bfloat16() for one in self.encoder((values - self.mean) / self.scale)))
+        maps = self.encoder((values - self.mean) / self.scale)
+        return self.decoder(*(feature_map.bfloat16() for feature_map in maps))
 
 
 class OpenVINONetwork:
@@ -194,18 +196,19 @@ class OpenVINONetwork:
         self.several = requests_of(graphs, "THROUGHPUT", usable_cores())
 
     def __call__(self, pixels):
-        free, map_ = (self.alone, map) if len(pixels) == 1 else (self.several, self.threads.map)
-        return torch.from_numpy(np.concatenate(list(map_(lambda one: infer(free, one), pixels))))
+        requests, map_images = (self.alone, map) if len(pixels) == 1 else (self.several, self.threads.map)
+        logits = map_images(lambda image: infer(requests, image), pixels)
+        return torch.from_numpy(np.concatenate(list(logits)))
 
 
-def infer(free, pixels):
-    """Logits 1 x C x h x w of one image by the first requests that are free."""
-    requests = free.get()
+def infer(free_requests, pixels):
+    """Logits 1 x C x h x w of one image, by the first free requests of a queue."""
+    requests = free_requests.get()
     values = [pixels[None]]
     for request in requests:
         values = list(request.infer(values, share_inputs=True, share_outputs=True).values())
     logits = values[0].copy()
-    free.put(requests)
+    free_requests.put(requests)
     return logits
 
 
@@ -213,22 +216,22 @@ def requests_of(graphs, hint, count):
     """A queue of `count` lists with an inference request for each of the graphs, pairs (OpenVINO graph, precision)."""
     import openvino
 
-    core, free = openvino.Core(), SimpleQueue()
+    core, free_requests = openvino.Core(), SimpleQueue()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = []
     for graph, precision in graphs:
         options = {"INFERENCE_PRECISION_HINT": precision if has_bf16 else "f32", "PERFORMANCE_HINT": hint}
         compiled.append(core.compile_model(graph, "CPU", options))
     for _ in range(count):
-        free.put([one.create_infer_request() for one in compiled])
-    return free
+        free_requests.put([compiled_model.create_infer_request() for compiled_model in compiled])
+    return free_requests
 
 
 def graphs_of(network, processor, calibration=()):
-    """Two OpenVINO graphs with their precisions, from uint8 pixels to logits: up to the encoder's first map, the rest.
+    """Two OpenVINO graphs with their precisions, from uint8 pixels to the encoder's first map, and on to the logits.
 
-    A channel of little variance has a large weight once batch norm is folded into it: in the first layers rounding
-    moves masks, so they are float32; the rest is bfloat16, or with `calibration` the decoder int8.
+    Folding batch norm into a channel of little variance gives it a large weight. In the first layers rounding moves
+    masks then, so they are float32. The rest is bfloat16, or with `calibration` the decoder is int8.
     """
     pixels = torch.zeros(1, network.config.num_channels, *input_size(processor))
     graph = normalised(converted(LogitsAndMaps(network), pixels), processor)
@@ -236,8 +239,8 @@ def graphs_of(network, processor, calibration=()):
     maps = [result.input_value(0).get_node() for result in results]
     for result in results:
         graph.remove_result(result)
-    of_deepest = names_above(maps[-1:])
-    first = next(one for one in maps if one.get_friendly_name() in of_deepest)  # a detail branch's are not
+    deepest_names = names_above(maps[-1:])
+    first = next(node for node in maps if node.get_friendly_name() in deepest_names)  # not of a detail branch
     if calibration:
         graph = quantised(graph, names_above(maps), calibration)
     before, after = cut(graph, names_above([first]))
@@ -245,45 +248,45 @@ def graphs_of(network, processor, calibration=()):
 
 
 def names_above(nodes):
-    """The names of graph nodes and of all that they are computed from."""
-    names, waiting = set(), list(nodes)
-    while waiting:
-        node = waiting.pop()
+    """The names of graph nodes and of all nodes that they are computed from."""
+    names, queue = set(), list(nodes)
+    while queue:
+        node = queue.pop()
         if node.get_friendly_name() not in names:
             names.add(node.get_friendly_name())
-            waiting += [one.get_source_output().get_node() for one in node.inputs()]
+            queue += [port.get_source_output().get_node() for port in node.inputs()]
     return names
 
 
 def cut(graph, names):
-    """A graph as two: the nodes of these names, and the others, which take what those pass on.
+    """Cut a graph in two: the nodes of these names, and the others, whose parameters are the first graph's results.
 
-    It is passed on as B x H x W x C, which is how the CPU computes: NCHW would cost a copy at each end.
+    The results are B x H x W x C, as the CPU computes: NCHW would cost a copy at each end.
     """
     from openvino import Model, opset13
 
-    passed, taken = [], []
+    results, parameters = [], []
     for node in graph.get_ordered_ops():
         if node.get_friendly_name() not in names or node.get_type_name() == "Constant":
             continue
         for output in node.outputs():
-            users = [one for one in output.get_target_inputs() if one.get_node().get_friendly_name() not in names]
+            users = [user for user in output.get_target_inputs() if user.get_node().get_friendly_name() not in names]
             if users:
                 rank = len(output.get_shape())
-                passed.append(opset13.transpose(output, [0, *range(2, rank), 1]))
-                taken.append(opset13.parameter(passed[-1].get_output_shape(0), output.get_element_type()))
-                restored = opset13.transpose(taken[-1], [0, rank - 1, *range(1, rank - 1)])
-                for one in users:
-                    one.replace_source_output(restored.output(0))
-    return Model(passed, graph.get_parameters()), Model(graph.get_results(), taken)
+                results.append(opset13.transpose(output, [0, *range(2, rank), 1]))
+                parameters.append(opset13.parameter(results[-1].get_output_shape(0), output.get_element_type()))
+                restored = opset13.transpose(parameters[-1], [0, rank - 1, *range(1, rank - 1)])
+                for user in users:
+                    user.replace_source_output(restored.output(0))
+    return Model(results, graph.get_parameters()), Model(graph.get_results(), parameters)
 
 
-def quantised(graph, kept, calibration):
-    """A graph in int8 but for the nodes of the names `kept`; ranges from uint8 images 3 x H x W."""
+def quantised(graph, float_names, calibration):
+    """A graph in int8, without the nodes of `float_names`; ranges from uint8 images 3 x H x W."""
     import nncf
 
-    dataset = nncf.Dataset([one[None] for one in calibration])
-    ignored = nncf.IgnoredScope(names=sorted(kept), validate=False)
+    dataset = nncf.Dataset([pixels[None] for pixels in calibration])
+    ignored = nncf.IgnoredScope(names=sorted(float_names), validate=False)
     return nncf.quantize(graph, dataset, subset_size=len(calibration), ignored_scope=ignored)
 
 
@@ -301,16 +304,17 @@ def input_size(processor):
 
 @torch.no_grad()
 def converted(module, *inputs):
-    """A module as OpenVINO graph for inputs of these shapes alone."""
+    """A module as OpenVINO graph, for inputs of exactly these shapes."""
     import openvino
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer says that it takes the inputs' size for a constant
-        return openvino.convert_model(module.eval(), example_input=inputs, input=[list(one.shape) for one in inputs])
+        warnings.simplefilter("ignore")  # the tracer warns that the inputs' size becomes a constant
+        shapes = [list(example.shape) for example in inputs]
+        return openvino.convert_model(module.eval(), example_input=inputs, input=shapes)
 
 
 def mean_and_scale(processor):
-    """Two lists of three: uint8 pixels minus the first, divided by the second, are the processor's values."""
+    """Two lists of three: the processor's values are uint8 pixels minus the first, divided by the second."""
     rescale = processor.rescale_factor if processor.do_rescale else 1.0
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
     return [value / rescale for value in mean], [value / rescale for value in std]

@@ -1,7 +1,7 @@
-"""What a person names as INPUT to items: files, folders, globs, videos, and whatever training/sources.py can load.
+"""The items of each INPUT: files, folders, globs, videos, and all that training/data/sources.py can load.
 
-An item's name is that of its outputs: the path below the folder that all inputs lie in, without its suffix; a row's
-name; a video's name and the frame's index.
+An item's outputs carry its name: the path below the folder that all inputs share, without its suffix; a row's name;
+a video's name and the frame's index.
 """
 
 import glob
@@ -23,9 +23,9 @@ FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
 
 
 class Item(NamedTuple):
-    """An image to come: its name, where a person finds it, what changes with the file, and how to read it.
+    """An image to predict: its name, its file for messages, a stamp that changes with the file, and a reader.
 
-    `read` gives the encoded file, {"bytes", "path"}, and raises UserError where it can't.
+    `read` gives the encoded file, {"bytes", "path"}, and raises UserError if it is damaged.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Item(NamedTuple):
 
 
 class Video(NamedTuple):
-    """A video, of which every `every`-th frame is an item called name/index."""
+    """A video; every `every`-th frame is an item called name/index."""
 
     name: str
     file: str
@@ -46,7 +46,7 @@ class Video(NamedTuple):
     every: int
 
     def items(self) -> Iterator[Item]:
-        """One item a frame, and one that can't be read where the video ends before its time."""
+        """One item a frame; where the video breaks off, the last item's `read` raises UserError."""
         import av
 
         index = -1
@@ -58,7 +58,7 @@ class Video(NamedTuple):
                         if index % self.every == 0:
                             yield self._item(index, lambda index=index, frame=frame: self._read(index, frame))
             problem = "" if index >= 0 else "it holds no frame"
-        except Exception as error:  # of a damaged file, of many classes
+        except Exception as error:  # a damaged file can raise many classes
             problem = str(getattr(error, "strerror", None) or error) or type(error).__name__
         if problem:
             yield self._item(index + 1, lambda: self._refuse(index + 1, problem))
@@ -86,41 +86,41 @@ class Video(NamedTuple):
                 stream = container.streams.video[0]
                 seconds = (container.duration or 0) / av.time_base
                 frames = stream.frames or round(seconds * (stream.average_rate or 0))
-        except Exception:  # of a damaged file, of many classes
+        except Exception:  # a damaged file can raise many classes
             return 1
         return max(1, -(-frames // self.every))
 
 
 class _Input(NamedTuple):
-    """What one INPUT holds, with names from `base`; a table has no base, but a label."""
+    """The items of one INPUT, with names relative to `base`; a table has a label and no base."""
 
     base: Path | None
     label: str
-    found: list[Item | Video]
+    items: list[Item | Video]
     left_out: tuple[Path, ...] = ()
 
 
 class Collected(NamedTuple):
-    """Where the inputs lie, in words, all their items, and the files of folders that are none."""
+    """The place of the inputs in words, all their items, and the files in folders that are no items."""
 
-    where: str
+    location: str
     items: list[Item | Video]
     left_out: list[str]
 
 
 def collect(inputs: list[str], output: Path, every: int = 1) -> Collected:
-    """All that the inputs hold but for what lies in `output`.
+    """All items of the inputs, without those in `output`.
 
     Raises:
-        UserError: nothing is there, two files would share a name, or a video needs PyAV.
+        UserError: an input is empty or missing, two files would share a name, or a video needs PyAV.
     """
-    opened = [_open(text, output.absolute(), every) for text in inputs]
-    bases = [one.base for one in opened if one.base is not None]
+    sources = [_open(text, output.absolute(), every) for text in inputs]
+    bases = [source.base for source in sources if source.base is not None]
     root = Path(os.path.commonpath(bases)) if bases else None
     by_name = {}
-    for one in opened:
-        prefix = one.base.relative_to(root) if one.base else Path(one.label if len(opened) > 1 else "")
-        for item in one.found:
+    for source in sources:
+        prefix = source.base.relative_to(root) if source.base else Path(source.label if len(sources) > 1 else "")
+        for item in source.items:
             item = item._replace(name=(prefix / item.name).as_posix())
             if by_name.setdefault(item.name, item).file != item.file:
                 raise UserError(
@@ -129,10 +129,10 @@ def collect(inputs: list[str], output: Path, every: int = 1) -> Collected:
                 )
     items = list(by_name.values())
     _check_videos(items)
-    where = [str(root)] if root else []
-    where = "; ".join(where + sorted(one.label for one in opened if not one.base))
-    taken = {item.file for item in items}
-    return Collected(where, items, sorted({str(file) for one in opened for file in one.left_out} - taken))
+    tables = sorted(source.label for source in sources if not source.base)
+    location = "; ".join([str(root), *tables] if root else tables)
+    left_out = {str(file) for source in sources for file in source.left_out}
+    return Collected(location, items, sorted(left_out - {item.file for item in items}))
 
 
 def _check_videos(items: list[Item | Video]) -> None:
@@ -147,63 +147,63 @@ def _check_videos(items: list[Item | Video]) -> None:
 def _open(text: str, output: Path, every: int) -> _Input:
     path = Path(text).expanduser()
     if path.is_dir():
-        return _of_folder(path.absolute(), output, every)
+        return _from_folder(path.absolute(), output, every)
     if path.is_file() and path.suffix.lower() == ".zip":
-        return _of_folder(unzipped(path).absolute(), output, every)
+        return _from_folder(unzipped(path).absolute(), output, every)
     if path.is_file() and path.suffix.lower() == ".json":
-        return _Input(path.absolute().parent, text, _of_rows(load_source(text), path))
+        return _Input(path.absolute().parent, text, _from_rows(load_source(text), path))
     if path.is_file() and path.suffix.lower() != ".parquet":
-        return _Input(path.absolute().parent, text, [_of_file(path.absolute(), path.stem, every)])
+        return _Input(path.absolute().parent, text, [_from_file(path.absolute(), path.stem, every)])
     if not path.exists() and glob.has_magic(text) and text.partition("?")[0] != "phantoms":
-        return _of_glob(path.absolute(), output, every)
+        return _from_glob(path.absolute(), output, every)
     if path.exists() or text.partition("?")[0] == "phantoms" or HUB_ID.fullmatch(text):
-        return _Input(None, text, _of_rows(load_images(text), path))
+        return _Input(None, text, _from_rows(load_images(text), path))
     raise UserError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
 
 
-def _of_folder(folder: Path, output: Path, every: int) -> _Input:
+def _from_folder(folder: Path, output: Path, every: int) -> _Input:
     below = _below(folder, output)
     if holds_masks(folder):
         parts = load_source(str(folder))
         masks = {rows[index]["annotation"]["path"] for rows in parts.values() for index in range(len(rows))}
-        found = _of_rows(parts, folder)
-        known = {item.file for item in found} | masks
-        return _Input(folder, str(folder), found, tuple(file for file in below if _is_media(file, known)))
+        items = _from_rows(parts, folder)
+        known = {item.file for item in items} | masks
+        return _Input(folder, str(folder), items, tuple(file for file in below if _is_unpaired_media(file, known)))
     files = [file for file in below if file.is_file() and file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES]
     if files:
-        return _of_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
+        return _from_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
     if any(folder.rglob("*.parquet")):
-        return _Input(None, str(folder), _of_rows(load_images(str(folder)), folder))
+        return _Input(None, str(folder), _from_rows(load_images(str(folder)), folder))
     raise UserError(f"{folder}: holds no image, video or parquet file: give another folder")
 
 
-def _of_glob(pattern: Path, output: Path, every: int) -> _Input:
+def _from_glob(pattern: Path, output: Path, every: int) -> _Input:
     magic = next(number for number, part in enumerate(pattern.parts) if glob.has_magic(part))
     base = Path(*pattern.parts[:magic])
-    matching = [one for one in sorted(base.glob(str(Path(*pattern.parts[magic:])))) if not one.is_relative_to(output)]
-    matching = [one for one in matching if not any(map(_is_hidden, one.relative_to(base).parts))]
-    files = [one for one in matching if one.is_file()]
+    paths = [path for path in sorted(base.glob(str(Path(*pattern.parts[magic:])))) if not path.is_relative_to(output)]
+    paths = [path for path in paths if not any(map(_is_hidden, path.relative_to(base).parts))]
+    files = [path for path in paths if path.is_file()]
     if not files:
         raise UserError(f"{pattern}: no file matches: give another pattern, in quotes")
-    folders = () if "**" in pattern.parts else tuple(set(matching) - set(files))
-    return _of_files(base, files, every)._replace(left_out=folders)
+    folders = () if "**" in pattern.parts else tuple(set(paths) - set(files))
+    return _from_files(base, files, every)._replace(left_out=folders)
 
 
 def _below(folder: Path, output: Path) -> list[Path]:
-    """All that lies in a folder at any depth but folders, sorted; nothing hidden, or of our own making.
+    """All files in a folder at any depth, sorted, without hidden ones and those in `output`.
 
     Links to folders are followed, once each.
     """
-    found, seen = [], set()
+    files, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        if here.resolve() in seen or here.is_relative_to(output):
+        current = Path(root)
+        if current.resolve() in seen or current.is_relative_to(output):
             folders.clear()
             continue
-        seen.add(here.resolve())
+        seen.add(current.resolve())
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [here / name for name in names if not _is_hidden(name)]
-    return sorted(found)
+        files += [current / name for name in names if not _is_hidden(name)]
+    return sorted(files)
 
 
 def _is_hidden(name: str) -> bool:
@@ -211,17 +211,17 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_media(file: Path, known: set[str]) -> bool:
-    """Whether a file beside pairs of image and mask is an image or video of no pair."""
+def _is_unpaired_media(file: Path, known: set[str]) -> bool:
+    """Whether a file in a folder of image-mask pairs is an image or video without a pair."""
     return file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES and str(file) not in known
 
 
-def _of_files(base: Path, files: list[Path], every: int) -> _Input:
+def _from_files(base: Path, files: list[Path], every: int) -> _Input:
     names = [file.relative_to(base).with_suffix("").as_posix() for file in files]
-    return _Input(base, str(base), [_of_file(file, name, every) for file, name in zip(files, names, strict=True)])
+    return _Input(base, str(base), [_from_file(file, name, every) for file, name in zip(files, names, strict=True)])
 
 
-def _of_file(file: Path, name: str, every: int) -> Item | Video:
+def _from_file(file: Path, name: str, every: int) -> Item | Video:
     state = file.stat()
     stamp = f"{state.st_size}-{state.st_mtime_ns}"
     if file.suffix.lower() in VIDEO_SUFFIXES:
@@ -229,14 +229,14 @@ def _of_file(file: Path, name: str, every: int) -> Item | Video:
     return Item(name, str(file), stamp, lambda: {"bytes": None, "path": str(file)})
 
 
-def _of_rows(parts: dict, path: Path) -> list[Item]:
-    """The rows of all parts; names carry the part where there are several."""
+def _from_rows(parts: dict, path: Path) -> list[Item]:
+    """The rows of all parts; if there are several parts, names begin with the part."""
     items = []
     for part, rows in parts.items():
         for index, name in enumerate(rows["name"]):
             stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
             if stored and stored["bytes"] is None:
-                item = _of_file(Path(stored["path"]), name, 1)
+                item = _from_file(Path(stored["path"]), name, 1)
             else:
                 item = Item(name, f"{path}: {name}", "", lambda rows=rows, index=index: rows[index]["image"])
             items.append(item if len(parts) == 1 else item._replace(name=f"{part}/{name}"))

@@ -1,7 +1,7 @@
-"""The folder of predictions: masks, overlays, one record an image, and from the records what other tools read.
+"""The folder of predictions: masks, overlays, one record an image, and tables and COCO instances from the records.
 
-An image is done when its record is written, after its files; each file is moved into place whole. So a process that is
-killed leaves no half file, and the next one knows where to go on.
+An image is done when its record is written, after its files; each file is moved into place whole. So a killed process
+leaves no half-written file, and the next one knows where to continue.
 """
 
 import csv
@@ -30,7 +30,7 @@ POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "
 class Prediction(NamedTuple):
     """Of one image: mask uint8 H x W (class indices), segments int32 H x W with their info, and uncertainty.
 
-    `disagreement` is float32 H x W, 0 to .5, of an image that was predicted with flips (`training.measure.flips`).
+    `disagreement` is float32 H x W, 0 to .5, if the image was predicted with flips (`training.measure.flips`).
     """
 
     mask: np.ndarray
@@ -41,17 +41,17 @@ class Prediction(NamedTuple):
 
 
 def uncertainty(logits):
-    """How unsure the logits, C x H x W at the image's size, are: 0 to 1.
+    """The uncertainty, 0 to 1, of logits C x H x W at the image's size.
 
-    The mean entropy, over its largest value, of the pixels whose probability of any class but the background is above
-    POSSIBLE; 0 where there is none. A mean over the whole image would follow the polyps' size.
+    It is the mean entropy, divided by its largest value, of the pixels whose probability of any class but the
+    background is above POSSIBLE; 0 without such pixels. A mean over the whole image would follow the polyps' size.
     """
     sums, counts = zip(*map(_entropy, logits.split(BAND, dim=1)), strict=True)
     return sum(sums) / max(1, sum(counts))
 
 
 def _entropy(logits):
-    """Sum of the entropies of the pixels that may be more than background, and their number."""
+    """The sum of the entropies of the pixels that may be foreground, and their number."""
     if logits.shape[0] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits])
     probabilities = logits.softmax(dim=0)
@@ -61,7 +61,7 @@ def _entropy(logits):
 
 
 class Predictions:
-    """The output folder, as one of the processes writes it.
+    """The output folder, as one process writes it.
 
     Args:
         folder: the output folder.
@@ -79,12 +79,12 @@ class Predictions:
         return {record["name"]: record["stamp"] for record in read_records(self.folder)}
 
     def write(self, item, stored, image, prediction):
-        """An image's mask, overlay, map of uncertainty and record; what is no file of its own gets one in frames/.
+        """Write an image's mask, overlay, map of uncertainty and record; a frame or row also gets a file in frames/.
 
         Args:
             item: the Item.
-            stored: {"bytes", "path"}, what it was read from.
-            image: RGB, as it was shown to the model.
+            stored: {"bytes", "path"}, its encoded file.
+            image: RGB, as the model got it.
             prediction: the Prediction.
         """
         self._save(f"masks/{item.name}.png", lambda file: self._coloured(prediction.mask).save(file, format="PNG"))
@@ -94,8 +94,8 @@ class Predictions:
         if prediction.disagreement is not None:
             grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
             self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
-        place = self._place(item, stored)
-        record = _record(item, place, image, prediction)
+        location = self._location(item, stored)
+        record = _record(item, location, image, prediction)
         self.records.write(json.dumps(record) + "\n")
         self.records.flush()
 
@@ -107,8 +107,8 @@ class Predictions:
         picture.putpalette(bytes(3) + colours.tobytes())
         return picture
 
-    def _place(self, item, stored):
-        """Where the image lies: COCO's file_name and coco_url."""
+    def _location(self, item, stored):
+        """The image's location: COCO's file_name and coco_url."""
         if stored["bytes"] is None:
             path = Path(stored["path"])
             return {"file_name": item.name + path.suffix, "coco_url": path.absolute().as_uri()}
@@ -126,7 +126,7 @@ class Predictions:
 
 
 def _whole_lines(path):
-    """The file, open to append; a last line that was only half written is cut off."""
+    """The file, open to append, without a half-written last line."""
     file = path.open("a+b")
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
@@ -134,13 +134,13 @@ def _whole_lines(path):
     return path.open("a", encoding="utf-8")
 
 
-def _record(item, place, image, prediction):
-    polyps = [_polyp(prediction.segmentation, one) for one in prediction.segments]
+def _record(item, location, image, prediction):
+    polyps = [_polyp(prediction.segmentation, segment) for segment in prediction.segments]
     return {
         "name": item.name,
         "stamp": item.stamp,
         "written": time.time(),
-        "image": {**place, "width": image.width, "height": image.height},
+        "image": {**location, "width": image.width, "height": image.height},
         "area": int(np.count_nonzero(prediction.mask)),
         "uncertainty": round(prediction.uncertainty, 6),
         "polyps": polyps,
@@ -160,7 +160,7 @@ def _polyp(segmentation, segment):
 
 
 def _run_lengths(segmentation, segment):
-    """COCO's text of the run lengths, column by column, of one entry; only its own columns are looked at."""
+    """COCO's text of an entry's run lengths, column by column; only the columns of its box are searched."""
     height, width = segmentation.shape
     left, _, columns, _ = segment["bbox"]
     inside = (segmentation[:, left : left + columns] == segment["id"]).ravel(order="F")
@@ -183,15 +183,14 @@ def read_records(folder):
 
 
 def write_documents(folder, id2label, failures, uncertain_first=False, stamps=None, left_out=()):
-    """annotations.json, images.csv, polyps.csv, failed.csv and left_out.csv; returns the records that they list.
+    """Write annotations.json, images.csv, polyps.csv, failed.csv and left_out.csv; returns the listed records.
 
     Args:
         folder: the output folder.
         id2label: the model's labels.
         failures: pairs of file and reason; without any there is no failed.csv.
-        uncertain_first: lists the images by falling uncertainty, not by name.
-        stamps: what the inputs hold now, each item's stamp by its name; records of anything else are not listed. None
-            lists all.
+        uncertain_first: list the images by falling uncertainty, not by name.
+        stamps: {name: stamp} of the items that the inputs hold now; other records are not listed. None lists all.
         left_out: files of the inputs that are not predicted; without any there is no left_out.csv.
     """
     folder, records = Path(folder), read_records(folder)
@@ -209,7 +208,7 @@ def write_documents(folder, id2label, failures, uncertain_first=False, stamps=No
 
 
 def _write_list(path, columns, rows):
-    """A table that is there only if it has rows."""
+    """Write a table, or remove it if there are no rows."""
     path.unlink(missing_ok=True)
     if rows:
         _write_table(path, columns, rows)

@@ -9,31 +9,35 @@ from hub_unets.modeling.image_processing_unet import upsample
 
 
 def logits_of(forward, images, tile=None, overlap=0.25, batch_size=8):
-    """Each image's logits, 1 x C x h x w, one after the other.
+    """Each image's logits, 1 x C x h x w, in order.
 
     Args:
         forward: a function from a list of PIL images to logits, B x C x h x w.
         images: PIL images, RGB.
-        tile: side of the tiles in the image's pixels; None, or a side that holds the image, takes the image whole.
-        overlap: the share of a tile, at least, that its neighbour shares.
+        tile: side of the tiles in the image's pixels; None, or a side as large as the image, leaves the image whole.
+        overlap: the least share of a tile that its neighbour covers too.
         batch_size: tiles a forward pass.
 
     Yields:
-        the logits that `forward` gives of a whole image; of a tiled one those at its own size, h = H and w = W: the
+        of a whole image the logits that `forward` gives; of a tiled one logits at its own size, h = H and w = W: the
         tiles' mean, weighted by a window that falls off towards the tile's border (Hann).
     """
-    boxes = [tile_boxes(image.width, image.height, tile, overlap) for image in images]
-    crops = (image if len(of) == 1 else image.crop(box) for image, of in zip(images, boxes, strict=True) for box in of)
-    logits = (one[None] for batch in in_batches(crops, batch_size) for one in forward(batch))
-    for image, of in zip(images, boxes, strict=True):
-        if len(of) == 1:
+    boxes_of_images = [tile_boxes(image.width, image.height, tile, overlap) for image in images]
+    crops = (
+        image if len(boxes) == 1 else image.crop(box)
+        for image, boxes in zip(images, boxes_of_images, strict=True)
+        for box in boxes
+    )
+    logits = (tile_logits[None] for batch in in_batches(crops, batch_size) for tile_logits in forward(batch))
+    for image, boxes in zip(images, boxes_of_images, strict=True):
+        if len(boxes) == 1:
             yield next(logits)
         else:
-            yield blend(zip(of, logits, strict=False), image.height, image.width)
+            yield blend(zip(boxes, logits, strict=False), image.height, image.width)
 
 
 def tile_boxes(width, height, tile, overlap):
-    """Boxes (left, top, right, bottom) in pixels that cover an image; one that would stand out is shifted inside."""
+    """Boxes (left, top, right, bottom) in pixels that cover an image; a box beyond the border is shifted inside."""
     spans = [_spans(side, tile or side, overlap) for side in (height, width)]
     return [(left, top, right, bottom) for (top, bottom), (left, right) in itertools.product(*spans)]
 

@@ -1,5 +1,5 @@
-// Marks what a network finds in an image, inside this page. The functions before `start` follow the repository's image
-// processor step by step: the same pixels go in, and the same mask comes out.
+// Runs a network on an image inside this page. The functions before `start` follow the repository's image processor
+// step by step: the same pixels go in, and the same mask comes out.
 import * as ort from "./onnxruntime.js";
 
 const NEAREST = 0;
@@ -53,7 +53,7 @@ export function resize(image, width, height, resample) {
   return pass(narrowed, 1, image.height, width * 3, taps(image.height, height, resample), width * 3);
 }
 
-// For each of `after` positions the first of the `before` that it reads, and their weights times 2 ** BITS.
+// For each of `after` positions: the first of the `before` positions that it reads, and the weights times 2 ** BITS.
 function taps(before, after, resample) {
   const scale = before / after;
   if (resample === NEAREST) {
@@ -66,8 +66,8 @@ function taps(before, after, resample) {
     const first = Math.max(0, Math.trunc(centre - support * stretch + 0.5));
     const end = Math.min(before, Math.trunc(centre + support * stretch + 0.5));
     const raw = Array.from({ length: end - first }, (_, t) => weight((first + t - centre + 0.5) / stretch));
-    const total = raw.reduce((sum, one) => sum + one, 0);
-    return { first, weights: raw.map((one) => roundAway((one / total) * 2 ** BITS)) };
+    const total = raw.reduce((sum, share) => sum + share, 0);
+    return { first, weights: raw.map((share) => roundAway((share / total) * 2 ** BITS)) };
   });
 }
 
@@ -100,16 +100,16 @@ export function pixelValues(image, settings) {
   const high = height + 2 * margin;
   const tables = [0, 1, 2].map((channel) => normalized(settings, channel));
   const data = new Float32Array(3 * high * wide);
-  for (let channel = 0, at = 0; channel < 3; channel++) {
+  for (let channel = 0, index = 0; channel < 3; channel++) {
     for (let y = 0; y < high; y++) {
       const row = reflected(y - margin, height) * width;
-      for (let x = 0; x < wide; x++) data[at++] = tables[channel][pixels[(row + reflected(x - margin, width)) * 3 + channel]];
+      for (let x = 0; x < wide; x++) data[index++] = tables[channel][pixels[(row + reflected(x - margin, width)) * 3 + channel]];
     }
   }
   return { data, dims: [1, 3, high, wide] };
 }
 
-// What each byte becomes in a channel.
+// The value of each byte in a channel.
 function normalized(settings, channel) {
   const f = Math.fround;
   const [mean, std] = [f(settings.mean[channel]), f(settings.std[channel])];
@@ -136,13 +136,13 @@ export function upsample(logits, [channels, h, w], height, width) {
 // Numbers outer x before x inner to outer x after x inner.
 function interpolated(data, outer, before, inner, after) {
   const out = new Float32Array(outer * after * inner);
-  for (let o = 0, at = 0; o < outer; o++) {
+  for (let o = 0, index = 0; o < outer; o++) {
     for (let i = 0; i < after; i++) {
       const position = Math.max(0, ((i + 0.5) * before) / after - 0.5);
       const low = Math.floor(position);
-      const [one, next] = [low, Math.min(low + 1, before - 1)].map((row) => (o * before + row) * inner);
+      const [start, next] = [low, Math.min(low + 1, before - 1)].map((row) => (o * before + row) * inner);
       const share = position - low;
-      for (let k = 0; k < inner; k++) out[at++] = data[one + k] * (1 - share) + data[next + k] * share;
+      for (let k = 0; k < inner; k++) out[index++] = data[start + k] * (1 - share) + data[next + k] * share;
     }
   }
   return out;
@@ -165,13 +165,13 @@ export function toMask(logits, channels, threshold) {
 export function regions(mask, width, logits, channels, least = 0) {
   const seen = new Int32Array(mask.length); // the number of each pixel's region, from 1
   const waiting = new Int32Array(mask.length);
-  const found = [];
+  const all = [];
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || seen[start]) continue;
     const region = { label: mask[start], area: 0, score: 0, x: 0, y: 0 };
     let last = 0;
     waiting[last] = start;
-    const number = found.push(region);
+    const number = all.push(region);
     seen[start] = number;
     while (last >= 0) {
       const pixel = waiting[last--];
@@ -181,17 +181,17 @@ export function regions(mask, width, logits, channels, least = 0) {
       region.x += x;
       region.y += (pixel - x) / width;
       for (let row = pixel - width; row <= pixel + width; row += width) {
-        for (let other = x ? row - 1 : row; other <= (x < width - 1 ? row + 1 : row); other++) {
-          if (mask[other] !== region.label || seen[other]) continue; // undefined above and below the image
-          seen[other] = number;
-          waiting[++last] = other;
+        for (let neighbour = x ? row - 1 : row; neighbour <= (x < width - 1 ? row + 1 : row); neighbour++) {
+          if (mask[neighbour] !== region.label || seen[neighbour]) continue; // undefined above and below the image
+          seen[neighbour] = number;
+          waiting[++last] = neighbour;
         }
       }
     }
     for (const sum of ["score", "x", "y"]) region[sum] /= region.area;
   }
-  for (let i = 0; i < mask.length; i++) if (seen[i] && found[seen[i] - 1].score < least) mask[i] = 0;
-  return found.filter(({ score }) => score >= least).sort((one, other) => one.label - other.label);
+  for (let i = 0; i < mask.length; i++) if (seen[i] && all[seen[i] - 1].score < least) mask[i] = 0;
+  return all.filter(({ score }) => score >= least).sort((a, b) => a.label - b.label);
 }
 
 function probability(logits, channels, count, pixel, label) {
@@ -299,14 +299,14 @@ function setOpacity() {
 function drawMask() {
   const { image, logits, channels, threshold } = state;
   state.mask = toMask(logits, channels, threshold);
-  const found = regions(state.mask, image.width, logits, channels, state.settings.score_threshold);
+  const entries = regions(state.mask, image.width, logits, channels, state.settings.score_threshold);
   const context = canvasOf("overlay");
   context.putImageData(painted((label) => (label ? [...colour(label), 255] : [0, 0, 0, 0])), 0, 0);
   context.font = `bold ${Math.max(14, image.width / 30)}px sans-serif`;
   context.textAlign = "center";
-  found.slice(0, MOST_LISTED).forEach(({ x, y }, index) => context.fillText(index + 1, x, y));
+  entries.slice(0, MOST_LISTED).forEach(({ x, y }, index) => context.fillText(index + 1, x, y));
   byId("threshold-value").value = Number(threshold.toFixed(3));
-  list(found);
+  list(entries);
 }
 
 function colour(label) {
@@ -321,17 +321,17 @@ function painted(rgba) {
   return pixels;
 }
 
-function list(found) {
+function list(entries) {
   const count = state.mask.length;
   const percent = (area) => `${((100 * area) / count).toFixed(2)} %`;
-  const total = found.reduce((sum, { area }) => sum + area, 0);
-  const all = found.length === 1 ? "1 region" : `${found.length} regions`;
-  const shown = found.length > MOST_LISTED ? `, the first ${MOST_LISTED} listed` : "";
-  byId("summary").textContent = found.length
-    ? `${all}, ${total} pixels, ${percent(total)} of the image${shown}.`
+  const total = entries.reduce((sum, { area }) => sum + area, 0);
+  const number = entries.length === 1 ? "1 region" : `${entries.length} regions`;
+  const limit = entries.length > MOST_LISTED ? `, the first ${MOST_LISTED} listed` : "";
+  byId("summary").textContent = entries.length
+    ? `${number}, ${total} pixels, ${percent(total)} of the image${limit}.`
     : "Nothing is marked in this image. That does not mean that nothing is there.";
   byId("regions").replaceChildren(
-    ...found.slice(0, MOST_LISTED).map(({ label, area, score }, index) => {
+    ...entries.slice(0, MOST_LISTED).map(({ label, area, score }, index) => {
       const name = state.settings.labels[label];
       return rowOf([index + 1, name, area, percent(area), score.toFixed(3)], colour(label));
     }),

@@ -21,7 +21,7 @@ from hub_unets.training.measure.models import read_variant
 TEMPLATES = Path(__file__).parent
 FILES = {"browser.html": "index.html", "browser.css": "page.css", "browser.js": "page.js"}
 PACKAGE = "onnxruntime-web@1.30.0"
-RUNTIME = {  # as the package names them, and as the page does: not every server knows what .mjs is
+RUNTIME = {  # names in the package and in the page; .mjs becomes .js, as not every server knows the type of .mjs
     "ort.wasm.bundle.min.mjs": "onnxruntime.js",
     "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
@@ -39,7 +39,7 @@ def build_page(model, out, runtime=None, name=None):
         name: what the page calls the model; the default is the run's name, or the Hub id.
 
     Raises:
-        UserError: what is missing, or what the page can't do as the image processor does it.
+        UserError: something is missing, or the page can't do what the image processor does.
     """
     refuse_foreign_folder(Path(out), is_page, "page")
     folder, usual_name = locate(model)
@@ -63,7 +63,7 @@ def is_page(folder):
 
 
 def locate(model):
-    """(folder, what the page calls the model) of a folder or a Hub id; no code is fetched from there."""
+    """(folder, the model's name on the page) of a folder or a Hub id; no code is fetched."""
     folder = Path(model)
     if folder.is_dir():
         results = folder / "results.json"
@@ -84,14 +84,14 @@ def require_parts(folder, runtime):
 
 
 def page_settings(folder, name):
-    """What page.js reads: numbers of the image processor, and names of the labels by number.
+    """The settings of page.js: numbers of the image processor, and the labels' names.
 
     Raises:
-        UserError: the page has no such preprocessing.
+        UserError: the page does not support the preprocessing.
     """
-    for needed in ("config.json", "preprocessor_config.json"):
-        if not (folder / needed).is_file():
-            raise UserError(f"{name} is no built repository: {needed} is missing; build one with `hub-unets build`.")
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (folder / file).is_file():
+            raise UserError(f"{name} is no built repository: {file} is missing; build one with `hub-unets build`.")
     with about_input():
         config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)
@@ -100,7 +100,7 @@ def page_settings(folder, name):
     if not processor.do_resize:
         raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
     if processor.resample not in RESAMPLES:
-        known = ", ".join(f"{one.value} ({one.name.lower()})" for one in sorted(RESAMPLES))
+        known = ", ".join(f"{resample.value} ({resample.name.lower()})" for resample in sorted(RESAMPLES))
         raise UserError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")
     return {
         "name": name,
@@ -119,12 +119,12 @@ def page_settings(folder, name):
 
 
 def fetch_runtime(scratch):
-    """The folder of the package that the user's own npm fetches and checks."""
+    """The folder of the package, which the user's npm fetches and checks."""
     command = [find_npm(), "pack", PACKAGE, "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
-    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     archives = list(scratch.glob("*.tgz"))
-    if done.returncode or len(archives) != 1:
-        reason = " ".join((done.stderr or done.stdout).split())[-300:]
+    if process.returncode or len(archives) != 1:
+        reason = " ".join((process.stderr or process.stdout).split())[-300:]
         raise UserError(
             f"npm did not fetch {PACKAGE}: {reason or 'it said nothing'}. --runtime takes a copy of yours."
         )

@@ -15,6 +15,7 @@ from hub_unets.training.data.digests import pair_digests
 from hub_unets.training.data.partition import PARTS, make_partition, near_duplicates
 from hub_unets.training.data.reading import read_pair
 from hub_unets.training.errors import UserError
+from hub_unets.training.records.results import read_results
 
 SPLIT, BENCHMARK = "split.json", "eval.yaml"
 CARD = Path(__file__).with_name("dataset_card.md")
@@ -159,22 +160,24 @@ def _read(api, repo_id):
     return info.sha, list_files(api, repo_id, info.sha, "dataset"), info.private
 
 
-def find_dataset(api, name, results, scratch):
+def find_dataset(api, name, checkpoint, scratch):
     """(repo_id, commit) of a data set's repository whose split is the run's.
 
     Args:
         api: the Hub's client.
         name: `owner/name`, or `owner/name@revision`.
-        results: the run's results.json.
+        checkpoint: the run's folder.
         scratch: a temporary folder.
 
     Raises:
-        UserError: there is none, or it has another split.
+        UserError: it has another split, or the run has no results.
     """
+    if not (checkpoint / "results.json").is_file():
+        raise UserError(f"{checkpoint} is not a finished run: results.json is missing; train with training/run.py.")
     repo_id, _, revision = name.partition("@")
     commit = api.dataset_info(repo_id, revision=revision or "main", timeout=patience()).sha
     path = api.hf_hub_download(repo_id, SPLIT, repo_type="dataset", revision=commit, local_dir=scratch / "dataset")
-    record, data = json.loads(Path(path).read_text(encoding="utf-8")), results["data"]
+    record, data = json.loads(Path(path).read_text(encoding="utf-8")), read_results(checkpoint / "results.json")["data"]
     for key in ("split", "sha256"):
         if record.get(key) != data[key]:
             raise UserError(

@@ -1,10 +1,10 @@
 """A built repository on its way to the Hub.
 
-`main` never shows what was not loaded from the Hub before, by commit hash, in a process that does not know this
-project, with the checkpoint's logits bit for bit. The Hub's client can't move a branch to a commit or take one back,
-and merging a pull request makes another commit and leaves a discussion behind. So the files are committed to a
-temporary branch, loaded from there, and then committed to `main` on condition that its head has not moved: the same
-files on the same parent. The price is that small files are sent twice; large ones are stored once.
+Before `main` changes, the same files are loaded from the Hub, by commit hash, in a process that does not know this
+project, and must give the checkpoint's logits bit for bit. The Hub's client can't move a branch to a commit or take
+one back, and merging a pull request makes another commit and leaves a discussion behind. So the files are committed
+to a temporary branch, loaded from there, and then committed to `main` on condition that its head has not moved: the
+same files on the same parent. The price: small files are sent twice; large ones are stored once.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ KEPT_ENVIRONMENT = (
 )
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 ACCESS_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
-LARGE = 10_000_000  # bytes; these, and all that is not text, the Hub keeps apart from git
+LARGE = 10_000_000  # bytes; the Hub keeps larger files, and all binary ones, apart from git
 
 
 @dataclass
@@ -48,14 +48,15 @@ class Publication:
     Attributes:
         api: the Hub's client.
         checkpoint: the run's folder.
-        repo_id: where it goes.
+        repo_id: the repository on the Hub.
         scratch: a temporary folder.
-        remote: what the Hub held when the files were compared.
-        tag: the one asked for, and from `stage` on the one that the card names; None for a pull request.
+        remote: the Hub's repository when the files were compared.
+        tag: the tag from the command line, and after `stage` the card's; None for a pull request.
         standing: the trial's Standing in a sweep, for the card.
         onnx: whether the repository holds model.onnx.
         space: whether the model has a Space, which the card then names.
-        changed: {path: "new", "changed" or "deleted"}, from `stage` on.
+        dataset: (repo_id, commit) of the data set's repository on the Hub, for the card; None names none.
+        changed: {path: "new", "changed" or "deleted"}, after `stage`.
     """
 
     api: HfApi
@@ -67,6 +68,7 @@ class Publication:
     standing: Standing | None = None
     onnx: bool = False
     space: bool = False
+    dataset: tuple | None = None
     changed: dict | None = None
 
     @property
@@ -74,15 +76,16 @@ class Publication:
         return self.scratch / "repository"
 
     def stage(self, create_pr):
-        """Build what is to be published, and compare it with `main`.
+        """Build the repository, and compare it with `main`.
 
-        The card names the tag, so a checkpoint that has not changed builds `main`'s files with a tag that `main` has:
-        these are tried first.
+        The card names the tag, so an unchanged checkpoint gives `main`'s files only with a tag that `main` has: these
+        tags are tried first.
         """
         head, tags = self.remote.head, self.remote.tags
-        of_main = [name for name, commit in tags.items() if commit == head]
-        for tag in [self.tag] if self.tag else [*of_main, None if create_pr else next_tag(tags)]:
-            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, space=self.space)
+        head_tags = [name for name, commit in tags.items() if commit == head]
+        for tag in [self.tag] if self.tag else [*head_tags, None if create_pr else next_tag(tags)]:
+            shown = {"space": self.space, "dataset": self.dataset}
+            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, **shown)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break
@@ -94,16 +97,16 @@ class Publication:
         self.tag, self.changed = tag, changed
 
     def listing(self):
-        """Lines that say what changes."""
-        at = f"main is at {self.remote.head}" if self.remote.head else "not on the Hub, or not for you to see"
-        yield f"{self.repo_id}: {at}"
+        """Lines that list the changes."""
+        state = f"main is at {self.remote.head}" if self.remote.head else "not on the Hub, or not for you to see"
+        yield f"{self.repo_id}: {state}"
         for name, kind in self.changed.items():
             path = self.staged / name
             size = f"{path.stat().st_size:>12,} bytes{'  LFS' if is_large(path) else ''}" if path.exists() else ""
             yield f"  {kind:<8}{name:<32}{size}".rstrip()
 
     def publish(self):
-        """One commit on `main`, tried out on a branch before, and its tag; the commit's hash."""
+        """Make one commit on `main`, after a trial on a branch, and its tag; returns the commit's hash."""
         if self.changed:
             with self.temporary_branch():
                 self.try_out(self.send(revision=BRANCH).oid)
@@ -117,15 +120,15 @@ class Publication:
         return commit
 
     def open_pull_request(self):
-        """A pull request of one commit, closed again where it does not load as it should; the commit's hash."""
-        offered = self.send(create_pr=True)
+        """Open a pull request of one commit, and close it if that fails its trial; returns the commit's hash."""
+        commit_info = self.send(create_pr=True)
         try:
-            self.try_out(offered.oid)
+            self.try_out(commit_info.oid)
         except BaseException:
-            self.api.change_discussion_status(self.repo_id, offered.pr_num, "closed")
+            self.api.change_discussion_status(self.repo_id, commit_info.pr_num, "closed")
             raise
-        print(f"Pull request: {offered.pr_url}")
-        return offered.oid
+        print(f"Pull request: {commit_info.pr_url}")
+        return commit_info.oid
 
     @contextlib.contextmanager
     def temporary_branch(self):
@@ -150,66 +153,66 @@ class Publication:
         except HTTPError:
             print(f"A branch is left: hf repos branch delete {self.repo_id} {BRANCH}", file=sys.stderr)
 
-    def send(self, **where):
-        """One commit on top of the head that was compared; the Hub refuses it where that has moved."""
+    def send(self, **target):
+        """Make one commit on top of the compared head; the Hub refuses it if `main` has moved."""
         operations = [
             CommitOperationDelete(name) if kind == "deleted" else CommitOperationAdd(name, self.staged / name)
             for name, kind in self.changed.items()
         ]
-        where |= {
+        target |= {
             "parent_commit": self.remote.head,
             "commit_message": " ".join(["Publish", *([self.tag] if self.tag else [])]),
         }
-        return commit_files(self.api, self.repo_id, operations, **where)
+        return commit_files(self.api, self.repo_id, operations, **target)
 
     def try_out(self, commit):
-        """Raise UserError unless a commit holds what was built, loads, and has the checkpoint's logits."""
+        """Raise UserError unless a commit holds the built files, loads, and gives the checkpoint's logits."""
         pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
         try:
-            if wrong := changes(self.staged, list_files(self.api, self.repo_id, commit)):
-                raise UserError(f"{', '.join(wrong)} did not arrive as built.")
-            found, expected = self.reload(commit, pixels), logits_of(self.checkpoint, pixels)
-            if not np.array_equal(found, expected):
-                difference = np.abs(found - expected).max()
+            if differing := changes(self.staged, list_files(self.api, self.repo_id, commit)):
+                raise UserError(f"{', '.join(differing)} did not arrive as built.")
+            logits, expected = self.reload(commit, pixels), logits_of(self.checkpoint, pixels)
+            if not np.array_equal(logits, expected):
+                difference = np.abs(logits - expected).max()
                 raise UserError(f"its logits differ from those of {self.checkpoint} by up to {difference:.3g}.")
         except UserError as error:
             main = "main and the tags are as they were" if self.changed else "main is at it, without its tag"
             raise UserError(f"commit {commit} of {self.repo_id} is not as it should be ({main}): {error}") from error
 
     def reload(self, commit, pixels):
-        """The logits of a commit on the Hub, loaded with a fresh cache, and without a token where none is needed."""
+        """The logits of a commit on the Hub, loaded with a fresh cache, and without a token unless one is needed."""
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         environment |= {"HOME": str(self.scratch), "HF_HOME": str(self.scratch / "cache")}
         if self.remote.closed:
             environment["HF_TOKEN"] = get_token()
         np.save(self.scratch / "pixels.npy", pixels)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-I", RELOAD, self.repo_id, commit, "pixels.npy", "logits.npy"],
             cwd=self.scratch,
             env=environment,
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if process.returncode:
+            reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
             raise UserError(f"it does not load: {reason}")
         return np.load(self.scratch / "logits.npy")
 
 
-def commit_files(api, repo_id, operations, **where):
-    """`HfApi.create_commit`, its errors those that `explained` knows."""
+def commit_files(api, repo_id, operations, **target):
+    """`HfApi.create_commit`, with errors that `explained` knows."""
     try:
-        return api.create_commit(repo_id, operations, **where)
-    except (RuntimeError, json.JSONDecodeError) as error:  # around what broke an upload; an answer that is a page
+        return api.create_commit(repo_id, operations, **target)
+    except (RuntimeError, json.JSONDecodeError) as error:  # an upload broke; the answer was a web page
         if error.__cause__:
             raise error.__cause__ from None
         raise UserError(f"the Hub did not take the files ({error}): repeat the command.") from error
 
 
 def next_tag(tags):
-    """`v` and the number after all that are taken."""
-    taken = [int(found[1]) for found in (re.fullmatch(r"v(\d+)", tag) for tag in tags) if found]
-    return f"v{max(taken, default=0) + 1}"
+    """`v` and the number after the largest in use."""
+    numbers = [int(match[1]) for match in (re.fullmatch(r"v(\d+)", tag) for tag in tags) if match]
+    return f"v{max(numbers, default=0) + 1}"
 
 
 def is_large(path):
@@ -239,7 +242,7 @@ def require_verified(staged, repo_id, tag=None):
 
 
 def logits_of(checkpoint, pixels):
-    """The checkpoint's logits, B x C x H x W; on one thread, as in the other process, so that sums agree."""
+    """The checkpoint's logits, B x C x H x W; on one thread, as in reload.py, so that rounding agrees."""
     model = load_network(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Run by push in a process of its own, `python -I`: the logits of a commit on the Hub, loaded as a stranger loads it.
+"""The logits of a commit on the Hub, loaded as a stranger would; push runs this in a separate process, `python -I`.
 
 Usage: reload.py REPO_ID COMMIT INPUT.npy OUTPUT.npy
 """
@@ -7,7 +7,7 @@ import sys
 
 
 def main(repo_id, commit, pixels, output):
-    sys.modules["hub_unets"] = None  # the project is not installed here, even where it is
+    sys.modules["hub_unets"] = None  # as if the project were not installed
     import numpy as np
     import torch
     from transformers import AutoModel

@@ -1,4 +1,4 @@
-"""What the Hub holds of a repository, how a built folder differs from it, and the Hub's errors in words for people."""
+"""The state of a repository on the Hub, how a built folder differs from it, and the Hub's errors in plain words."""
 
 import contextlib
 import hashlib
@@ -21,13 +21,13 @@ CURES = {
     402: "the Hub asks for a paid plan ({said}).",
     403: "your token may not do this in {repo_id}: log in with one that may write there (`hf auth login`), choose "
     "another REPO_ID, or offer the files with --create-pr.",
-    404: "{repo_id} has no such thing, or your token may not see it: {said}.",
-    409: "{repo_id} changed while this ran ({said}): repeat the command.",
+    404: "{repo_id} has no such thing, or your token may not see it: {message}.",
+    409: "{repo_id} changed while this ran ({message}): repeat the command.",
     412: "someone else pushed to {repo_id} since its files were compared: repeat the command. Nothing is lost.",
     429: "the Hub takes no more requests from you for now: repeat the command in some minutes.",
 }
 CLIENT = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx of huggingface_hub 1, httpx2 of 2
-PATIENCE = 300  # seconds for which an answer is awaited; alone, the client waits for ever
+PATIENCE = 300  # seconds to wait for an answer; by itself, the client waits for ever
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Remote:
         built: the paths among them that an earlier push wrote.
         branches: names.
         tags: {name: commit}.
-        private: whether it is.
-        closed: whether reading it takes a token.
+        private: whether it is private.
+        closed: whether reading it needs a token.
     """
 
     head: str | None = None
@@ -54,12 +54,12 @@ class Remote:
 
 
 def patience():
-    """For how many seconds an answer is awaited."""
+    """Seconds to wait for an answer."""
     return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or PATIENCE)
 
 
 def limit_waiting():
-    """Give up on a Hub that does not answer; requests that name a limit of their own keep it."""
+    """Stop waiting for a Hub that does not answer; requests with their own limit keep it."""
     get_session().timeout = patience()
 
 
@@ -74,8 +74,8 @@ def read_remote(api, repo_id):
         head=info.sha,
         files=files,
         built=_built_paths(api, repo_id, info.sha) & files.keys() if MANIFEST in files else set(),
-        branches={one.name for one in refs.branches},
-        tags={one.name: one.target_commit for one in refs.tags},
+        branches={ref.name for ref in refs.branches},
+        tags={ref.name: ref.target_commit for ref in refs.tags},
         private=info.private,
         closed=bool(info.private or info.gated),
     )
@@ -84,7 +84,7 @@ def read_remote(api, repo_id):
 def list_files(api, repo_id, commit, repo_type="model"):
     """{path: RepoFile} of every file of a commit."""
     tree = api.list_repo_tree(repo_id, revision=commit, recursive=True, repo_type=repo_type)
-    return {one.path: one for one in tree if isinstance(one, RepoFile)}
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def _built_paths(api, repo_id, commit):
@@ -94,28 +94,28 @@ def _built_paths(api, repo_id, commit):
 
 
 def changes(staged, files, built=()):
-    """What turns a repository's files into a folder's.
+    """The changes that turn a repository's files into a folder's.
 
     Args:
         staged: the folder.
         files: {path: RepoFile}.
-        built: the paths that are deleted where the folder lacks them; a user's own files stay.
+        built: the paths to delete if the folder lacks them; other files, the user's own, stay.
 
     Returns:
         dict: path to "new", "changed" or "deleted"; sorted.
     """
-    here = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
-    found = dict.fromkeys(set(built) - here.keys(), "deleted") | dict.fromkeys(here.keys() - files.keys(), "new")
-    found |= {name: "changed" for name in here.keys() & files.keys() if not _is_same(here[name], files[name])}
-    return dict(sorted(found.items()))
+    paths = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
+    kinds = dict.fromkeys(set(built) - paths.keys(), "deleted") | dict.fromkeys(paths.keys() - files.keys(), "new")
+    kinds |= {name: "changed" for name in paths.keys() & files.keys() if not _is_same(paths[name], files[name])}
+    return dict(sorted(kinds.items()))
 
 
-def _is_same(path, there):
-    """Compare by the sha256 of an LFS object, and by git's object name of any other file."""
-    if there.lfs:
-        return sha256(path) == there.lfs.sha256
+def _is_same(path, remote_file):
+    """Compare by the sha256 of an LFS object, and by git's object id of any other file."""
+    if remote_file.lfs:
+        return sha256(path) == remote_file.lfs.sha256
     content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote_file.blob_id
 
 
 @contextlib.contextmanager
@@ -124,7 +124,7 @@ def explained(repo_id, so_far=""):
 
     Args:
         repo_id: the repository in question.
-        so_far: what has been done, to say first.
+        so_far: the steps that are done, for the start of the message.
     """
     try:
         yield
@@ -145,8 +145,8 @@ def _cure_for(error, repo_id):
         )
     if response is None:
         return f"the connection to the Hub broke ({error}): repeat the command; files that arrived are not sent again."
-    said = " ".join((error.server_message or response.reason_phrase).split())
+    message = " ".join((error.server_message or response.reason_phrase).split())
     if response.status_code >= 500:
-        return f"the Hub is out of order ({response.status_code}, {said}): repeat the command later."
-    cure = CURES.get(response.status_code, "the Hub answered {status}: {said}.")
-    return cure.format(repo_id=repo_id, status=response.status_code, said=said)
+        return f"the Hub is out of order ({response.status_code}, {message}): repeat the command later."
+    cure = CURES.get(response.status_code, "the Hub answered {status}: {message}.")
+    return cure.format(repo_id=repo_id, status=response.status_code, message=message)

@@ -49,7 +49,7 @@ def build(
         dataset: (repo_id, commit) of the data set's repository on the Hub, for results.json and all that shows it.
 
     Raises:
-        UserError: a file is missing or does not fit, or `out` holds something else.
+        UserError: a file is missing or damaged, or `out` holds other files.
     """
     checkpoint = Path(checkpoint)
     if onnx:
@@ -95,7 +95,7 @@ def save_model(checkpoint, folder, config_class, model_class, two_channels=False
     """Weights, config with every Auto class and the pipeline, and the processor; half precision stays as stored.
 
     Raises:
-        UserError: two channels are asked for, and the head is not binary.
+        UserError: `two_channels` is set and the head is not binary.
     """
     model = load_weights(model_class, checkpoint).float()
     if two_channels and not model.config.binary_head:

@@ -13,7 +13,7 @@ from hub_unets.modeling.variants import find_variant
 from hub_unets.training.records.results import read_history
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of its stems: no other source fits them
+KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
 KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
 EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
@@ -24,11 +24,11 @@ class Standing(NamedTuple):
     """A trial's place in its sweep.
 
     Attributes:
-        name: the sweep's.
-        group: what the trial was ranked within.
-        place: from 1, by validation Dice.
-        of: how many the group has.
-        collection: the slug of the Hub's collection of the sweep's trials; None where there is none.
+        name: of the sweep.
+        group: the trials that it is ranked among.
+        place: its rank, from 1, by validation Dice.
+        of: how many trials the group has.
+        collection: the slug of the sweep's collection on the Hub; None where there is none.
     """
 
     name: str
@@ -53,7 +53,7 @@ def render_card(folder, results, repo_id=None, revision=None, space=False):
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
-        repo_id, revision: what the snippets load; None writes MODEL for the reader to fill in.
+        repo_id, revision: the repository and tag that the snippets load; None writes MODEL, for the reader to fill in.
         space: whether there is a Space of the same name.
     """
     config, processor = (
@@ -80,7 +80,7 @@ def render_card(folder, results, repo_id=None, revision=None, space=False):
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
         built=any(folder.glob("modeling_*.py")),
-        class_names=[one["label"] for one in results["metrics"]["test"].get("per_class", ())],
+        class_names=[row["label"] for row in results["metrics"]["test"].get("per_class", ())],
     )
     return str(card)
 
@@ -91,16 +91,16 @@ def linked(text):
 
 
 def shown_history(history, rows=8):
-    """Some of the history's validations, evenly, the last among them: dictionaries of epoch, loss, Dice and IoU."""
+    """Evenly spaced validations of the history, with the last: dictionaries of epoch, loss, Dice and IoU."""
     validations = [entry for entry in history if "eval_dice" in entry]
     step = max(1, -(-len(validations) // rows))
     return validations[::-1][::step][::-1]
 
 
 def base_model(results, config):
-    """The Hub's repository whose weights the run started from: a checkpoint's, or the encoder's ImageNet weights.
+    """The Hub's repository of the weights that the run started from: a checkpoint's, or the encoder's.
 
-    None where they came from a folder or a file, or from nowhere.
+    None where they came from a folder or a file, or were random.
     """
     backbone = config.get("backbone")
     if "start_from" in results["run"]["settings"]:
@@ -117,17 +117,17 @@ def card_data(results, config, repo_id=None, revision=None):
     hub = data.get("repository")
     if hub:
         dataset |= {"dataset_type": hub["repo_id"], "dataset_revision": hub["revision"]}
-    of = "mean of classes, " if "per_class" in test else ""
+    prefix = "mean of classes, " if "per_class" in test else ""
     figures = [
         EvalResult(
             task_type="image-segmentation",
             metric_type=metric,
-            metric_name=f"{metric} ({of}{how.replace('_', ' ')}, original size)",
-            metric_value=round(test[how][metric]["value"], 4),
+            metric_name=f"{metric} ({prefix}{kind.replace('_', ' ')}, original size)",
+            metric_value=round(test[kind][metric]["value"], 4),
             dataset_split=f"{data['split']}, test, {test['images']} images",
             **dataset,
         )
-        for how in ("per_image", "pooled")
+        for kind in ("per_image", "pooled")
         for metric in ("dice", "iou")
     ]
     backbone = config.get("backbone")
@@ -156,12 +156,12 @@ def is_kvasir(results):
 
 
 def is_phantoms(results):
-    """Whether the data were generated: of other data the terms are not known, and no licence is claimed."""
+    """Whether the data were generated. The terms of other data are not known, so the card claims no licence then."""
     return results["data"]["source"].startswith("phantoms")
 
 
 def title(results, config):
-    """What a model is: its variant, its encoder, and the data that it was trained on."""
+    """The card's title: the variant, the encoder, and the data that the model was trained on."""
     variant = find_variant(results["run"]["model_type"])[1].__name__.removesuffix("ForSemanticSegmentation")
     encoder = f" on {config['backbone']}" if config.get("backbone") else ""
     return f"{variant}{encoder}, trained on {dataset_name(results)}"

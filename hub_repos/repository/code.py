@@ -1,4 +1,4 @@
-"""The code that a repository holds: the variant's files and what they import, made flat, and who built them."""
+"""The code of a repository: flat copies of the variant's files and their imports, and the release that built them."""
 
 import ast
 import subprocess
@@ -12,13 +12,13 @@ NAME = "hub_unets"  # under which the folders are installed
 PACKAGES = ("configuration", "modeling")
 PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 ENDPOINT_FILE = Path("modeling/handler.py")
-REQUIREMENTS = "timm>=1.0.20,<1.1\n"  # what an Inference Endpoint's own environment lacks
+REQUIREMENTS = "timm>=1.0.20,<1.1\n"  # the package that an Inference Endpoint's environment lacks
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 
 
 def remote_code(config_class, model_class):
-    """What config.json says of the code: a file and class for each Auto class, and the pipeline."""
+    """The entries of config.json about the code: a file and class for each Auto class, and the pipeline."""
     model_type = config_class.model_type
     return {
         "auto_map": {
@@ -35,14 +35,14 @@ def remote_code(config_class, model_class):
     }
 
 
-def copy_code(model_type, folder, of_release=None):
-    """The variant's modeling file, the processor's with the pipeline, what they import, and the endpoint's two, flat.
+def copy_code(model_type, folder, release_name=None):
+    """Write flat copies: modeling file, processor with pipeline, all that they import, and the endpoint's two files.
 
-    `of_release` is the release that their first lines name; the default is this one's.
+    `release_name` is the release that their first lines name; the default is this one.
     """
-    of_release = of_release or release()
+    release_name = release_name or release()
     for relative in code_files(model_type):
-        source = flatten(PROJECT / relative, of_release) + indirect_imports(relative)
+        source = flatten(PROJECT / relative, release_name) + indirect_imports(relative)
         (folder / relative.name).write_text(source, encoding="utf-8")
     (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
 
@@ -53,26 +53,26 @@ def code_files(model_type):
 
 
 def with_imports(paths):
-    """These files, relative to the project, and what they import of it at any depth; sorted."""
-    waiting, found = list(paths), set()
-    while waiting:
-        relative = waiting.pop()
-        if relative not in found:
-            found.add(relative)
-            waiting += direct_imports(relative)
-    return sorted(found)
+    """These files, relative to the project, and all project files that they import at any depth; sorted."""
+    queue, files = list(paths), set()
+    while queue:
+        relative = queue.pop()
+        if relative not in files:
+            files.add(relative)
+            queue += direct_imports(relative)
+    return sorted(files)
 
 
 def direct_imports(relative):
-    """The project's files that a file itself imports."""
+    """The project's files that a file imports directly."""
     tree = ast.parse((PROJECT / relative).read_text(encoding="utf-8"))
     return [Path(*node.module.split(".")[1:]).with_suffix(".py") for node in project_imports(tree, relative)]
 
 
 def indirect_imports(relative):
-    """Lines that import what a file needs only through others; they define nothing but `_`.
+    """Lines that import the files which a file needs only through others; they define nothing but `_`.
 
-    transformers 4.57 to 5.5 copy from a local folder only what the file that they look for itself imports.
+    From a local folder, transformers 4.57 to 5.5 copy only the files that the file in question imports directly.
     """
     indirect = sorted(set(with_imports([relative])) - {relative, *direct_imports(relative)})
     if not indirect:
@@ -91,33 +91,34 @@ def project_imports(tree, path):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             parts = (node.module or "").split(".")
-            ours, fits = node.level or parts[0] == NAME, len(parts) == 3 and parts[1] in PACKAGES and not node.level
+            is_project = node.level or parts[0] == NAME
+            is_flat = len(parts) == 3 and parts[1] in PACKAGES and not node.level
         else:
-            imported = [one.name.split(".")[0] for one in node.names] if isinstance(node, ast.Import) else []
-            ours, fits = NAME in imported, False
-        if ours and not fits:
+            imported = [alias.name.split(".")[0] for alias in node.names] if isinstance(node, ast.Import) else []
+            is_project, is_flat = NAME in imported, False
+        if is_project and not is_flat:
             raise UserError(
                 f"{path}:{node.lineno}: only `from {NAME}.modeling.x import y`, and the same of configuration, can be "
                 "published."
             )
-        if ours:
+        if is_project:
             nodes.append(node)
     return nodes
 
 
-def flatten(path, of_release):
-    """A source file as it is published: imports of the project become siblings, a first line says where it is from."""
+def flatten(path, release_name):
+    """A source file as published: the project's imports become relative, and a first line names file and release."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
     for node in sorted(project_imports(ast.parse(source), path), key=lambda node: node.lineno, reverse=True):
         sibling = ast.ImportFrom(module=node.module.split(".")[2], names=node.names, level=1)
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + ast.unparse(sibling) + "\n"]
     relative = path.relative_to(PROJECT).as_posix()
-    return f"# {relative} of hub-unets {of_release}; Apache-2.0\n" + "".join(lines)
+    return f"# {relative} of hub-unets {release_name}; Apache-2.0\n" + "".join(lines)
 
 
 def release():
-    """The project's version, and its commit where it runs from a checkout; `+changes` where published code differs."""
+    """The project's version, with its commit if run from a checkout; `+changes` where the published code differs."""
     try:
         number = version("hub-unets")
     except PackageNotFoundError:
@@ -130,5 +131,5 @@ def release():
 
 
 def _git(*arguments):
-    done = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    process = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False)
+    return process.stdout.strip() if process.returncode == 0 else ""

@@ -46,11 +46,11 @@ def export_onnx(folder, path):
     """Write the network of a repository as one ONNX file, byte for byte the same each time.
 
     Args:
-        folder: the repository, with config, weights and processor; its code is not run, ours is.
+        folder: the repository, with config, weights and processor; its code does not run.
         path: the file to write.
 
     Raises:
-        UserError: the extra is missing, or the file's logits are not PyTorch's at two sizes.
+        UserError: the extra is missing, or the file's logits differ from PyTorch's.
     """
     require_export()
     model = load_network(folder)
@@ -68,7 +68,7 @@ def load_network(folder):
 def to_onnx(model):
     """The bytes of the ONNX file of a model in evaluation mode.
 
-    torch's exporter by tracing keeps height and width free with the padding inside; its newer one does not.
+    torch's tracing exporter keeps height and width free although the network pads; its newer exporter does not.
     """
     import onnx
 
@@ -76,7 +76,7 @@ def to_onnx(model):
     if model._supports_sdpa:
         model.set_attn_implementation("eager")  # torch traces sdpa for one number of tokens
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracer says that it takes what holds at any size for a constant
+        warnings.simplefilter("ignore")  # the tracer warns of constants that hold at any size
         torch.onnx.export(
             Logits(model).eval(),
             (torch.zeros(1, model.config.num_channels, *traced_size(model.config)),),
@@ -95,7 +95,7 @@ def to_onnx(model):
 
 
 def traced_size(config):
-    """(height, width) to trace a network at: two small sizes that it takes."""
+    """(height, width) for the tracing: small, unequal, and possible for the network."""
     if config.padding == "same":
         return 64, 96
     smallest = 2 * config.valid_margin + 4
@@ -103,19 +103,19 @@ def traced_size(config):
 
 
 def check_logits(content, model, processor):
-    """Raise UserError unless the file's logits are the model's, at the processor's size and at another, on noise."""
+    """Raise UserError unless file and model give the same logits of noise, at the processor's size and at another."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     margin, config = 2 * processor.mirror_margin, model.config
-    usual = [processor.size[side] + margin for side in ("height", "width")]
-    other = (75, 101) if config.padding == "same" else traced_size(config)[::-1]
-    for batch, size in ((1, usual), (2, other)):
+    processor_size = [processor.size[side] + margin for side in ("height", "width")]
+    other_size = (75, 101) if config.padding == "same" else traced_size(config)[::-1]
+    for batch, size in ((1, processor_size), (2, other_size)):
         pixels = torch.randn(batch, config.num_channels, *size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = model(pixels).logits.numpy()
-        (found,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
-        difference = largest_difference(found, expected)
+        (logits,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
+        difference = largest_difference(logits, expected)
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{ONNX}: at {size[0]} x {size[1]} pixels its logits differ from PyTorch's by {difference:.2g}, more "
@@ -123,8 +123,8 @@ def check_logits(content, model, processor):
             )
 
 
-def largest_difference(found, expected):
-    """Between two arrays of logits; where the largest is beyond 10, in tenths of it, for float32 rounds it more."""
-    if found.shape != expected.shape:
+def largest_difference(logits, expected):
+    """Between two arrays of logits; if the largest logit is above 10, relative to a tenth of it, as float32 rounds."""
+    if logits.shape != expected.shape:
         return math.inf
-    return float(np.abs(found - expected).max() / max(1, np.abs(expected).max() / 10))
+    return float(np.abs(logits - expected).max() / max(1, np.abs(expected).max() / 10))

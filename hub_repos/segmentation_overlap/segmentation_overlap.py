@@ -22,5 +22,5 @@ class SegmentationOverlap(evaluate.Metric):
 
     def _compute(self, predictions, references, classes=((1,),)):
         pairs = zip(predictions, references, strict=True)
-        counts = [metrics.count_pixels(np.array(one), np.array(truth), classes) for one, truth in pairs]
+        counts = [metrics.count_pixels(np.array(prediction), np.array(truth), classes) for prediction, truth in pairs]
         return metrics.summarize(np.stack(counts))

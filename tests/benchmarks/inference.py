@@ -22,7 +22,7 @@ SMP_ENCODER = {"mobilenetv2_100": "tu-mobilenetv2_100", "resnet18": "resnet18"}
 
 
 def measure(folder, calibration_rows, scored_rows, rounds, batches=(1, 16)):
-    """Milliseconds an image of every path at every batch size, and what the fast modes' masks are worth.
+    """Milliseconds an image of every path at every batch size, and the accuracy of the fast modes' masks.
 
     Args:
         folder: a run or repository with a backbone of SMP_ENCODER.
@@ -44,11 +44,11 @@ def measure(folder, calibration_rows, scored_rows, rounds, batches=(1, 16)):
         "calibration_images": len(calibration_rows),
         "masks": {
             name: {
-                "dice": round(mean_dice(own, truths), 5),
-                "dice_with_plain": round(mean_dice(own, masks[PLAIN]), 5),
-                "least_dice_with_plain": round(min(map(dice, own, masks[PLAIN])), 5),
+                "dice": round(mean_dice(side_masks, truths), 5),
+                "dice_with_plain": round(mean_dice(side_masks, masks[PLAIN]), 5),
+                "least_dice_with_plain": round(min(map(dice, side_masks, masks[PLAIN])), 5),
             }
-            for name, own in masks.items()
+            for name, side_masks in masks.items()
         },
         "milliseconds": {str(batch): timed(sides, files, batch, rounds) for batch in batches},
     }
@@ -59,8 +59,8 @@ def timed(sides, files, batch, rounds):
     turns = {name: iter(range(10**6)) for name in sides}
 
     def call(name):
-        first = next(turns[name]) * batch
-        sides[name]([files[(first + number) % len(files)] for number in range(batch)])
+        start = next(turns[name]) * batch
+        sides[name]([files[(start + number) % len(files)] for number in range(batch)])
 
     return compared(interleaved({name: partial(call, name) for name in sides}, rounds, 1, {USUAL}), USUAL, batch)
 
@@ -82,8 +82,8 @@ class Usual:
         pixels = np.stack([self.transform(image=image)["image"].transpose(2, 0, 1) for image in images])
         logits = self.model(torch.from_numpy(pixels))
         return [
-            F.interpolate(one[None], size=image.shape[:2], mode="bilinear")[0, 0] > 0
-            for one, image in zip(logits, images, strict=True)
+            F.interpolate(image_logits[None], size=image.shape[:2], mode="bilinear")[0, 0] > 0
+            for image_logits, image in zip(logits, images, strict=True)
         ]
 
 
@@ -104,11 +104,11 @@ def as_bool(mask):
     return np.asarray(mask) == 1
 
 
-def dice(one, other):
-    """Of two masks; of two empty ones 1."""
-    both = int(one.sum() + other.sum())
-    return 2 * int((one & other).sum()) / both if both else 1.0
+def dice(mask, reference):
+    """Dice of two masks; 1 where both are empty."""
+    total = int(mask.sum() + reference.sum())
+    return 2 * int((mask & reference).sum()) / total if total else 1.0
 
 
-def mean_dice(masks, others):
-    return statistics.mean(map(dice, masks, others))
+def mean_dice(masks, references):
+    return statistics.mean(map(dice, masks, references))

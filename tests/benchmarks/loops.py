@@ -46,9 +46,11 @@ class PlainSamples(Dataset):
 
     def __init__(self, rows, augmentation, size):
         self.rows = rows
-        own = [getattr(albumentations, name)(**options) for entry in augmentation for name, options in entry.items()]
+        transforms = [
+            getattr(albumentations, name)(**options) for entry in augmentation for name, options in entry.items()
+        ]
         normalize = albumentations.Normalize(mean=[0.5] * 3, std=[0.5] * 3)
-        self.transform = albumentations.Compose([albumentations.Resize(size, size), *own, normalize])
+        self.transform = albumentations.Compose([albumentations.Resize(size, size), *transforms, normalize])
 
     def __len__(self):
         return len(self.rows)
@@ -56,10 +58,10 @@ class PlainSamples(Dataset):
     def __getitem__(self, index):
         image, mask = (Image.open(stored(self.rows[index][column])) for column in ("image", "annotation"))
         labels = (np.array(mask.convert("L")) > 127).astype(np.uint8)
-        changed = self.transform(image=np.array(image.convert("RGB")), mask=labels)
+        sample = self.transform(image=np.array(image.convert("RGB")), mask=labels)
         return {
-            "pixel_values": torch.from_numpy(changed["image"].transpose(2, 0, 1)),
-            "labels": torch.from_numpy(changed["mask"].astype(np.int64)),
+            "pixel_values": torch.from_numpy(sample["image"].transpose(2, 0, 1)),
+            "labels": torch.from_numpy(sample["mask"].astype(np.int64)),
         }
 
 
@@ -77,9 +79,9 @@ def loaders(rows, size, batch_size, cache_folder):
         cached_samples(rows, digests, processor, 2, cache_folder), processor, Augmentation(augmentation, 0)
     )
     options = {"batch_size": batch_size, "drop_last": True, "collate_fn": collate}
-    ours = DataLoader(samples, sampler=EpochSampler(len(samples), 0), **options)
-    plain = DataLoader(PlainSamples(rows, augmentation, size), shuffle=True, **options)
-    return {OURS: endless(ours), PLAIN: endless(plain)}
+    cached_loader = DataLoader(samples, sampler=EpochSampler(len(samples), 0), **options)
+    plain_loader = DataLoader(PlainSamples(rows, augmentation, size), shuffle=True, **options)
+    return {OURS: endless(cached_loader), PLAIN: endless(plain_loader)}
 
 
 def endless(loader):
@@ -90,7 +92,7 @@ def measure(rows, backbone, size, rounds, batch_size=8):
     """Images a second of both loaders and of both loops; the same network, batch size, losses and augmentation."""
     with tempfile.TemporaryDirectory() as folder:
         batches = loaders(rows, size, batch_size, folder)
-        calls = {name: partial(next, one) for name, one in batches.items()}
+        calls = {name: partial(next, iterator) for name, iterator in batches.items()}
         loading = rates(interleaved(calls, rounds, 2, {PLAIN}), batch_size)
         steps = {
             OURS: partial(step, *prepared(backbone, True), True),
@@ -102,17 +104,17 @@ def measure(rows, backbone, size, rounds, batch_size=8):
 
 
 def rates(seconds, batch_size):
-    """Adds images a second to what `compared` says."""
+    """The result of `compared`, with images a second."""
     return {
-        name: {**one, "images_per_second": round(1000 / one["ms"], 1)}
-        for name, one in compared(seconds, PLAIN, batch_size).items()
+        name: {**times, "images_per_second": round(1000 / times["ms"], 1)}
+        for name, times in compared(seconds, PLAIN, batch_size).items()
     }
 
 
-def prepared(backbone, as_ours):
-    """(network in training mode, its optimiser), with `as_ours` laid out as `UNetTrainer` does."""
+def prepared(backbone, as_trainer):
+    """(network in training mode, its optimiser); `as_trainer` sets it up as `UNetTrainer` does."""
     network = our_network("unet", backbone).train()
-    if as_ours:
+    if as_trainer:
         network.to(memory_format=torch.channels_last)
         depthwise_in_float32(network)
     return network, torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -133,19 +135,19 @@ def step(network, optimizer, bf16_and_channels_last, batch):
 
 
 def import_seconds(rounds):
-    """Median seconds of a process that imports our published code, and of one that imports what it stands on."""
+    """Median seconds of a process that imports our published code, and of one that imports its dependencies."""
     seconds = {name: [] for name in IMPORTS}
     for _ in range(rounds):
         for name, code in IMPORTS.items():
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
             seconds[name].append(time.perf_counter() - started)
-    return {name: round(statistics.median(own), 3) for name, own in seconds.items()}
+    return {name: round(statistics.median(times), 3) for name, times in seconds.items()}
 
 
 def loader_memory(rows, counts, size=64):
-    """Megabytes, without files' pages, that an epoch over so many cached images adds; the rows are repeated."""
-    found = []
+    """Megabytes, without files' pages, that an epoch adds for each count of cached images; rows are repeated."""
+    results = []
     processor = UNetImageProcessor(size=size)
     for count in counts:
         repeated = rows.select([number % len(rows) for number in range(count)])
@@ -156,21 +158,21 @@ def loader_memory(rows, counts, size=64):
             )
             del repeated, digests
             gc.collect()
-            before, most = anonymous_mb(), 0.0
+            start, peak = anonymous_mb(), 0.0
             for number, _ in enumerate(DataLoader(samples, 8, sampler=EpochSampler(count, 0), collate_fn=collate)):
-                most = max(most, anonymous_mb()) if number % 20 == 0 else most
-            found.append({"images": count, "added_mb": round(most - before, 1)})
-    return found
+                peak = max(peak, anonymous_mb()) if number % 20 == 0 else peak
+            results.append({"images": count, "added_mb": round(peak - start, 1)})
+    return results
 
 
 def evaluation_memory(counts, size=64):
-    """Megabytes at the peak of scoring so many small frames, the summary included; the frames are repeated."""
+    """Peak megabytes of scoring each count of small frames, with the summary; frames are repeated."""
     network = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2)).eval()
     processor = UNetImageProcessor(size=size)
     frames = phantom_dataset(16, size=size)
-    found = []
+    results = []
     for count in [len(frames), *counts]:  # the first one warms up
         rows = frames.select([number % len(frames) for number in range(count)])
         added = peak_mb(lambda rows=rows: score(network, processor, rows, Task(), crops=True).summary())
-        found.append({"images": count, "added_mb": added})
-    return found[1:]
+        results.append({"images": count, "added_mb": added})
+    return results[1:]

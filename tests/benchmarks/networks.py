@@ -15,7 +15,7 @@ from hub_unets.benchmarks.timing import compared, interleaved, peak_mb
 from hub_unets.modeling.variants import find_variant, variant_names
 
 THEIRS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus}
-WIDTHS = {  # smp gives all nodes of U-Net++ but a level's last the width of its skip
+WIDTHS = {  # in smp's U-Net++ every node but a level's last has the width of its skip
     "resnet18": [256, 128, 64, 64, 16],
     "mobilenetv2_100": [96, 32, 24, 16, 16],
 }
@@ -37,24 +37,24 @@ def measure(backbones, sizes, rounds, training_rounds):
 
 def row(variant, backbone, size, rounds, training_rounds, batch=1, training_batch=4):
     """One comparison: float32, channels as they come, batch 1 forward and batch 4 for a training step."""
-    ours = our_network(variant, backbone)
-    sides = {"ours": Logits(ours)}
-    found = {"variant": variant, "backbone": backbone, "size": size}
+    network = our_network(variant, backbone)
+    sides = {"ours": Logits(network)}
+    result = {"variant": variant, "backbone": backbone, "size": size}
     if variant in THEIRS:
-        sides["smp"] = their_network(variant, ours, backbone)
-        found["largest_difference"] = largest_difference(*sides.values())
+        sides["smp"] = their_network(variant, network, backbone)
+        result["largest_difference"] = largest_difference(*sides.values())
     reference = [*sides][-1]
     pixels = torch.rand(batch, 3, size, size)
     calls = {name: partial(forward, module.eval(), pixels) for name, module in sides.items()}
-    found["forward"] = compared(interleaved(calls, rounds), reference)
-    found["forward_peak_mb"] = {name: peak_mb(call) for name, call in calls.items()}
-    found["gmacs"] = {name: round(gmacs(module, size), 4) for name, module in sides.items()}
+    result["forward"] = compared(interleaved(calls, rounds), reference)
+    result["forward_peak_mb"] = {name: peak_mb(call) for name, call in calls.items()}
+    result["gmacs"] = {name: round(gmacs(module, size), 4) for name, module in sides.items()}
     if training_rounds:
         pixels = torch.rand(training_batch, 3, size, size)
         calls = {name: partial(training_step, module.train(), pixels) for name, module in sides.items()}
-        found["training_step"] = compared(interleaved(calls, training_rounds), reference)
-        found["training_peak_mb"] = {name: peak_mb(call) for name, call in calls.items()}
-    return found
+        result["training_step"] = compared(interleaved(calls, training_rounds), reference)
+        result["training_peak_mb"] = {name: peak_mb(call) for name, call in calls.items()}
+    return result
 
 
 class Logits(nn.Module):
@@ -76,38 +76,38 @@ def our_network(variant, backbone):
 
 
 @torch.no_grad()
-def their_network(variant, ours, backbone):
+def their_network(variant, network, backbone):
     """smp's network with our weights."""
-    theirs = THEIRS[variant](
+    reference = THEIRS[variant](
         SMP_ENCODER[backbone],
         encoder_weights=None,
         decoder_channels=WIDTHS[backbone],
         decoder_interpolation="bilinear",
     )
     prefix = "encoder.model." if SMP_ENCODER[backbone].startswith("tu-") else "encoder."
-    state = renamed(ours.encoder.backbone, (r"^", prefix))
+    state = renamed(network.encoder.backbone, (r"^", prefix))
     if variant == "unet":
-        blocks = {str(number): (block, 1) for number, block in enumerate(ours.decoder.blocks)}
+        blocks = {str(number): (block, 1) for number, block in enumerate(network.decoder.blocks)}
     else:
-        places = {name: tuple(map(int, name.split("_"))) for name in ours.decoder.nodes}
+        places = {name: tuple(map(int, name.split("_"))) for name in network.decoder.nodes}
         blocks = {
-            f"x_{5 - level - column}_{4 - level}": (ours.decoder.nodes[name], column)
+            f"x_{5 - level - column}_{4 - level}": (network.decoder.nodes[name], column)
             for name, (level, column) in places.items()
         }
     for name, (block, nodes) in blocks.items():
         state |= smp_block(block, f"decoder.blocks.{name}", nodes)
-    state["segmentation_head.0.weight"] = F.pad(ours.head.classifier.weight, (1, 1, 1, 1))
-    state["segmentation_head.0.bias"] = ours.head.classifier.bias
-    theirs.load_state_dict(state)
-    return theirs.eval()
+    state["segmentation_head.0.weight"] = F.pad(network.head.classifier.weight, (1, 1, 1, 1))
+    state["segmentation_head.0.bias"] = network.head.classifier.bias
+    reference.load_state_dict(state)
+    return reference.eval()
 
 
 @torch.inference_mode()
-def largest_difference(ours, theirs, size=64):
-    """Between the logits of both, relative to the largest logit."""
+def largest_difference(network, reference, size=64):
+    """The largest difference between the logits of both networks, relative to the largest logit."""
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    one, other = ours.eval()(pixels), theirs.eval()(pixels)
-    return float((one - other).abs().max() / other.abs().max())
+    logits, expected = network.eval()(pixels), reference.eval()(pixels)
+    return float((logits - expected).abs().max() / expected.abs().max())
 
 
 @torch.inference_mode()
@@ -124,9 +124,9 @@ def training_step(module, pixels):
 @torch.no_grad()
 def gmacs(module, size):
     """Billions of multiply-accumulates of one image."""
-    on_meta = copy.deepcopy(module).to("meta").eval()
+    meta_module = copy.deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
-        on_meta(torch.zeros(1, 3, size, size, device="meta"))
+        meta_module(torch.zeros(1, 3, size, size, device="meta"))
     return counter.get_total_flops() / 2e9
 
 

@@ -38,43 +38,46 @@ def introduction(results):
 
 
 def inference(results):
-    found = results["inference"]
-    size = f"{found['size']['height']} x {found['size']['width']}"
+    record = results["inference"]
+    size = f"{record['size']['height']} x {record['size']['width']}"
     text = (
         f"## From JPEG bytes to a mask at the original size\n\n"
-        f"U-Net on {found['backbone']} at {size} pixels, weights {found['weights']}. The usual way is "
+        f"U-Net on {record['backbone']} at {size} pixels, weights {record['weights']}. The usual way is "
         "segmentation-models-pytorch's Unet with its default decoder, eager float32: Pillow decodes, albumentations "
         "resizes and normalises, logits are upsampled and thresholded. Decode, resize and mask are timed on both "
-        f"sides. Dice: mean over {found['images']} validation images, per image at original size; int8 ranges from "
-        f"{found['calibration_images']} training images.\n\n"
+        f"sides. Dice: mean over {record['images']} validation images, per image at original size; int8 ranges from "
+        f"{record['calibration_images']} training images.\n\n"
     )
-    batches = list(found["milliseconds"])
+    batches = list(record["milliseconds"])
     header = [title for batch in batches for title in (f"batch {batch}: ms an image", "times faster")]
     rows = []
-    for name in found["milliseconds"][batches[0]]:
-        times = [found["milliseconds"][batch][name] for batch in batches]
-        masks = found["masks"].get(name)
+    for name in record["milliseconds"][batches[0]]:
+        times = [record["milliseconds"][batch][name] for batch in batches]
+        masks = record["masks"].get(name)
         quality = [masks["dice"], masks["dice_with_plain"], masks["least_dice_with_plain"]] if masks else ["–"] * 3
-        rows.append([name, *(value for one in times for value in (one["ms"], one["times_faster"])), *quality])
+        rows.append([name, *(value for timing in times for value in (timing["ms"], timing["times_faster"])), *quality])
     return text + table(["path", *header, "Dice", "Dice with plain", "least"], rows)
 
 
 def networks(results):
     rows = []
-    for one in results["networks"]:
-        for name, times in one["forward"].items():
-            step = one.get("training_step", {}).get(name)
+    for row in results["networks"]:
+        for name, times in row["forward"].items():
+            step = row.get("training_step", {}).get(name)
             rows.append([
-                one["variant"], one["backbone"], one["size"], name, one["gmacs"][name], times["ms"],
-                times["times_faster"] if len(one["forward"]) > 1 else "–", one["forward_peak_mb"][name],
-                step["ms"] if step else "–", step["times_faster"] if step and len(one["forward"]) > 1 else "–",
-                one.get("training_peak_mb", {}).get(name, "–"),
+                row["variant"], row["backbone"], row["size"], name, row["gmacs"][name], times["ms"],
+                times["times_faster"] if len(row["forward"]) > 1 else "–", row["forward_peak_mb"][name],
+                step["ms"] if step else "–", step["times_faster"] if step and len(row["forward"]) > 1 else "–",
+                row.get("training_peak_mb", {}).get(name, "–"),
             ])  # fmt: skip
     header = [
         "variant", "backbone", "px", "side", "GMACs", "forward ms", "times faster", "peak MB", "step ms",
         "times faster", "peak MB",
     ]  # fmt: skip
-    worst = max((one["largest_difference"] for one in results["networks"] if "largest_difference" in one), default=0)
+    worst = max(
+        (row["largest_difference"] for row in results["networks"] if "largest_difference" in row),
+        default=0,
+    )
     return (
         "## Networks\n\nFloat32, eager, batch 1 forward, batch 4 a training step (forward and backward). "
         "segmentation-models-pytorch's networks hold our weights, with bilinear upsampling and the same decoder "
@@ -85,15 +88,15 @@ def networks(results):
 
 
 def training(results):
-    found = results["training"]
+    record = results["training"]
     rows = [
-        [part, name, one["images_per_second"], one["times_faster"]]
+        [part, name, figures["images_per_second"], figures["times_faster"]]
         for part in ("loader", "loop")
-        for name, one in found[part].items()
+        for name, figures in record[part].items()
     ]
     imports = ", ".join(f"{name} {value} s" for name, value in results["import_seconds"].items())
     return (
-        f"## Training\n\nOne process, batch {found['batch_size']}, {found['size']} px, recipe `unet_mobilenetv2`'s "
+        f"## Training\n\nOne process, batch {record['batch_size']}, {record['size']} px, recipe `unet_mobilenetv2`'s "
         "augmentation. Ours: decoded and resized once into an Arrow cache, bfloat16, channels last, freed memory "
         "kept. Plain: JPEG and mask decoded and resized in each epoch, float32, PyTorch's defaults. Same network, "
         "losses and optimiser.\n\n"
@@ -103,9 +106,9 @@ def training(results):
 
 
 def growth(results):
-    rows = [[one["size"], one["batch"], one["ms"], one["peak_mb"]] for one in results["growth"]]
+    rows = [[row["size"], row["batch"], row["ms"], row["peak_mb"]] for row in results["growth"]]
     loader, evaluation = (
-        [[one["images"], one["added_mb"]] for one in results[part]] for part in ("loader_memory", "evaluation_memory")
+        [[row["images"], row["added_mb"]] for row in results[part]] for part in ("loader_memory", "evaluation_memory")
     )
     return (
         "## Growth\n\nU-Net's forward in float32 against side and batch:\n\n"
@@ -121,25 +124,25 @@ def draw(results, path):
     """Four panels: inference, forward against smp, training, growth."""
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
     _draw_inference(axes[0, 0], results["inference"]["milliseconds"])
-    pairs = [one for one in results["networks"] if "smp" in one["forward"]]
-    names = [f"{one['variant']}, {one['backbone'].split('_')[0]}, {one['size']} px" for one in pairs]
-    axes[0, 1].barh(names, [one["forward"]["ours"]["times_faster"] for one in pairs], color="tab:blue")
+    pairs = [row for row in results["networks"] if "smp" in row["forward"]]
+    names = [f"{row['variant']}, {row['backbone'].split('_')[0]}, {row['size']} px" for row in pairs]
+    axes[0, 1].barh(names, [row["forward"]["ours"]["times_faster"] for row in pairs], color="tab:blue")
     axes[0, 1].axvline(1, color="black", linewidth=1)
     axes[0, 1].tick_params(axis="y", labelsize=7)
     axes[0, 1].invert_yaxis()
     axes[0, 1].set(title="Forward: smp's time over ours, same weights", xlabel="times faster")
     for shift, part in enumerate(("loader", "loop")):
-        own = results["training"][part]
-        values = [one["images_per_second"] for one in own.values()]
-        bars = axes[1, 0].bar([place + 0.4 * shift for place in range(len(own))], values, 0.38, label=part)
+        sides = results["training"][part]
+        values = [figures["images_per_second"] for figures in sides.values()]
+        bars = axes[1, 0].bar([position + 0.4 * shift for position in range(len(sides))], values, 0.38, label=part)
         axes[1, 0].bar_label(bars, fmt="%.3g")
     axes[1, 0].set_xticks([0.2, 1.2], list(results["training"]["loop"]))
     axes[1, 0].legend()
     axes[1, 0].set(title="Training", ylabel="images a second", yscale="log")
-    points = [one for one in results["growth"] if one["batch"] == 1]
+    points = [point for point in results["growth"] if point["batch"] == 1]
     for unit, label in (("ms", "milliseconds"), ("peak_mb", "peak MB")):
-        values = [one[unit] or float("nan") for one in points]
-        axes[1, 1].plot([one["size"] ** 2 / 1e6 for one in points], values, "o-", label=label)
+        values = [point[unit] or float("nan") for point in points]
+        axes[1, 1].plot([point["size"] ** 2 / 1e6 for point in points], values, "o-", label=label)
     axes[1, 1].set(title="Growth of the forward, batch 1", xlabel="megapixels", xscale="log", yscale="log")
     axes[1, 1].legend()
     figure.savefig(path, dpi=110)
@@ -149,10 +152,10 @@ def draw(results, path):
 def _draw_inference(axis, milliseconds):
     names = list(next(iter(milliseconds.values())))
     for shift, (batch, times) in enumerate(milliseconds.items()):
-        places = [place + 0.4 * shift for place in range(len(names))]
-        bars = axis.barh(places, [times[name]["ms"] for name in names], 0.38, label=f"batch {batch}")
+        positions = [position + 0.4 * shift for position in range(len(names))]
+        bars = axis.barh(positions, [times[name]["ms"] for name in names], 0.38, label=f"batch {batch}")
         axis.bar_label(bars, [f"{times[name]['times_faster']:.1f}x" for name in names])
-    axis.set_yticks([place + 0.2 for place in range(len(names))], names)
+    axis.set_yticks([position + 0.2 for position in range(len(names))], names)
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.legend()

@@ -71,13 +71,13 @@ def measure(data, model, profile):
     results["networks"] = say(
         networks.measure, profile["backbones"], profile["sizes"], rounds, profile["training_rounds"]
     )
-    few = training.select(range(min(len(training), 64)))
+    few_rows = training.select(range(min(len(training), 64)))
     backbone = profile["backbones"][0]
-    results["training"] = say(loops.measure, few, backbone, profile["size"], profile["loop_rounds"])
+    results["training"] = say(loops.measure, few_rows, backbone, profile["size"], profile["loop_rounds"])
     results["growth"] = say(
         networks.growth, backbone, profile["growth_sizes"], profile["growth_batches"], min(3, rounds)
     )
-    results["loader_memory"] = say(loops.loader_memory, few, profile["loader_images"])
+    results["loader_memory"] = say(loops.loader_memory, few_rows, profile["loader_images"])
     results["evaluation_memory"] = say(loops.evaluation_memory, profile["evaluation_images"])
     results["import_seconds"] = say(loops.import_seconds, profile["import_rounds"])
     return results
@@ -86,9 +86,9 @@ def measure(data, model, profile):
 def say(part, *arguments):
     """Run one part and tell how long it took."""
     started = time.perf_counter()
-    found = part(*arguments)
+    result = part(*arguments)
     print(f"{part.__module__.rpartition('.')[2]}.{part.__name__}: {time.perf_counter() - started:.0f} s", flush=True)
-    return found
+    return result
 
 
 def save_random(folder, profile):

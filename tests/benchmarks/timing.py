@@ -1,7 +1,6 @@
 """Fair times on a machine that may be busy: rounds of A B A B ..., their medians, and the machine's name."""
 
 import ctypes
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hub_unets.training.fit.threads import keep_freed_memory, usable_cores
+from hub_unets.training.records.results import cpu_name
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -19,7 +19,7 @@ def interleaved(calls, rounds, warm_ups=1, usual=()):
     Args:
         calls: {name: function without arguments}; in each round each is called once, in this order.
         rounds, warm_ups: counted and uncounted rounds.
-        usual: names that run with the C library's default allocation, as a program does that never heard of ours.
+        usual: names that run with the C library's default allocation, as in any other program.
     """
     seconds = {name: [] for name in calls}
     for number in range(warm_ups + rounds):
@@ -42,17 +42,17 @@ def default_memory():
     mallopt(-1, 128 * 1024)
 
 
-def compared(seconds, against, units=1):
-    """{name: {"ms", "times_faster"}}: the median of each, and the median over rounds of the other's over its time.
+def compared(seconds, reference, units=1):
+    """{name: {"ms", "times_faster"}}: median time, and the median over rounds of `reference`'s time divided by it.
 
     `units` divides milliseconds: the images that one call takes.
     """
     return {
         name: {
-            "ms": round(1000 * statistics.median(own) / units, 3),
-            "times_faster": round(statistics.median(b / a for a, b in zip(own, seconds[against], strict=True)), 3),
+            "ms": round(1000 * statistics.median(times) / units, 3),
+            "times_faster": round(statistics.median(b / a for a, b in zip(times, seconds[reference], strict=True)), 3),
         }
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     }
 
 
@@ -61,11 +61,11 @@ def peak_mb(call):
     try:
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5")
-        before = _status_mb("VmRSS")
+        start = _status_mb("VmRSS")
     except (AttributeError, OSError):
         return None
     call()
-    return round(_status_mb("VmHWM") - before, 1)
+    return round(_status_mb("VmHWM") - start, 1)
 
 
 def anonymous_mb():
@@ -80,12 +80,4 @@ def _status_mb(name):
 
 def hardware():
     """What every figure must name: processor, threads, versions."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return {"cpu": cpu, "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"cpu": cpu_name(), "cores": usable_cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -15,7 +15,7 @@ def test_two_labels_are_background_and_polyp_with_one_logit(fields):
     assert (config.num_labels, config.binary_head, config.num_logits) == (2, True, 1)
 
 
-def test_own_names_are_kept():
+def test_custom_names_are_kept():
     config = UNetConfig(id2label={0: "none", 1: "tool"})
     assert config.id2label == {0: "none", 1: "tool"}
     assert config.label2id == {"none": 0, "tool": 1}
@@ -23,7 +23,7 @@ def test_own_names_are_kept():
 
 
 @pytest.mark.parametrize("fields", [{}, {"num_labels": 3}])
-def test_names_give_the_number_of_labels_and_their_keys_may_be_texts(fields):
+def test_names_give_the_number_of_labels_and_their_keys_may_be_strings(fields):
     config = UNetConfig(id2label={"2": "boundary", "0": "background", "1": "polyp"}, **fields)
     assert list(config.id2label.items()) == [(0, "background"), (1, "polyp"), (2, "boundary")]
     assert config.label2id == {"background": 0, "polyp": 1, "boundary": 2}
@@ -53,18 +53,18 @@ def test_a_binary_head_is_off_unless_there_are_two_labels(fields):
     assert (config.binary_head, config.num_logits) == (False, 3)
 
 
-def test_labels_of_a_call_take_the_place_of_the_files(tmp_path):
+def test_labels_of_a_call_replace_those_of_the_file(tmp_path):
     UNetConfig().save_pretrained(tmp_path)
-    three = {0: "none", 1: "polyp", 2: "tool"}
-    texts = {str(label): name for label, name in three.items()}
+    three_names = {0: "none", 1: "polyp", 2: "tool"}
+    text_keys = {str(label): name for label, name in three_names.items()}
     calls = [
-        {"id2label": three},
-        {"id2label": three, "num_labels": 3},
-        {"id2label": texts, "label2id": {name: label for label, name in texts.items()}},
+        {"id2label": three_names},
+        {"id2label": three_names, "num_labels": 3},
+        {"id2label": text_keys, "label2id": {name: label for label, name in text_keys.items()}},
     ]
     for call in calls:
         config = UNetConfig.from_pretrained(tmp_path, **call)
-        assert config.id2label == three
+        assert config.id2label == three_names
         assert config.label2id == {"none": 0, "polyp": 1, "tool": 2}
         assert (config.num_labels, config.num_logits, config.binary_head) == (3, 3, False)
     config, unused = UNetConfig.from_pretrained(tmp_path, num_labels=3, return_unused_kwargs=True, revision_x=1)

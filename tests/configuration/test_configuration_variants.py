@@ -1,15 +1,14 @@
-"""What holds for the configuration of every variant."""
+"""The configuration of every variant."""
 
 import ast
-import inspect
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from hub_unets.modeling.variants import config_fields
 from tests.variants import VARIANTS, config_class, each_encoder, each_variant, model_class, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -52,25 +51,20 @@ def test_a_saved_config_comes_back_equal(variant, encoder, labels, tmp_path):
 
 @each_variant
 def test_every_field_is_read_by_the_code_of_the_variant(variant):
-    fields = set()
-    for one in config_class(variant).__mro__:
-        if issubclass(one, PretrainedConfig) and one is not PretrainedConfig and "__init__" in vars(one):
-            fields |= inspect.signature(one.__init__).parameters.keys() - {"self", "args", "kwargs"}
-        if one is PretrainedConfig:
-            break
+    fields = config_fields(config_class(variant)).keys() - {"num_labels", "id2label"}  # transformers' own
     assert "num_channels" in fields
     assert fields - fields_read(variant) == set()
 
 
 def fields_read(variant):
     """Names x of every `config.x` and, in configuration files and outside of the checks, `self.x`."""
-    todo, seen, names = [f"modeling.modeling_{variant}"], set(), set()
-    while todo:
-        module = todo.pop()
+    pending, visited, names = [f"modeling.modeling_{variant}"], set(), set()
+    while pending:
+        module = pending.pop()
         source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
-        seen.add(module)
+        visited.add(module)
         imported = re.findall(r"^from hub_unets\.((?:configuration|modeling)\.\w+) import", source, re.M)
-        todo += [one for one in imported if one not in seen]
+        pending += [name for name in imported if name not in visited]
         owners = ("config", "self") if module.startswith("configuration") else ("config",)
         tree = ast.parse(source)
         skipped = {
@@ -93,5 +87,5 @@ def fields_read(variant):
 
 @each_variant
 def test_transformers_has_no_model_of_that_name(variant):
-    """With one, a load without trust_remote_code would take it in silence: `make test-newest` tells of it in time."""
+    """Else a load without trust_remote_code would silently take that model; `make test-newest` finds it in time."""
     assert variant not in CONFIG_MAPPING_NAMES

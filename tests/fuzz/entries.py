@@ -52,10 +52,10 @@ def _pictures():
     rgb = Image.fromarray(rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "text"
-    found = [("PNG", rgb.convert(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
-    found += [(suffix, rgb) for suffix in ("JPEG", "WEBP", "BMP", "PPM", "TGA", "JPEG2000")]
-    found += [(suffix, rgb.convert("P")) for suffix in ("GIF", "BMP", "TIFF")]
-    encoded = [_encoded(image, suffix) for suffix, image in found]
+    cases = [("PNG", rgb.convert(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
+    cases += [(suffix, rgb) for suffix in ("JPEG", "WEBP", "BMP", "PPM", "TGA", "JPEG2000")]
+    cases += [(suffix, rgb.convert("P")) for suffix in ("GIF", "BMP", "TIFF")]
+    encoded = [_encoded(image, suffix) for suffix, image in cases]
     encoded += [_encoded(rgb, "TIFF", compression="jpeg"), _encoded(rgb.convert("F"), "TIFF")]
     return [*encoded, *[_encoded(rgb, suffix, exif=exif) for suffix in ("JPEG", "PNG", "WEBP")]]
 
@@ -66,10 +66,10 @@ def _masks():
     ones, whites = Image.fromarray(values), Image.fromarray(values * 255)
     palette = ones.copy()
     palette.putpalette([0, 0, 0, 255, 255, 255])
-    found = [("PNG", ones), ("PNG", whites), ("PNG", palette), ("GIF", palette), ("BMP", palette), ("JPEG", whites)]
-    found += [("TIFF", whites.convert(mode)) for mode in ("1", "L", "F", "I", "RGB")]
-    found += [("PNG", whites.convert(mode)) for mode in ("1", "LA", "RGBA", "RGB")]
-    return [_encoded(image, suffix) for suffix, image in found]
+    cases = [("PNG", ones), ("PNG", whites), ("PNG", palette), ("GIF", palette), ("BMP", palette), ("JPEG", whites)]
+    cases += [("TIFF", whites.convert(mode)) for mode in ("1", "L", "F", "I", "RGB")]
+    cases += [("PNG", whites.convert(mode)) for mode in ("1", "LA", "RGBA", "RGB")]
+    return [_encoded(image, suffix) for suffix, image in cases]
 
 
 PICTURES, MASKS = _pictures(), _masks()
@@ -184,7 +184,7 @@ def metadata(folder, rng):
     data = folder / "set"
     _write_pairs(data)
     if rng.random() < 0.5:
-        name, text = "metadata.jsonl", "\n".join(json.dumps(one) for one in mutated_rows(rng))
+        name, text = "metadata.jsonl", "\n".join(json.dumps(row) for row in mutated_rows(rng))
     else:
         lines = [",".join(ROWS[0])] + [",".join(str(value) for value in row.values()) for row in mutated_rows(rng)]
         name, text = "metadata.csv", "\n".join(lines)
@@ -193,7 +193,7 @@ def metadata(folder, rng):
 
 
 def mutated_rows(rng):
-    """ROWS, of which some stay rows."""
+    """ROWS, mutated; values that are no longer dictionaries are left out."""
     rows = mutated_value(rng, ROWS)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 

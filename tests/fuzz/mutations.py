@@ -1,6 +1,6 @@
 """Seeded mutations of whatever a stranger may send: bytes, text, JSON and YAML values, folders of files.
 
-Each takes a `numpy.random.Generator` and returns what it has made of the sound input.
+Each takes a `numpy.random.Generator` and returns the mutated input.
 """
 
 import copy
@@ -16,7 +16,7 @@ RUNS = [b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\n", b"{", b
 
 
 def pick(rng, values):
-    """One of a list of values of any kind."""
+    """A random value of a list."""
     return values[int(rng.integers(len(values)))]
 
 
@@ -54,9 +54,9 @@ def mutated_text(rng, text):
 
 def mutated_value(rng, value, values=VALUES, most=2):
     """A JSON or YAML value with one to `most` of its parts replaced, removed, doubled, renamed or wrapped."""
-    whole = [copy.deepcopy(value)]
+    root = [copy.deepcopy(value)]
     for _ in range(int(rng.integers(1, most + 1))):
-        holder, key = pick(rng, _places(whole))
+        holder, key = pick(rng, _places(root))
         kind = int(rng.integers(8))
         if kind == 0:
             del holder[key]
@@ -70,18 +70,18 @@ def mutated_value(rng, value, values=VALUES, most=2):
             holder[key] = json.dumps(holder[key], default=str)
         else:
             holder[key] = copy.deepcopy(pick(rng, values))
-        whole = whole or [None]
-    return whole[0]
+        root = root or [None]
+    return root[0]
 
 
 def _places(holder):
     """Every (container, key) below a container."""
-    found = []
+    places = []
     for key, value in list(enumerate(holder) if isinstance(holder, list) else holder.items()):
-        found.append((holder, key))
+        places.append((holder, key))
         if isinstance(value, (list, dict)):
-            found += _places(value)
-    return found
+            places += _places(value)
+    return places
 
 
 def mutate_folder(rng, folder, most=3):
@@ -93,23 +93,23 @@ def mutate_folder(rng, folder, most=3):
         file = pick(rng, files)
         kind = int(rng.integers(9))
         name = pick(rng, ["b" * 250, "a\nb", "ä", "a.b.c", "%s", ".h", "con", " ", "a'\"b"])
-        beside = file.with_name(name + file.suffix)
+        sibling = file.with_name(name + file.suffix)
         if kind == 0:
             file.unlink()
         elif kind == 1:
             file.write_bytes(mutated_bytes(rng, file.read_bytes()))
-        elif kind == 2 and not beside.exists():
-            file.rename(beside)
-        elif kind == 3 and not beside.exists():
-            os.mkfifo(beside)
-        elif kind == 4 and not beside.exists():
-            beside.mkdir()
-        elif kind == 5 and not beside.exists():
-            beside.symlink_to(pick(rng, [folder, beside, "/dev/zero", "nowhere"]))
+        elif kind == 2 and not sibling.exists():
+            file.rename(sibling)
+        elif kind == 3 and not sibling.exists():
+            os.mkfifo(sibling)
+        elif kind == 4 and not sibling.exists():
+            sibling.mkdir()
+        elif kind == 5 and not sibling.exists():
+            sibling.symlink_to(pick(rng, [folder, sibling, "/dev/zero", "nowhere"]))
         elif kind == 6:
             file.rename(file.with_suffix(pick(rng, ["", ".heic", ".JPG", ".txt", ".tiff", ".ppm"])))
         elif kind == 7:
-            other = os.fsencode(file.parent) + b"/\xff\xfe" + os.fsencode(file.suffix)
-            Path(os.fsdecode(other)).write_bytes(file.read_bytes())
+            invalid_name = os.fsencode(file.parent) + b"/\xff\xfe" + os.fsencode(file.suffix)
+            Path(os.fsdecode(invalid_name)).write_bytes(file.read_bytes())
         else:
             file.write_bytes(pick(rng, files).read_bytes())

@@ -38,11 +38,11 @@ def chromium(folder):
 
 def wait(condition, seconds=120):
     """The first true value of `condition()`."""
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited in vain"
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def console_errors(driver):

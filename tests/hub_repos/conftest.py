@@ -36,7 +36,7 @@ def make_checkpoint(tmp_path_factory):
         parts = {part: rows.select(getattr(partition, part)) for part in ("validation", "test")}
         width = 3 if model.config.num_labels == 3 else None
         task = Task.of_run(model.config, width)
-        scores = {part: score(model, processor, of_part, task) for part, of_part in parts.items()}
+        scores = {part: score(model, processor, part_rows, task) for part, part_rows in parts.items()}
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         settings = {"data": DATA} | {f"model.{name}": json.dumps(value) for name, value in fields.items()}
@@ -81,8 +81,8 @@ def modules_cache(tmp_path, monkeypatch):
 
     forget()
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    others = [path for path in sys.path if not Path(path, "transformers_modules").is_dir()]  # of loads before
-    monkeypatch.setattr(sys, "path", others)
+    # earlier loads have left their own cache folders in the path
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").is_dir()])
     yield
     forget()
 

@@ -31,8 +31,8 @@ def main(repository):
     while True:
         data, threads = pickle.load(sys.stdin.buffer)
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(answer, [data] * threads))
-        pickle.dump(found, sys.stdout.buffer)
+            answers = list(pool.map(answer, [data] * threads))
+        pickle.dump(answers, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 

@@ -1,6 +1,6 @@
 """Run by tests in a process of its own, `python -I`: checks built repositories as a stranger would load them.
 
-Usage: isolated.py isolated_check.py. Says its version of transformers; then each line that it reads is a load,
+Usage: isolated.py isolated_check.py. Prints its version of transformers; then each line that it reads is a load,
 [REPOSITORY, WORK] in JSON, answered with an exit status. The libraries are imported once; each load is a fork, with
 fresh caches, that knows nothing of another; what it says is in WORK/printed.txt.
 """

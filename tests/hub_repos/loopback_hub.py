@@ -1,6 +1,6 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-The Space `owner/name` is the repository `spaces/owner/name`. What a client was told or sent is in `requests`, what is
+The Space `owner/name` is the repository `spaces/owner/name`. What a client sent is in `requests`, what is
 stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
 where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
 """
@@ -74,11 +74,11 @@ class Repository:
 
     def history(self, revision="main"):
         """Commit hashes, newest first."""
-        commit, found = self.resolve(revision), []
+        commit, hashes = self.resolve(revision), []
         while commit:
-            found.append(commit)
+            hashes.append(commit)
             commit = self.parents[commit]
-        return found
+        return hashes
 
     def resolve(self, revision):
         pulls = {f"refs/pr/{number}": commit for number, commit in self.pulls.items()}
@@ -86,8 +86,8 @@ class Repository:
 
     def commit(self, branch, files, parent=None):
         """A commit with these files, at the head of a branch if one is named; its hash."""
-        told = f"{parent} {len(self.commits)} {[(path, blob.oid) for path, blob in sorted(files.items())]}"
-        commit = hashlib.sha1(told.encode()).hexdigest()
+        description = f"{parent} {len(self.commits)} {[(path, blob.oid) for path, blob in sorted(files.items())]}"
+        commit = hashlib.sha1(description.encode()).hexdigest()
         self.commits[commit], self.parents[commit] = files, parent
         if branch:
             self.branches[branch] = commit
@@ -134,12 +134,12 @@ class LoopbackHub:
         self.when("PUT", path_regex, lambda handler: handler.hang_up(after_bytes), times)
 
     def slow(self, method, path_regex, seconds, times=1):
-        """Do at once what is asked for, and say so late."""
+        """Carry out the request at once, and answer late."""
         self.when(method, path_regex, lambda handler: setattr(handler, "delay", seconds), times)
 
     def hold(self, method, path_regex):
-        """Do at once what is asked for, and say so when nobody waits for the answer any more."""
-        self.when(method, path_regex, lambda handler: setattr(handler, "held", True), 1)
+        """Carry out the request at once, and answer only when the client has given up."""
+        self.when(method, path_regex, lambda handler: setattr(handler, "waits_for_close", True), 1)
 
     def rule_for(self, method, path):
         with self.lock:
@@ -151,7 +151,7 @@ class LoopbackHub:
 
     def count(self, method, path_regex):
         """How many requests there were."""
-        return sum(bool(re.fullmatch(method, one[0]) and re.search(path_regex, one[1])) for one in self.requests)
+        return sum(bool(re.fullmatch(method, verb) and re.search(path_regex, path)) for verb, path, _ in self.requests)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -169,14 +169,14 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on the screen: `hub.requests` is the log."""
 
     def respond(self):
-        self.delay, self.held, self.told = 0, False, None
+        self.delay, self.waits_for_close, self.pending_answer = 0, False, None
         self.handle_request()
-        time.sleep(self.delay)  # here, for while it is worked out nobody else is served
-        if self.held:
+        time.sleep(self.delay)  # here, because the lock is free now
+        if self.waits_for_close:
             select.select([self.connection], [], [], 60)  # readable when the client closes it
-        if self.told:
+        if self.pending_answer:
             with contextlib.suppress(ConnectionError):  # the client did not wait
-                self.send(*self.told)
+                self.send(*self.pending_answer)
 
     def handle_request(self):
         self.body = None
@@ -192,19 +192,19 @@ class Handler(BaseHTTPRequestHandler):
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if token and not self.may_read:
                 raise RefusedError(401, "Invalid credentials in Authorization header")
-            place = path.replace("/api/spaces/", "/api/models/spaces/")
+            model_path = path.replace("/api/spaces/", "/api/models/spaces/")
             for method, pattern, answer in ROUTES:
-                if method == self.command and (found := re.fullmatch(pattern, place)):
+                if method == self.command and (match := re.fullmatch(pattern, model_path)):
                     with self.hub.lock:
-                        return answer(self, **found.groupdict())
+                        return answer(self, **match.groupdict())
             raise RefusedError(404, f"the loopback Hub has no {self.command} {path}")
         except RefusedError as error:
-            told = {"X-Error-Code": error.code, "X-Error-Message": error}
-            return self.answer(error.body, error.status, told)
+            headers = {"X-Error-Code": error.code, "X-Error-Message": error}
+            return self.answer(error.body, error.status, headers)
 
     def answer(self, body=b"", status=200, headers=None):
         """Answer with JSON or bytes; true, as a rule's action has to return."""
-        self.told = body if isinstance(body, bytes) else json.dumps(body).encode(), status, headers
+        self.pending_answer = body if isinstance(body, bytes) else json.dumps(body).encode(), status, headers
         if self.body is None:  # a rule answered before the request was read
             self.close_connection = True
         return True
@@ -228,16 +228,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def find(self, repo, revision=None):
         """The repository and the commit that a revision names."""
-        found = self.hub.repositories.get(repo)
-        if found is None or (found.private and not self.may_read):
+        repository = self.hub.repositories.get(repo)
+        if repository is None or (repository.private and not self.may_read):
             raise RefusedError(404 if self.may_read else 401, "Repository not found", "RepoNotFound")
-        commit = found.resolve(revision or "main")
+        commit = repository.resolve(revision or "main")
         if commit is None:
             raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found, commit
+        return repository, commit
 
     def find_to_write(self, repo, revision=None):
-        """The same for a writer, or for anyone who is logged in where it is for a pull request."""
+        """As `find`, for a writer; for a pull request, for anyone who is logged in."""
         found = self.find(repo, revision)
         if "create_pr" not in self.query or not self.may_read:
             self.require_writer(repo.split("/")[-2])
@@ -253,18 +253,18 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(403, f"You don't have the rights to write in {namespace}")
 
     def create(self):
-        told = json.loads(self.body)
-        namespace = told["organization"] or self.hub.user
-        is_space = told.get("type") == "space"
-        repo = f"{'spaces/' if is_space else ''}{namespace}/{told['name']}"
+        request = json.loads(self.body)
+        namespace = request["organization"] or self.hub.user
+        is_space = request.get("type") == "space"
+        repo = f"{'spaces/' if is_space else ''}{namespace}/{request['name']}"
         self.require_writer(namespace)
-        if is_space and told["sdk"] not in ("gradio", "static"):
+        if is_space and request["sdk"] not in ("gradio", "static"):
             raise RefusedError(400, "sdk: only gradio and static are known here")
-        if is_space and told["sdk"] == "gradio" and not self.hub.pays:
+        if is_space and request["sdk"] == "gradio" and not self.hub.pays:
             raise RefusedError(402, "Creating a Gradio Space requires a PRO subscription")
         if repo in self.hub.repositories:
             raise RefusedError(409, "You already created this model repo")
-        made = Repository(told.get("visibility") == "private", told.get("sdk"), told.get("hardware"))
+        made = Repository(request.get("visibility") == "private", request.get("sdk"), request.get("hardware"))
         self.hub.repositories[repo] = made
         self.answer({"url": f"{self.hub.url}/{repo}"})
 
@@ -272,35 +272,39 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"errors": [], "warnings": []})
 
     def info(self, repo, revision=None):
-        found, commit = self.find(repo, revision)
-        siblings = [{"rfilename": path} for path in found.commits[commit]]
-        told = {"id": repo, "sha": commit, "private": found.private, "gated": False, "siblings": siblings}
-        self.answer(told | ({"sdk": found.sdk} if found.sdk else {}))
+        repository, commit = self.find(repo, revision)
+        siblings = [{"rfilename": path} for path in repository.commits[commit]]
+        shown = {"id": repo, "sha": commit, "private": repository.private, "gated": False, "siblings": siblings}
+        self.answer(shown | ({"sdk": repository.sdk} if repository.sdk else {}))
 
     def refs(self, repo):
-        found, _ = self.find(repo)
-        named = {"branches": ("refs/heads", found.branches), "tags": ("refs/tags", found.tags), "converts": ("", {})}
+        repository, _ = self.find(repo)
+        references = {
+            "branches": ("refs/heads", repository.branches),
+            "tags": ("refs/tags", repository.tags),
+            "converts": ("", {}),
+        }
         self.answer(
             {
                 kind: [
                     {"name": name, "ref": f"{ref}/{name}", "targetCommit": commit} for name, commit in names.items()
                 ]
-                for kind, (ref, names) in named.items()
+                for kind, (ref, names) in references.items()
             }
         )
 
     def tree(self, repo, revision):
-        found, commit = self.find(repo, revision)
-        self.answer([blob.entry(path) for path, blob in found.commits[commit].items()])
+        repository, commit = self.find(repo, revision)
+        self.answer([blob.entry(path) for path, blob in repository.commits[commit].items()])
 
     def preupload(self, repo, revision):
-        found, commit = self.find_to_write(repo, revision)
-        ignored = found.commits[commit].get(".gitignore", Blob(b"")).content.decode().split()
-        there = {path: blob.sha256 if blob.lfs else blob.oid for path, blob in found.commits[commit].items()}
+        repository, commit = self.find_to_write(repo, revision)
+        ignored = repository.commits[commit].get(".gitignore", Blob(b"")).content.decode().split()
+        oids = {path: blob.sha256 if blob.lfs else blob.oid for path, blob in repository.commits[commit].items()}
         paths = [file["path"] for file in json.loads(self.body)["files"]]
         modes = {path: "lfs" if path.endswith(LFS_SUFFIXES) else "regular" for path in paths}
         files = [
-            {"path": path, "uploadMode": modes[path], "shouldIgnore": path in ignored, "oid": there.get(path)}
+            {"path": path, "uploadMode": modes[path], "shouldIgnore": path in ignored, "oid": oids.get(path)}
             for path in paths
         ]
         self.answer({"files": files})
@@ -308,10 +312,10 @@ class Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, repo):
         self.require_login()
         objects = json.loads(self.body)["objects"]
-        for one in objects:
-            if one["oid"] not in self.hub.objects:
-                upload = {"href": f"{self.hub.storage}/lfs/{one['oid']}"}
-                one["actions"] = {"upload": upload, "verify": {"href": f"{self.hub.url}/{repo}/lfs-verify"}}
+        for lfs_object in objects:
+            if lfs_object["oid"] not in self.hub.objects:
+                upload = {"href": f"{self.hub.storage}/lfs/{lfs_object['oid']}"}
+                lfs_object["actions"] = {"upload": upload, "verify": {"href": f"{self.hub.url}/{repo}/lfs-verify"}}
         self.answer({"transfer": "basic", "objects": objects})
 
     def store(self, oid):
@@ -329,14 +333,14 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def commit(self, repo, revision):
-        found, head = self.find_to_write(repo, revision)
+        repository, head = self.find_to_write(repo, revision)
         is_pull_request = "create_pr" in self.query
         (_, header), *operations = [
             (line["key"], line["value"]) for line in map(json.loads, self.body.decode().splitlines())
         ]
         if header.get("parentCommit", head) != head:
             raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
-        files = dict(found.commits[head])
+        files = dict(repository.commits[head])
         for key, value in operations:
             if key == "file":
                 files[value["path"]] = Blob(base64.b64decode(value["content"]))
@@ -344,52 +348,52 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = Blob(self.hub.objects[value["oid"]], lfs=True)
             else:
                 del files[value["path"]]
-        commit = found.commit(None if is_pull_request else revision, files, head)
+        commit = repository.commit(None if is_pull_request else revision, files, head)
         if repo.startswith("spaces/") and b"\nsdk: " in files["README.md"].content:
-            found.sdk = files["README.md"].content.partition(b"\nsdk: ")[2].split()[0].decode()
+            repository.sdk = files["README.md"].content.partition(b"\nsdk: ")[2].split()[0].decode()
         if is_pull_request:
-            number = len(found.pulls) + 1
-            found.pulls[number], found.pull_status[number] = commit, "open"
+            number = len(repository.pulls) + 1
+            repository.pulls[number], repository.pull_status[number] = commit, "open"
         pull = f"{self.hub.url}/{repo}/discussions/{number}" if is_pull_request else None
         url = f"{self.hub.url}/{repo}/commit/{commit}"
         self.answer({"commitUrl": url, "commitOid": commit, "pullRequestUrl": pull, "success": True})
 
     def discussion_status(self, repo, number):
         self.require_login()
-        found, _ = self.find(repo)
+        repository, _ = self.find(repo)
         status = json.loads(self.body)["status"]
-        found.pull_status[int(number)] = status
+        repository.pull_status[int(number)] = status
         event = {"id": "1", "type": "status-change", "createdAt": NOW, "data": {"status": status}}
         self.answer({"newStatus": event})
 
     def create_branch(self, repo, name):
-        found, commit = self.find_to_write(repo, json.loads(self.body).get("startingPoint"))
-        if name in found.branches:
+        repository, commit = self.find_to_write(repo, json.loads(self.body).get("startingPoint"))
+        if name in repository.branches:
             raise RefusedError(409, "Reference already exists")
-        found.branches[name] = commit
+        repository.branches[name] = commit
         self.answer({})
 
     def delete_branch(self, repo, name):
-        found, _ = self.find_to_write(repo, name)
-        del found.branches[name]
+        repository, _ = self.find_to_write(repo, name)
+        del repository.branches[name]
         self.answer({})
 
     def create_tag(self, repo, revision):
-        found, commit = self.find_to_write(repo, revision)
+        repository, commit = self.find_to_write(repo, revision)
         tag = json.loads(self.body)["tag"]
-        if tag in found.tags:
+        if tag in repository.tags:
             raise RefusedError(409, "Tag reference exists already")
-        found.tags[tag] = commit
+        repository.tags[tag] = commit
         self.answer({})
 
     def file(self, repo, revision, path):
         """HEAD and GET; an LFS object is elsewhere, and its headers say what it will be."""
-        found, commit = self.find(repo, revision)
-        blob = found.commits[commit].get(path)
+        repository, commit = self.find(repo, revision)
+        blob = repository.commits[commit].get(path)
         headers = {"X-Repo-Commit": commit}
         if blob is None:
-            told = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
-            self.answer({"error": "Entry not found"}, 404, headers | told)
+            error_headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            self.answer({"error": "Entry not found"}, 404, headers | error_headers)
         elif blob.lfs:
             linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": len(blob.content)}
             location = {"Location": f"{self.hub.storage}/lfs/{blob.sha256}"}
@@ -398,26 +402,29 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(blob.content, 200, headers | {"ETag": f'"{blob.oid}"'})
 
     def create_collection(self):
-        told = json.loads(self.body)
-        self.require_writer(told["namespace"])
-        slug = f"{told['namespace']}/{told['title'].lower()}-{'0' * 24}"
+        request = json.loads(self.body)
+        self.require_writer(request["namespace"])
+        slug = f"{request['namespace']}/{request['title'].lower()}-{'0' * 24}"
         if slug in self.hub.collections:
             raise RefusedError(409, "Collection already exists", body={"slug": slug})
-        shown = {"lastUpdated": NOW, "position": 0, "theme": "green", "upvotes": 0, "owner": told["namespace"]}
-        self.hub.collections[slug] = {"slug": slug, "title": told["title"], "private": told["private"], "items": []}
-        self.hub.collections[slug] |= shown
+        self.hub.collections[slug] = {
+            "slug": slug, "title": request["title"], "private": request["private"], "items": [], "lastUpdated": NOW,
+            "position": 0, "theme": "green", "upvotes": 0, "owner": request["namespace"],
+        }  # fmt: skip
         self.collection(slug)
 
     def collection(self, slug):
         self.answer(self.hub.collections[slug])
 
     def add_collection_item(self, slug):
-        told, items = json.loads(self.body), self.hub.collections[slug]["items"]
+        request, items = json.loads(self.body), self.hub.collections[slug]["items"]
         self.require_writer(slug.split("/")[0])
-        if told["item"]["id"] in [item["id"] for item in items]:
+        if request["item"]["id"] in [item["id"] for item in items]:
             raise RefusedError(409, "Item already in collection")
         number = len(items)
-        items.append({"_id": str(number), "position": number, **told["item"], "note": {"text": told.get("note")}})
+        items.append(
+            {"_id": str(number), "position": number, **request["item"], "note": {"text": request.get("note")}}
+        )
         self.collection(slug)
 
     def stored(self, oid):

@@ -1,7 +1,7 @@
 """Pushes for the tests: one process imports everything once and forks a real process for each push.
 
-`push` talks to that process, which is this file run as a script. The client's waits before it tries again are cut
-short there, and told on stderr in full.
+`push` talks to that process, which is this file run as a script. The client's waits before a retry are cut
+short there; stderr names their full length.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Run by a test in a process of its own, `python -I`: the Space's app.py as Hugging Face runs it.
 
-Usage: space_process.py APP. The project is not installed there, and only this machine can be reached; tries to reach
-others, and each run of the network, are told on stdout.
+Usage: space_process.py APP. The project is not installed there, and only this machine can be reached; attempts to
+reach others, and each run of the network, are printed.
 """
 
 import runpy

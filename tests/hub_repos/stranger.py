@@ -14,11 +14,11 @@ def main(repo_id, commit, image, output):
     from transformers import AutoImageProcessor, AutoModel, pipeline
 
     torch.set_num_threads(1)
-    where = {"revision": commit, "trust_remote_code": True}
-    pixels = AutoImageProcessor.from_pretrained(repo_id, **where)(image)["pixel_values"]
+    options = {"revision": commit, "trust_remote_code": True}
+    pixels = AutoImageProcessor.from_pretrained(repo_id, **options)(image)["pixel_values"]
     with torch.inference_mode():
-        logits = AutoModel.from_pretrained(repo_id, **where).eval()(pixels).logits
-    entries = pipeline("image-segmentation", model=repo_id, **where)(image)
+        logits = AutoModel.from_pretrained(repo_id, **options).eval()(pixels).logits
+    entries = pipeline("image-segmentation", model=repo_id, **options)(image)
     union = sum(np.asarray(entry["mask"]) > 0 for entry in entries)
     np.savez(output, pixel_values=pixels.numpy(), logits=logits.numpy(), union=union)
 

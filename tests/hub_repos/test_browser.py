@@ -16,7 +16,7 @@ from hub_unets.hub_repos.page.page import PACKAGE, RUNTIME, build_page, fetch_ru
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.phantoms import phantom
-from tests.hub_repos.chromium import chromium, served, wait
+from tests.hub_repos.chromium import chromium, console_errors, served, wait
 from tests.variants import small_model
 
 FILES = {"index.html", "page.css", "page.js", "settings.json", "model.onnx", "example.png", *RUNTIME.values()}
@@ -65,10 +65,10 @@ class Page:
         return self.driver.find_element("id", name)
 
     def wait_for(self, beginning):
-        """Wait until the status line says this."""
-        until = time.monotonic() + 120
+        """Wait until the status line begins with this; return it."""
+        deadline = time.monotonic() + 120
         while not (text := self.find("status").text).startswith(beginning):
-            assert time.monotonic() < until, f"{text!r} instead of {beginning!r}"
+            assert time.monotonic() < deadline, f"{text!r} instead of {beginning!r}"
             time.sleep(0.05)
         return text
 
@@ -80,10 +80,8 @@ class Page:
         """The mask as it is downloaded, grey levels H x W."""
         shutil.rmtree(self.downloads, ignore_errors=True)
         self.find("download").click()
-        path, until = self.downloads / f"{name}_mask.png", time.monotonic() + 60
-        while not path.exists():
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        path = self.downloads / f"{name}_mask.png"
+        wait(path.exists, seconds=60)
         return np.asarray(Image.open(path).convert("L"))
 
     def rows(self):
@@ -100,11 +98,12 @@ class Page:
         with Image.open(path) as image:
             size = image.size[::-1] if image.getexif().get(0x0112, 1) < 5 else image.size
         mask = self.processor.post_process_semantic_segmentation(logits, [size], threshold)[0].numpy()
-        found = self.processor.post_process_instance_segmentation(logits, None, threshold, target_sizes=[size])[0]
-        areas = np.bincount(found["segmentation"].numpy().ravel())
+        result = self.processor.post_process_instance_segmentation(logits, None, threshold, target_sizes=[size])[0]
+        areas = np.bincount(result["segmentation"].numpy().ravel())
         names = self.model.config.id2label
         return mask, [
-            (names[one["label_id"]], areas[one["id"]], round(one["score"], 3)) for one in found["segments_info"]
+            (names[segment["label_id"]], areas[segment["id"]], round(segment["score"], 3))
+            for segment in result["segments_info"]
         ]
 
     def check(self, path, threshold=None):
@@ -112,13 +111,13 @@ class Page:
         mask, rows = self.expected(path, threshold)
         levels = self.mask(path.stem)
         assert levels.shape == mask.shape
-        found = levels if self.model.config.num_logits > 1 else levels // 255
+        classes = levels if self.model.config.num_logits > 1 else levels // 255
         for label in range(1, self.model.config.num_labels):
-            assert dice(found == label, mask == label) > 0.999, label
-        listed = self.rows()
-        assert [row[0] for row in listed] == [row[0] for row in rows][:200]
-        for one, other in zip(listed, rows, strict=False):
-            assert one[1:] == pytest.approx(other[1:], abs=2e-3)
+            assert dice(classes == label, mask == label) > 0.999, label
+        page_rows = self.rows()
+        assert [row[0] for row in page_rows] == [row[0] for row in rows][:200]
+        for page_row, row in zip(page_rows, rows, strict=False):
+            assert page_row[1:] == pytest.approx(row[1:], abs=2e-3)
         return mask
 
     def calls(self, call, *arguments):
@@ -127,13 +126,13 @@ class Page:
         return self.driver.execute_async_script(script % call, arguments)
 
 
-def dice(one, other):
-    return 2 * (one & other).sum() / max(1, one.sum() + other.sum())
+def dice(mask, reference):
+    return 2 * (mask & reference).sum() / max(1, mask.sum() + reference.sum())
 
 
 @pytest.fixture(scope="module")
 def open_page(runtime, tmp_path_factory):
-    """A function repository -> Page; at the end no page has logged anything or asked anyone but its server."""
+    """A function repository -> Page; at the end no page has logged anything or contacted any other server."""
     folder = tmp_path_factory.mktemp("chromium")
     with chromium(folder) as driver, served(folder) as address:
 
@@ -147,13 +146,15 @@ def open_page(runtime, tmp_path_factory):
 
 
 def check_quiet(driver, address):
-    """No page has logged an error since the last check, or asked anyone but its server."""
-    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    """No page has logged an error since the last check, or contacted any other server."""
+    assert console_errors(driver) == []
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert any(url.endswith("model.onnx") for url in asked)
-    of_page = [url for url in asked if not url.startswith(("chrome:", "data:"))]  # the browser's own start page
-    assert [url for url in of_page if not url.startswith((address, f"blob:{address}"))] == []
+    urls = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert any(url.endswith("model.onnx") for url in urls)
+    page_urls = [url for url in urls if not url.startswith(("chrome:", "data:"))]  # the browser's own start page
+    assert [url for url in page_urls if not url.startswith((address, f"blob:{address}"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +186,10 @@ def test_the_page_marks_what_the_processor_marks(page, picture):
 
 def test_the_slider_is_the_processors_threshold_and_takes_keys(page, picture):
     page.show(picture)
-    before = page.check(picture)
+    default_mask = page.check(picture)
     page.find("threshold").send_keys("\ue012" * 4)  # the left arrow
     wait(lambda: page.find("threshold-value").text == "0.46")
-    assert (page.check(picture, threshold=0.46) != before).any()
+    assert (page.check(picture, threshold=0.46) != default_mask).any()
     page.find("threshold").send_keys("\ue014" * 4)
     wait(lambda: page.find("threshold-value").text == "0.5")
     page.check(picture)
@@ -213,9 +214,9 @@ def test_any_kind_of_image_is_read_as_the_processor_reads_it(kind, page, picture
 
 
 def test_a_bad_file_is_refused_in_words_and_the_next_one_works(page, picture, tmp_path):
-    bad = tmp_path / "notes.png"
-    bad.write_text("no picture")
-    page.find("file").send_keys(str(bad))
+    bad_file = tmp_path / "notes.png"
+    bad_file.write_text("no picture")
+    page.find("file").send_keys(str(bad_file))
     assert page.wait_for("notes.png is no image") and page.find("status").get_attribute("class") == "error"
     page.show(picture)
 
@@ -243,12 +244,12 @@ def test_the_example_button_shows_the_example(page):
 @pytest.mark.parametrize("size", [(20, 17), (64, 80), (53, 37)])
 def test_resizing_is_pils(resample, size, page):
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
-    wanted = Image.fromarray(pixels).resize(size, Image.Resampling(resample))
+    expected = Image.fromarray(pixels).resize(size, Image.Resampling(resample))
     rgba = np.dstack([pixels, np.full((37, 53), 255, np.uint8)]).ravel().tolist()
-    found = page.calls(
+    resized = page.calls(
         "Array.from(m.resize({ data: a[0], width: 53, height: 37 }, a[1], a[2], a[3]))", rgba, *size, resample
     )
-    assert found == np.asarray(wanted).ravel().tolist()
+    assert resized == np.asarray(expected).ravel().tolist()
 
 
 def test_pixel_values_are_the_processors_to_the_bit(page):
@@ -257,29 +258,29 @@ def test_pixel_values_are_the_processors_to_the_bit(page):
     settings = {"width": 24, "height": 20, "margin": 9, "resample": 2, "rescale_factor": processor.rescale_factor}
     settings |= {"mean": processor.image_mean, "std": processor.image_std}
     rgba = np.dstack([pixels, np.zeros((30, 40), np.uint8)]).ravel().tolist()
-    found = page.calls(
+    pixel_values = page.calls(
         "[m.pixelValues({ data: a[0], width: 40, height: 30 }, a[1])].map((p) => [p.dims, Array.from(p.data)])[0]",
         rgba, settings,
     )  # fmt: skip
-    wanted = processor(pixels, return_tensors="np")["pixel_values"]
-    assert found[0] == list(wanted.shape)
-    assert np.array_equal(np.array(found[1], np.float32), wanted.ravel())
+    expected = processor(pixels, return_tensors="np")["pixel_values"]
+    assert pixel_values[0] == list(expected.shape)
+    assert np.array_equal(np.array(pixel_values[1], np.float32), expected.ravel())
 
 
 def test_logits_are_interpolated_as_torch_does(page):
     logits = torch.randn(1, 2, 6, 9)
     for size in ((25, 14), (6, 9), (4, 5)):
-        found = page.calls("Array.from(m.upsample(a[0], [2, 6, 9], a[1], a[2]))", logits.ravel().tolist(), *size)
-        wanted = F.interpolate(logits, size, mode="bilinear").ravel().numpy()
-        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        values = page.calls("Array.from(m.upsample(a[0], [2, 6, 9], a[1], a[2]))", logits.ravel().tolist(), *size)
+        expected = F.interpolate(logits, size, mode="bilinear").ravel().numpy()
+        np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
 def test_regions_touch_at_corners_and_edges_of_the_image_do_not_join(page):
     mask = [1, 0, 0, 2, 0, 1, 0, 1, 1, 0, 0, 1]  # 3 x 4
-    found = page.calls("m.regions(Uint8Array.from(a[0]), 4, new Float32Array(36), 3)", mask)
-    areas = [(one["label"], one["area"], one["x"], one["y"]) for one in found]
+    regions = page.calls("m.regions(Uint8Array.from(a[0]), 4, new Float32Array(36), 3)", mask)
+    areas = [(region["label"], region["area"], region["x"], region["y"]) for region in regions]
     assert areas == [(1, 3, pytest.approx(1 / 3), 1), (1, 2, 3, 1.5), (2, 1, 3, 0)]
-    assert found[0]["score"] == pytest.approx(1 / 3)
+    assert regions[0]["score"] == pytest.approx(1 / 3)
 
 
 def test_several_classes_are_marked_and_have_no_threshold(open_page, three_class_checkpoint, picture):
@@ -364,7 +365,7 @@ def test_no_file_of_the_page_names_a_host():
         ({"do_resize": False}, "do_resize false"),
     ],
 )
-def test_a_preprocessing_that_the_page_does_not_have_is_refused(changes, message, repository, tmp_path):
+def test_unsupported_preprocessing_is_refused(changes, message, repository, tmp_path):
     folder = shutil.copytree(repository, tmp_path / "repository")
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -389,7 +390,7 @@ def test_wrong_arguments_are_refused_in_words(repository, hollow_runtime, tmp_pa
         build_page(repository, tmp_path / "page")
 
 
-def test_what_npm_says_when_it_fails_is_shown(tmp_path, monkeypatch):
+def test_the_error_output_of_npm_is_shown(tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho no such registry >&2\nexit 1\n")
     npm.chmod(0o755)

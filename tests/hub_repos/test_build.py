@@ -70,9 +70,9 @@ def test_config_and_processor_name_every_auto_class(repository):
 
 
 def test_weights_are_those_of_the_checkpoint(checkpoint, repository):
-    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, repository))
-    assert before.keys() == after.keys()
-    assert all(bool((before[key] == after[key]).all()) for key in before)
+    expected, weights = (load_file(folder / "model.safetensors") for folder in (checkpoint, repository))
+    assert expected.keys() == weights.keys()
+    assert all(bool((expected[key] == weights[key]).all()) for key in expected)
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
@@ -199,11 +199,11 @@ def test_the_card_has_a_row_for_each_class(three_class_checkpoint, repository, t
     per_class = json.loads((tmp_path / "built" / "results.json").read_text())["metrics"]["test"]["per_class"]
     rows = [line for line in text.splitlines() if re.match(r"\| test \| (polyp|boundary) \|", line)]
     assert len(rows) == len(per_class) == 2
-    for row, one in zip(rows, per_class, strict=True):
-        dices = [one["per_image"]["dice"], one["present"]["dice"], one["pooled"]["dice"]]
+    for row, metrics in zip(rows, per_class, strict=True):
+        dices = [metrics["per_image"]["dice"], metrics["present"]["dice"], metrics["pooled"]["dice"]]
         numbers = [f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})" for dice in dices]
-        numbers[1] += f", {one['present']['images']} images"
-        assert row == f"| test | {one['label']} | {' | '.join(numbers)} |"
+        numbers[1] += f", {metrics['present']['images']} images"
+        assert row == f"| test | {metrics['label']} | {' | '.join(numbers)} |"
     assert "name: dice (mean of classes, per image, original size)" in text
     assert "`--boundary_width 3`" in text and "label 2, boundary" in text
     assert "flatters" not in (repository / "README.md").read_text()
@@ -217,16 +217,16 @@ def test_the_card_drops_unlikely_regions_by_hand_as_the_processor_does(checkpoin
     sizes = [Image.open(image).size[::-1]]
     with torch.inference_mode():
         logits = model(**processor(Image.open(image))).logits
-    (every,) = processor.post_process_instance_segmentation(logits, target_sizes=sizes)
-    scores = sorted(one["score"] for one in every["segments_info"])
+    (unfiltered,) = processor.post_process_instance_segmentation(logits, target_sizes=sizes)
+    scores = sorted(segment["score"] for segment in unfiltered["segments_info"])
     processor.score_threshold = (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
     processor.save_pretrained(run)
     build(run, tmp_path / "built")
-    *_, by_hand = snippets(tmp_path / "built", image)
+    *_, snippet = snippets(tmp_path / "built", image)
     names = {}
-    exec(by_hand, names)  # noqa: S102
+    exec(snippet, names)  # noqa: S102
     (mask,) = processor.post_process_semantic_segmentation(logits, sizes)
-    assert 0 < (mask > 0).sum() < (every["segmentation"] > 0).sum()
+    assert 0 < (mask > 0).sum() < (unfiltered["segmentation"] > 0).sum()
     assert torch.equal(names["mask"], mask)
 
 
@@ -241,17 +241,17 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
     test["boundary"]["hd95"] = {"value": 12.34, "low": 5, "high": 20}
     test["calibration"]["ece"] = 0.0321
     text = render_card(repository, results)
-    for shown in (
+    for fragment in (
         *definitions.values(), "| test | 7 | 5 | 6 | 2 | 0.7143 (0.5000–0.9000) |", "| 12.3 (5.0–20.0) |",
         "test 0.0321.", "a temperature of 1.250, by which", "ECE there was 0.0200 before and is 0.0100",
         "crops marked 0.3000 and 0.1200.",
     ):  # fmt: skip
-        assert shown in text, shown
+        assert fragment in text, fragment
     assert not re.search(r"\n\n\n\n", text) and " \n" not in text
-    for of_part in results["metrics"].values():
-        del of_part["boundary"]
-    without = render_card(repository, results)
-    assert "NSD" not in without and "HD95" not in without and definitions["polyps"] in without
+    for metrics in results["metrics"].values():
+        del metrics["boundary"]
+    reduced_card = render_card(repository, results)
+    assert "NSD" not in reduced_card and "HD95" not in reduced_card and definitions["polyps"] in reduced_card
 
 
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
@@ -339,18 +339,18 @@ def test_two_channels_let_argmax_find_the_mask(checkpoint, three_class_checkpoin
     assert "logits[0, 1].sigmoid()[inside]" in text and "logits[0, 0]" not in text
     assert json.loads(config.read_text())["background_channel"] is True
     assert "`background_channel=True`" in (repository / "README.md").read_text()
-    one = find_variant("unet")[1].from_pretrained(repository).eval()
-    two = find_variant("unet")[1].from_pretrained(built).eval()
+    single = find_variant("unet")[1].from_pretrained(repository).eval()
+    double = find_variant("unet")[1].from_pretrained(built).eval()
     pixels = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        logits = one(pixels).logits
-        assert torch.equal(two(pixels).logits, torch.cat([torch.zeros_like(logits), logits], dim=1))
+        logits = single(pixels).logits
+        assert torch.equal(double(pixels).logits, torch.cat([torch.zeros_like(logits), logits], dim=1))
         processor = UNetImageProcessor.from_pretrained(built)
         processor.mask_threshold, processor.score_threshold = 0.45, 0.48
-        found = [processor.post_process_instance_segmentation(model(pixels)) for model in (one, two)]
-        masks = [processor.post_process_semantic_segmentation(model(pixels))[0] for model in (one, two)]
+        results = [processor.post_process_instance_segmentation(model(pixels)) for model in (single, double)]
+        masks = [processor.post_process_semantic_segmentation(model(pixels))[0] for model in (single, double)]
     assert torch.equal(*masks) and 0 < masks[0].sum() < masks[0].numel()
-    assert found[0][0]["segments_info"] == found[1][0]["segments_info"] != []
+    assert results[0][0]["segments_info"] == results[1][0]["segments_info"] != []
     with pytest.raises(UserError, match="two_channels is for a binary head"):
         build(three_class_checkpoint, tmp_path / "refused", two_channels=True)
 

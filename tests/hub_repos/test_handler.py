@@ -42,7 +42,7 @@ TEXT = text_of(PNG)
 
 
 def endpoint(repository, home):
-    """A function (data, threads) to the answer, or to a text on the error; of all threads the same."""
+    """Yields a function (data, threads) -> the answer, or the error's text; all threads must get the same."""
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     with subprocess.Popen(
         [sys.executable, "-I", SCRIPT, repository],
@@ -55,9 +55,9 @@ def endpoint(repository, home):
         def ask(data, threads=1):
             pickle.dump((data, threads), process.stdin)
             process.stdin.flush()
-            first, *others = pickle.load(process.stdout)
-            assert others == [first] * (threads - 1)
-            answer, error = first
+            first_answer, *other_answers = pickle.load(process.stdout)
+            assert other_answers == [first_answer] * (threads - 1)
+            answer, error = first_answer
             return error or json.loads(answer)
 
         yield ask
@@ -108,15 +108,15 @@ def test_a_list_of_images_is_answered_by_a_list(ask, expected):
 
 
 def test_parameters(ask, expected):
-    everything = ask({"inputs": TEXT})
-    assert len({entry["score"] for entry in everything}) > 1
-    best = max(entry["score"] for entry in everything)
-    kept = ask({"inputs": TEXT, "parameters": {"threshold": best}})
-    assert kept == [entry for entry in everything if entry["score"] == best]
-    few = ask({"inputs": TEXT, "parameters": {"mask_threshold": "0.6"}})  # a text, as in a query
-    assert np.array_equal(union(few), expected(0.6)) and expected(0.6).sum() < expected().sum()
+    unfiltered = ask({"inputs": TEXT})
+    assert len({entry["score"] for entry in unfiltered}) > 1
+    best = max(entry["score"] for entry in unfiltered)
+    best_entries = ask({"inputs": TEXT, "parameters": {"threshold": best}})
+    assert best_entries == [entry for entry in unfiltered if entry["score"] == best]
+    strict_entries = ask({"inputs": TEXT, "parameters": {"mask_threshold": "0.6"}})  # a text, as in a query
+    assert np.array_equal(union(strict_entries), expected(0.6)) and expected(0.6).sum() < expected().sum()
     without_effect = {"subtask": "instance", "overlap_mask_area_threshold": 0.5, "threshold": None}
-    assert ask({"inputs": TEXT, "parameters": without_effect}) == everything
+    assert ask({"inputs": TEXT, "parameters": without_effect}) == unfiltered
 
 
 def test_eight_threads_at_once_get_the_same_answer(ask):
@@ -191,9 +191,9 @@ def test_every_format_is_read(kind):
 
 @pytest.mark.parametrize("exif", [None, b"Exif\0\0MM\0*\0\0\0\x08\0\x05" + b"\xff" * 9])
 def test_a_rotated_photograph_is_upright_and_damaged_exif_is_none(exif, ask):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    entries = ask({"inputs": file_of(FRAME, "JPEG", exif=exif or turned)})
+    rotation = Image.Exif()
+    rotation[0x0112] = 6
+    entries = ask({"inputs": file_of(FRAME, "JPEG", exif=exif or rotation)})
     assert union(entries).shape == ((70, 96) if exif else (96, 70))
 
 
@@ -221,23 +221,23 @@ def test_a_mask_is_a_png_of_0_and_255():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 53), (700, 90)])
-def test_rows_and_the_black_ones_around_them_are_the_whole_mask(height, width):
+def test_rows_and_black_rows_around_them_give_the_full_mask(height, width):
     encode, random = MaskPng(height, width), np.random.default_rng(0)
     for _ in range(20):
         top = int(random.integers(height))
         rows = random.random((int(random.integers(1, height - top + 1)), width)) < 0.3
-        whole = np.zeros((height, width), bool)
-        whole[top : top + len(rows)] = rows
+        full_mask = np.zeros((height, width), bool)
+        full_mask[top : top + len(rows)] = rows
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = np.asarray(Image.open(BytesIO(base64.b64decode(encode(rows, top)))))
-        assert np.array_equal(found, whole * np.uint8(255))
+            mask = np.asarray(Image.open(BytesIO(base64.b64decode(encode(rows, top)))))
+        assert np.array_equal(mask, full_mask * np.uint8(255))
 
 
-def test_many_regions_of_a_large_image_cost_what_they_cover():
+def test_the_cost_of_a_region_follows_its_rows():
     encode, rows = MaskPng(5000, 5000), np.eye(20, 5000, dtype=bool)
     encode(rows, 2400)  # the black rows
-    before = time.process_time()
+    start = time.process_time()
     for number in range(100):
         encode(rows, 48 * number)
-    assert time.process_time() - before < 2  # seconds; 15 with a PNG of all rows for each
+    assert time.process_time() - start < 2  # seconds; 15 with a PNG of all rows for each

@@ -32,8 +32,8 @@ def test_a_runs_evaluations_are_kept_with_it(tmp_path):
     write(tmp_path / "run/repository")
     (tmp_path / "run/checkpoint-3").mkdir()
     keep.main([str(tmp_path / "run"), str(tmp_path / "kept")])
-    kept = {path.relative_to(tmp_path / "kept/run").as_posix() for path in tmp_path.glob("kept/run/**/*.*")}
-    assert kept == {"results.json", "per_image.csv", "elsewhere/results.json", "elsewhere/per_image.csv"}
+    kept_files = {path.relative_to(tmp_path / "kept/run").as_posix() for path in tmp_path.glob("kept/run/**/*.*")}
+    assert kept_files == {"results.json", "per_image.csv", "elsewhere/results.json", "elsewhere/per_image.csv"}
 
 
 def test_an_unfinished_run_stops_everything(tmp_path):
@@ -45,8 +45,8 @@ def test_an_unfinished_run_stops_everything(tmp_path):
 
 
 def test_the_kept_model_predicts_builds_and_says_that_it_has_no_code(tmp_path, monkeypatch):
-    ended = run(tmp_path / "run", half_precision="true", num_train_epochs=1, draws=True)
-    assert ended.code == 0, ended.stderr
+    finished = run(tmp_path / "run", half_precision="true", num_train_epochs=1, draws=True)
+    assert finished.code == 0, finished.stderr
     keep.main([str(tmp_path / "run"), str(tmp_path / "kept/seeds"), "--publish", str(tmp_path / "kept")])
     card = (tmp_path / "kept/README.md").read_text(encoding="utf-8")
     assert "no code: `hub-unets build FOLDER MODEL`" in card and "![worst](worst.png)" in card

@@ -69,26 +69,26 @@ def check_load(load_isolated, checkpoint, variant, tmp_path):
     """Loads a build, and what its user saved again; both equal the checkpoint bit for bit."""
     repository = tmp_path / "repository"
     build(checkpoint, repository)
-    found, resaved = load_isolated(repository, tmp_path / "first")
+    arrays, resaved = load_isolated(repository, tmp_path / "first")
     check_resaved(repository, resaved)
     for name in ("README.md", "handler.py"):
         shutil.copyfile(repository / name, resaved / name)
-    again, _ = load_isolated(resaved, tmp_path / "second")
+    second_arrays, _ = load_isolated(resaved, tmp_path / "second")
     model = model_class(variant).from_pretrained(checkpoint).eval()
     processor = UNetImageProcessor.from_pretrained(checkpoint)
     image = Image.open(tmp_path / "first" / "image.png")
-    pixels = found["pixel_values"]
+    pixels = arrays["pixel_values"]
     assert np.array_equal(pixels[:1], processor(image)["pixel_values"].numpy())
     with torch.inference_mode():
-        outputs, of_image = model(torch.from_numpy(pixels), output_attentions=True), model(**processor(image))
-    mask = processor.post_process_semantic_segmentation(of_image, [(image.height, image.width)])[0].numpy()
+        outputs, image_outputs = model(torch.from_numpy(pixels), output_attentions=True), model(**processor(image))
+    mask = processor.post_process_semantic_segmentation(image_outputs, [(image.height, image.width)])[0].numpy()
     assert set(np.unique(mask)) == set(range(model.config.num_labels))
     expected = {**dict.fromkeys(isolated_check.AUTO_CLASSES, outputs.logits), "pixel_values": pixels, "union": mask}
     expected |= {f"attentions.{index}": gate for index, gate in enumerate(outputs.attentions or ())}
-    for one in (found, again):
-        assert one.keys() == expected.keys()
+    for loaded in (arrays, second_arrays):
+        assert loaded.keys() == expected.keys()
         for name, array in expected.items():
-            assert np.array_equal(one[name], array), name
+            assert np.array_equal(loaded[name], array), name
 
 
 def check_resaved(repository, resaved):
@@ -96,8 +96,8 @@ def check_resaved(repository, resaved):
     extra = {"README.md", "handler.py", "requirements.txt"}
     extra |= {"results.json", "per_image.csv", "history.csv", "manifest.json", "example.png"}
     assert {path.name for path in resaved.iterdir()} == {path.name for path in repository.iterdir()} - extra
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
-    assert {**after, "transformers_version": before["transformers_version"]} == before
+    config, resaved_config = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
+    assert {**resaved_config, "transformers_version": config["transformers_version"]} == config
 
 
 @pytest.mark.parametrize(

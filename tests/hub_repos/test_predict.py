@@ -44,7 +44,7 @@ def frames(tmp_path):
 
 
 def run(*arguments):
-    return main([str(one) for one in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def table(path):
@@ -96,12 +96,12 @@ def test_flips_give_the_mean_mask_and_a_map_of_where_they_disagree(checkpoint, f
     model, processor = load_model(checkpoint)
     for name in ("a", "b", "sub/a"):
         frame = Image.open(frames / f"{name}.png")
-        found, sizes = predict_with_flips(model, processor(frame)["pixel_values"]), [(frame.height, frame.width)]
-        mask = processor.post_process_semantic_segmentation(found.logits, target_sizes=sizes)[0].numpy()
+        prediction, sizes = predict_with_flips(model, processor(frame)["pixel_values"]), [(frame.height, frame.width)]
+        mask = processor.post_process_semantic_segmentation(prediction.logits, target_sizes=sizes)[0].numpy()
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"out/masks/{name}.png")), mask * 255)
-        shown = np.asarray(Image.open(tmp_path / f"out/uncertainty/{name}.png"))
-        expected = 510 * upsample(found.uncertainty[:, None], sizes)[0][0].numpy()
-        assert shown.shape == mask.shape and np.abs(shown - expected).max() <= 0.501 and shown.max() > 0
+        picture = np.asarray(Image.open(tmp_path / f"out/uncertainty/{name}.png"))
+        expected = 510 * upsample(prediction.uncertainty[:, None], sizes)[0][0].numpy()
+        assert picture.shape == mask.shape and np.abs(picture - expected).max() <= 0.501 and picture.max() > 0
     with pytest.raises(ValueError, match="flips"):
         run(checkpoint, frames, tmp_path / "out")
     run(checkpoint, frames, tmp_path / "tiled", "--flips", "true", "--tile", "48")
@@ -111,36 +111,36 @@ def test_flips_give_the_mean_mask_and_a_map_of_where_they_disagree(checkpoint, f
 def test_the_tables_hold_the_polyps_and_the_most_uncertain_image_first(checkpoint, frames, tmp_path):
     out = tmp_path / "out"
     run(checkpoint, frames, out)
-    by_name = table(out / "images.csv")
-    assert [row["image"] for row in by_name] == ["a", "b", "sub/a"] and not (out / "failed.csv").exists()
+    sorted_by_name = table(out / "images.csv")
+    assert [row["image"] for row in sorted_by_name] == ["a", "b", "sub/a"] and not (out / "failed.csv").exists()
     run(checkpoint, frames, out, "--sort", "uncertain")
     images, polyps = table(out / "images.csv"), table(out / "polyps.csv")
     values = [float(row["uncertainty"]) for row in images]
     assert values == sorted(values, reverse=True) and values[0] > values[-1] >= 0
-    assert sorted(by_name, key=lambda row: -float(row["uncertainty"])) == images
-    shown = json.loads((out / "annotations.json").read_text())["images"]
-    assert [image["file_name"].removesuffix(".png") for image in shown] == [row["image"] for row in images]
+    assert sorted(sorted_by_name, key=lambda row: -float(row["uncertainty"])) == images
+    coco_images = json.loads((out / "annotations.json").read_text())["images"]
+    assert [image["file_name"].removesuffix(".png") for image in coco_images] == [row["image"] for row in images]
     for row in images:
-        own = [polyp for polyp in polyps if polyp["image"] == row["image"]]
-        assert [int(polyp["polyp"]) for polyp in own] == list(range(1, int(row["polyps"]) + 1))
-        pixels = sum(int(polyp["area_pixels"]) for polyp in own)
+        image_polyps = [polyp for polyp in polyps if polyp["image"] == row["image"]]
+        assert [int(polyp["polyp"]) for polyp in image_polyps] == list(range(1, int(row["polyps"]) + 1))
+        pixels = sum(int(polyp["area_pixels"]) for polyp in image_polyps)
         assert pixels == np.count_nonzero(np.asarray(Image.open(out / "masks" / f"{row['image']}.png")))
         assert float(row["area_percent"]) == pytest.approx(
             100 * pixels / (int(row["width"]) * int(row["height"])), abs=1e-3
         )
-        assert {polyp["label"] for polyp in own} == {"polyp"}
+        assert {polyp["label"] for polyp in image_polyps} == {"polyp"}
 
 
 def test_uncertainty_is_the_mean_entropy_of_the_pixels_that_may_be_a_polyp():
     logits = torch.tensor([[[0.0, -10.0], [-10.0, 0.0]]])
     assert uncertainty(logits) == pytest.approx(1.0)
     assert uncertainty(torch.full((1, 2, 2), -10.0)) == 0.0
-    three = torch.tensor([0.0, 0.0, -50.0])[:, None, None]  # two of three classes, evenly
-    assert uncertainty(three) == pytest.approx(np.log(2) / np.log(3))
+    three_logits = torch.tensor([0.0, 0.0, -50.0])[:, None, None]  # two of three classes, evenly
+    assert uncertainty(three_logits) == pytest.approx(np.log(2) / np.log(3))
     assert uncertainty(torch.tensor([[[2.0]]])) == pytest.approx(0.5270653, abs=1e-6)  # p = .8807971, in bits
 
 
-def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, frames, tmp_path, capsys):
+def test_broken_files_are_listed_with_their_reason_and_the_rest_is_predicted(checkpoint, frames, tmp_path, capsys):
     (frames / "zero.jpg").write_bytes(b"")
     (frames / "text.png").write_text("no image")
     (frames / "cut.png").write_bytes((frames / "b.png").read_bytes()[:2000])
@@ -160,13 +160,13 @@ def test_broken_files_are_listed_with_their_reason_and_stop_nothing(checkpoint, 
 
 def test_the_exit_code_is_1_where_a_file_could_not_be_read(checkpoint, frames, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict", str(checkpoint), str(frames), str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stop:
         run_command(command.main)
-    assert ended.value.code == 0
+    assert stop.value.code == 0
     (frames / "zero.jpg").write_bytes(b"")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stop:
         run_command(command.main)
-    assert ended.value.code == 1
+    assert stop.value.code == 1
 
 
 def killed_at(moment, arguments):
@@ -176,14 +176,14 @@ def killed_at(moment, arguments):
         owner, name, number = moment
         original, calls = getattr(owner, name), []
 
-        def counted(*given, **options):
+        def counted(*call_arguments, **options):
             calls.append(1)
             if len(calls) == number:
-                for file in (one for one in given if isinstance(one, io.IOBase)):
+                for file in (argument for argument in call_arguments if isinstance(argument, io.IOBase)):
                     file.write(b"half")
                     file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*given, **options)
+            return original(*call_arguments, **options)
 
         setattr(owner, name, counted)
         try:
@@ -203,25 +203,25 @@ def killed_at(moment, arguments):
         (predictions, "coco", 1),
     ],
 )
-def test_a_killed_command_goes_on_and_ends_with_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
-    whole, out = tmp_path / "whole", tmp_path / "out"
+def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
+    reference, out = tmp_path / "whole", tmp_path / "out"
     options = ("--batch_size", 1)
-    run(checkpoint, frames, whole, *options)
+    run(checkpoint, frames, reference, *options)
     assert killed_at(moment, (checkpoint, frames, out, *options)) == -signal.SIGKILL
     for picture in [*out.glob("masks/**/*.*"), *out.glob("overlays/**/*.*")]:
         Image.open(picture).load()
     records = next((out / ".work").glob("records-*.jsonl"))
     with records.open("a") as file:
         file.write('{"name": "b", "half')
-    done = len(read_records(out))
+    completed = len(read_records(out))
     written = []
     write = Predictions.write
     monkeypatch.setattr(
-        Predictions, "write", lambda self, item, *rest: written.append(item) or write(self, item, *rest)
+        Predictions, "write", lambda self, item, *arguments: written.append(item) or write(self, item, *arguments)
     )
     assert run(checkpoint, frames, out, *options) == 0
-    assert len(written) == 3 - done
-    assert contents(out) == contents(whole)
+    assert len(written) == 3 - completed
+    assert contents(out) == contents(reference)
 
 
 def test_repeating_predicts_only_what_is_new_or_changed(checkpoint, frames, tmp_path, monkeypatch):
@@ -232,14 +232,14 @@ def test_repeating_predicts_only_what_is_new_or_changed(checkpoint, frames, tmp_
     written = []
     write = Predictions.write
     monkeypatch.setattr(
-        Predictions, "write", lambda self, item, *rest: written.append(item.name) or write(self, item, *rest)
+        Predictions, "write", lambda self, item, *arguments: written.append(item.name) or write(self, item, *arguments)
     )
     run(checkpoint, frames, out)
     assert written == ["a", "c"]
     assert [row["image"] for row in table(out / "images.csv")] == ["a", "b", "c", "sub/a"]
 
 
-def test_the_lists_hold_what_the_inputs_hold_now(checkpoint, frames, tmp_path, capsys):
+def test_the_lists_follow_the_current_inputs(checkpoint, frames, tmp_path, capsys):
     out = tmp_path / "out"
     run(checkpoint, frames, out)
     (frames / "a.png").unlink()
@@ -250,15 +250,15 @@ def test_the_lists_hold_what_the_inputs_hold_now(checkpoint, frames, tmp_path, c
     assert {row["image"] for row in table(out / "polyps.csv")} == {"sub/a"}
     coco = json.loads((out / "annotations.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["sub/a.png"]
-    assert {one["image_id"] for one in coco["annotations"]} == {1}
+    assert {annotation["image_id"] for annotation in coco["annotations"]} == {1}
 
 
-def test_what_is_left_out_is_counted_and_named(checkpoint, frames, tmp_path, capsys):
+def test_files_left_out_are_counted_and_named(checkpoint, frames, tmp_path, capsys):
     for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
         (frames / name).write_text("no image")
     assert run(checkpoint, frames, tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    assert "4 left out, neither images nor videos (notes.txt, scan.dcm, x.docx and 1 more)" in said
+    output = capsys.readouterr().out
+    assert "4 left out, neither images nor videos (notes.txt, scan.dcm, x.docx and 1 more)" in output
     assert [Path(row["file"]).name for row in table(tmp_path / "out/left_out.csv")][-1] == "y.docx"
     for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
         (frames / name).unlink()
@@ -277,8 +277,8 @@ def test_a_model_saved_in_half_precision_predicts(checkpoint, frames, tmp_path, 
         assert run(tmp_path / "half", frames, tmp_path / f"out{len(options)}", *options) == 0
         assert len(table(tmp_path / f"out{len(options)}/images.csv")) == 3
     run(checkpoint, frames, tmp_path / "whole")
-    whole, half = (np.asarray(Image.open(tmp_path / f"{name}/masks/b.png")) for name in ("whole", "out0"))
-    assert (whole == half).mean() > 0.97
+    full_mask, half_mask = (np.asarray(Image.open(tmp_path / f"{name}/masks/b.png")) for name in ("whole", "out0"))
+    assert (full_mask == half_mask).mean() > 0.97
 
 
 def test_other_settings_in_the_same_folder_are_refused(checkpoint, three_class_checkpoint, frames, tmp_path):
@@ -299,8 +299,8 @@ def test_other_settings_in_the_same_folder_are_refused(checkpoint, three_class_c
 def test_the_threshold_moves_the_mask(checkpoint, frames, tmp_path):
     for threshold in (0.45, 0.55):
         run(checkpoint, frames / "a.png", tmp_path / str(threshold), "--threshold", threshold)
-    low, high = (np.asarray(Image.open(tmp_path / f"{name}/masks/a.png")) > 0 for name in ("0.45", "0.55"))
-    assert (low >= high).all() and low.sum() > high.sum()
+    low_mask, high_mask = (np.asarray(Image.open(tmp_path / f"{name}/masks/a.png")) > 0 for name in ("0.45", "0.55"))
+    assert (low_mask >= high_mask).all() and low_mask.sum() > high_mask.sum()
 
 
 @pytest.mark.parametrize(
@@ -331,8 +331,8 @@ def test_without_pycocotools_the_error_names_the_extra(checkpoint, frames, tmp_p
 def test_one_tile_that_covers_the_image_changes_nothing(checkpoint, frames, tmp_path):
     for name, options in (("whole", ()), ("tiled", ("--tile", 200))):
         run(checkpoint, frames, tmp_path / name, *options)
-    whole, tiled = contents(tmp_path / "whole"), contents(tmp_path / "tiled")
-    assert {name for name in whole if whole[name] != tiled[name]} == {"settings.json"}
+    expected, tiled = contents(tmp_path / "whole"), contents(tmp_path / "tiled")
+    assert {name for name in expected if expected[name] != tiled[name]} == {"settings.json"}
 
 
 def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, frames, tmp_path):
@@ -341,11 +341,11 @@ def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, fra
     run(checkpoint, frames, tmp_path / "one", *options)
     launcher = (sys.executable, "-m", "accelerate.commands.launch")
     spread = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "hub_repos.predict")
-    ended = subprocess.run(
+    process = subprocess.run(
         [*launcher, *spread, str(checkpoint), str(frames), str(tmp_path / "two"), *options],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert ended.returncode == 1 and ended.stdout.count("failed: ") == 1, ended.stderr
+    assert process.returncode == 1 and process.stdout.count("failed: ") == 1, process.stderr
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     records = sorted((tmp_path / "two" / ".work").glob("records-*"))
     assert [len(file.read_text().splitlines()) for file in records] == [2, 1]
@@ -366,11 +366,11 @@ def test_run_lengths_are_those_of_pycocotools(tmp_path):
     random = np.random.default_rng(0)
     for density in (0.02, 0.3, 0.9, 1.0):
         ids, count = connected_components(random.random((23, 31)) < density)
-        for one in range(1, count + 1):
-            rows, columns = np.nonzero(ids == one)
+        for region in range(1, count + 1):
+            rows, columns = np.nonzero(ids == region)
             box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
-            found = predictions._run_lengths(ids, {"id": one, "bbox": box})
-            assert found == mask_api().encode(np.asfortranarray(ids == one, np.uint8))["counts"].decode()
+            encoded = predictions._run_lengths(ids, {"id": region, "bbox": box})
+            assert encoded == mask_api().encode(np.asfortranarray(ids == region, np.uint8))["counts"].decode()
 
 
 def test_an_image_without_a_polyp_has_an_empty_mask_and_no_row(tmp_path):

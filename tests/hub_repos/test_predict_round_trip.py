@@ -32,13 +32,13 @@ def test_predictions_are_masks_to_train_on(checkpoint, tmp_path):
         Image.fromarray(phantom(0, index, 64)[0]).save(frames / f"{index % 2}" / f"{index}.png")
     assert main([str(checkpoint), str(frames), str(out)]) == 0
     for data in (out / "annotations.json", out):
-        found = labels(data)
-        assert len(found) == 12
-        for name, mask in found.items():
+        masks = labels(data)
+        assert len(masks) == 12
+        for name, mask in masks.items():
             (stored,) = out.glob(f"masks/*/{name}.png")
             np.testing.assert_array_equal(mask * 255, np.asarray(Image.open(stored)))
-    ended = run(tmp_path / "run", data=out / "annotations.json", split="80/10/10", num_train_epochs=1)
-    assert ended.code == 0, ended.stderr
+    finished = run(tmp_path / "run", data=out / "annotations.json", split="80/10/10", num_train_epochs=1)
+    assert finished.code == 0, finished.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["metrics"]["test"]["images"] == 1
     evaluate([str(checkpoint), str(out), "--output", str(tmp_path / "evaluation")])
@@ -49,9 +49,9 @@ def test_predictions_are_masks_to_train_on(checkpoint, tmp_path):
 def test_predictions_of_a_table_bring_their_frames(checkpoint, tmp_path):
     out = tmp_path / "out"
     assert main([str(checkpoint), "phantoms?count=2&size=64&seed=0", str(out)]) == 0
-    found = labels(out)
-    assert len(found) == 4
-    for name, mask in found.items():
+    masks = labels(out)
+    assert len(masks) == 4
+    for name, mask in masks.items():
         (stored,) = out.glob(f"masks/*/{name}.png")
         np.testing.assert_array_equal(mask * 255, np.asarray(Image.open(stored)))
         assert next(out.glob(f"frames/*/{name}.jpg")).is_file()

@@ -37,20 +37,20 @@ def test_every_file_fits_the_project_and_the_card_is_its_results():
     assert "no code: `hub-unets build FOLDER MODEL`" in card
 
 
-def test_what_is_built_from_it_verifies(tmp_path):
+def test_a_build_of_it_verifies(tmp_path):
     build(KEPT, tmp_path / "repository")
     checks = verify_folder(tmp_path / "repository")
     assert [check for check in checks if not check.passed] == []
 
 
-def test_rows_of_real_images_are_found_again(kvasir):
+def test_rows_of_real_images_are_reproduced(kvasir):
     with (KEPT / "per_image.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file) if row["part"] == "validation"}
     source = load_source(str(kvasir))["all"]
-    chosen = [index for index, name in enumerate(source["name"]) if name in rows][:6]
+    indices = [index for index, name in enumerate(source["name"]) if name in rows][:6]
     model, processor = load_model(KEPT)
-    scores = score(model, processor, source.select(chosen), Task())
-    assert len(chosen) == 6
+    scores = score(model, processor, source.select(indices), Task())
+    assert len(indices) == 6
     for name, loss, counts in zip(scores.names, scores.losses, scores.counts, strict=True):
         assert loss == pytest.approx(float(rows[name]["loss"]), abs=1e-4)
         assert counts[0, 0] == pytest.approx(int(rows[name]["true_positives"]), rel=1e-3)

@@ -66,7 +66,7 @@ def run(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_push(loopback, pusher, run):
     """The first push, verified and loaded in isolation: how it ended, the repositories, and its requests."""
-    empty(loopback)  # of what tests before, which asked for no such push, have left
+    empty(loopback)  # left by earlier tests
     finished = pusher.push(run, REPO, token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr
     return finished, copy.deepcopy(loopback.repositories), list(loopback.requests)
@@ -87,7 +87,7 @@ def hub(loopback):
 
 
 def empty(hub):
-    """Make a Hub forget all."""
+    """Empty a Hub."""
     for memory in (hub.repositories, hub.objects, hub.collections, hub.requests, hub.rules):
         memory.clear()
 
@@ -153,8 +153,8 @@ def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tm
 def test_main_gets_the_commit_that_was_loaded(first):
     _, repository, requests = first
     commit = repository.branches["main"]
-    loaded = [path.split("/")[4] for method, path, _ in requests if method == "HEAD" and "/resolve/" in path]
-    tried = set(loaded)
+    commits = [path.split("/")[4] for method, path, _ in requests if method == "HEAD" and "/resolve/" in path]
+    tried = set(commits)
     assert len(tried) == 1 and commit not in tried
     (tried,) = tried
     assert repository.commits[tried] == repository.commits[commit]
@@ -166,7 +166,7 @@ def test_main_gets_the_commit_that_was_loaded(first):
 
 def test_the_isolated_process_has_no_token(first):
     _, _, requests = first
-    assert not any(sent for _, path, sent in requests if "/resolve/" in path)
+    assert not any(has_token for _, path, has_token in requests if "/resolve/" in path)
 
 
 def test_the_token_is_nowhere(first, pusher):
@@ -187,22 +187,22 @@ def test_a_stranger_loads_the_commit_from_the_hub(published, hub, run, tmp_path)
     Image.fromarray(phantom(7, 0, 64)[0]).save(tmp_path / "image.png")
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     commit = published.branches["main"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-I", STRANGER, REPO, commit, "image.png", "found.npz"],
         cwd=tmp_path,
         env=keep | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found, image = np.load(tmp_path / "found.npz"), Image.open(tmp_path / "image.png")
+    assert process.returncode == 0, process.stderr[-3000:]
+    arrays, image = np.load(tmp_path / "found.npz"), Image.open(tmp_path / "image.png")
     model, processor = model_class("unet").from_pretrained(run).eval(), UNetImageProcessor.from_pretrained(run)
     with torch.inference_mode():
         outputs = model(**processor(image))
     mask = processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy()
-    assert np.array_equal(found["pixel_values"], processor(image)["pixel_values"].numpy())
-    assert np.array_equal(found["logits"], outputs.logits.numpy())
-    assert np.array_equal(found["union"], mask == 1) and 0 < mask.mean() < 1
+    assert np.array_equal(arrays["pixel_values"], processor(image)["pixel_values"].numpy())
+    assert np.array_equal(arrays["logits"], outputs.logits.numpy())
+    assert np.array_equal(arrays["union"], mask == 1) and 0 < mask.mean() < 1
     assert {path.split("/")[4] for _, path, _ in hub.requests if "/resolve/" in path} == {commit}
 
 
@@ -210,10 +210,10 @@ def test_a_repeated_push_commits_nothing(published, hub, pusher, run):
     before = copy.deepcopy(published)
     finished = pusher.push(run, REPO, token=TOKEN)
     assert finished.code == 0, finished.stderr
-    of_space = hub.repositories[SPACE].branches["main"]
+    space_commit = hub.repositories[SPACE].branches["main"]
     assert finished.stdout.splitlines() == [
         f"Nothing changed: {REPO}, commit {before.branches['main']}, tag v1.",
-        f"Nothing changed: Space {REPO}, commit {of_space}.",
+        f"Nothing changed: Space {REPO}, commit {space_commit}.",
     ]
     assert published == before and {method for method, *_ in hub.requests} <= {"GET", "HEAD"}
 
@@ -248,8 +248,8 @@ def test_the_clients_own_retries_are_enough(hub, pusher, run):
 
 
 def test_slow_answers_are_awaited(hub, pusher, run):
-    for at in ("/api/repos/create", "/preupload/", "/lfs/", "/commit/", "/tag/"):
-        hub.slow("POST|PUT", at, 1)
+    for path in ("/api/repos/create", "/preupload/", "/lfs/", "/commit/", "/tag/"):
+        hub.slow("POST|PUT", path, 1)
     hub.slow("GET", "/tree/", 1)
     began = time.monotonic()
     finished = pusher.push(run, REPO, token=TOKEN, seconds=20)
@@ -268,14 +268,14 @@ def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
     assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
 
 
-@pytest.mark.parametrize("at", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
-def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_goes_on(at, published, hub, pusher, other_run):
+@pytest.mark.parametrize("path", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
+def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_finishes(path, published, hub, pusher, other_run):
     before = published.branches["main"]
-    hub.hold("POST", at)
+    hub.hold("POST", path)
     late = pusher.push(other_run, REPO, token=TOKEN, seconds=5)
     assert late.code == 1 and "the Hub did not answer in time: repeat the command" in late.stderr
     assert late.stderr.count("\n") == 1 and published.branches.keys() == {"main"}
-    arrived = at in ("/commit/main", "/tag/")  # what was asked for was done
+    arrived = path in ("/commit/main", "/tag/")  # the request was carried out
     assert (published.parents[published.branches["main"]] if arrived else published.branches["main"]) == before
     assert pusher.push(other_run, REPO, token=TOKEN).code == 0
     head = published.branches["main"]
@@ -290,10 +290,10 @@ def test_a_hub_that_never_tells_what_it_holds_is_named(published, hub, pusher, r
     assert finished.stderr.count("\n") == 1 and {method for method, *_ in hub.requests} == {"GET"}
 
 
-@pytest.mark.parametrize("at", ["/preupload/", "/lfs/", "/branch/", "/commit/hub-unets-push", "/commit/main"])
-def test_a_hub_out_of_order_leaves_main_as_it_was(at, published, hub, pusher, other_run):
+@pytest.mark.parametrize("path", ["/preupload/", "/lfs/", "/branch/", "/commit/hub-unets-push", "/commit/main"])
+def test_a_hub_out_of_order_leaves_main_as_it_was(path, published, hub, pusher, other_run):
     before = copy.deepcopy(published)
-    hub.fail("POST|PUT", at, 500, times=6)
+    hub.fail("POST|PUT", path, 500, times=6)
     finished = pusher.push(other_run, REPO, token=TOKEN)
     assert finished.code == 1
     assert "error: the Hub is out of order (500, injected): repeat the command later." in finished.stderr
@@ -317,7 +317,7 @@ def test_a_push_cut_off_before_its_tag_is_finished_by_the_next(hub, pusher, run)
     assert repository.tags == {"v1": repository.branches["main"]} and len(repository.history()) == FIRST_HEAD
 
 
-def test_what_arrived_before_a_connection_broke_is_not_sent_again(hub, pusher, run):
+def test_files_that_arrived_before_a_connection_broke_are_not_sent_again(hub, pusher, run):
     hub.drop(Blob((run / "curves.png").read_bytes()).sha256, after_bytes=100, times=6)
     broken = pusher.push(run, REPO, token=TOKEN)
     assert broken.code == 1 and "error: the connection to the Hub broke" in broken.stderr
@@ -423,7 +423,7 @@ def test_a_private_repository_is_loaded_with_the_token(hub, pusher, run):
     finished = pusher.push(run, REPO, "--private", token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr
     assert hub.repositories[REPO].private and hub.repositories[REPO].tags.keys() == {"v1"}
-    assert all(sent for _, path, sent in hub.requests if "/resolve/" in path)
+    assert all(has_token for _, path, has_token in hub.requests if "/resolve/" in path)
     assert TOKEN not in finished.stdout + finished.stderr
 
 
@@ -580,11 +580,11 @@ def test_a_push_without_a_space(options, hub, published, pusher, other_run):
     assert f"huggingface.co/spaces/{REPO}" not in published.at(revision)["README.md"].decode()
 
 
-@pytest.mark.parametrize("at", ["/api/repos/create", "/api/spaces/.*/commit/main"])
-def test_a_space_that_fails_leaves_the_model_published_and_comes_with_the_next_push(at, hub, published, pusher, run):
+@pytest.mark.parametrize("path", ["/api/repos/create", "/api/spaces/.*/commit/main"])
+def test_a_space_that_fails_leaves_the_model_published_and_comes_with_the_next_push(path, hub, published, pusher, run):
     del hub.repositories[SPACE]
     before = copy.deepcopy(published)
-    hub.fail("POST", at, 500, times=6)
+    hub.fail("POST", path, 500, times=6)
     finished = pusher.push(run, REPO, token=TOKEN)
     assert finished.code == 1 and published == before
     published_as = f"error: {REPO} is published, commit {before.branches['main']}; its Space is not, and the same"
@@ -652,24 +652,24 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
 
 def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tmp_path):
     for number, name in enumerate(("plain+3", "plain+4"), start=3):
-        done = runs.run(tmp_path / "family" / "trials" / name, model__base_channels=number, num_train_epochs=1)
-        assert done.code == 0, done.stderr
+        training = runs.run(tmp_path / "family" / "trials" / name, model__base_channels=number, num_train_epochs=1)
+        assert training.code == 0, training.stderr
     (tmp_path / "family" / "leaderboard.csv").write_text("name,group,place\nplain+4,scratch,1\nplain+3,scratch,2\n")
     finished = pusher.push(tmp_path / "family", REPO, token=TOKEN)
     assert finished.code == 0, finished.stderr
     trial = f"{REPO}-plain-3"
-    commit, here = hub.repositories[trial].branches["main"], {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    commit, environment = hub.repositories[trial].branches["main"], {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "hub_repos.verify", trial, "--commit", commit, "--data", runs.TINY["data"]]
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=runs.ROOT,
-        env=os.environ | here | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
+        env=os.environ | environment | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
     )
-    first, *lines, last = done.stdout.splitlines()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert first == f"{trial} at commit {commit}" and last == f"All {len(lines)} checks passed."
+    header, *lines, footer = process.stdout.splitlines()
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert header == f"{trial} at commit {commit}" and footer == f"All {len(lines)} checks passed."
     ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-9:]
     assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", "split", *PARTS]
     assert (

@@ -1,4 +1,4 @@
-"""The accuracy page, from records: what stands where, by hand; and the committed page is the records' own."""
+"""The accuracy page, from records: its sections and figures by hand, and the committed page matches its records."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ MARKS = f"Before\n{pages.START}\nold\n{pages.END}\nafter\n"
 
 
 def record(folder, **changes):
-    """A record with what a run's has; `changes` are dotted places, with __ for the dot."""
+    """A record as a run writes it; `changes` are keys joined by __, with their new values."""
     write(folder, report=True)
     results = json.loads((folder / "results.json").read_text())
     results["run"] |= {
@@ -26,12 +26,12 @@ def record(folder, **changes):
         "settings": {"train_size": "8", "image_size": "9", "num_train_epochs": "1"},
     }
     results["cost"] = {"training_seconds": 600.0}
-    for place, value in changes.items():
-        *above, last = place.split("__")
-        inside = results
-        for name in above:
-            inside = inside[name]
-        inside[last] = value
+    for dotted, value in changes.items():
+        *parents, key = dotted.split("__")
+        holder = results
+        for name in parents:
+            holder = holder[name]
+        holder[key] = value
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -72,9 +72,9 @@ def test_readme_gets_the_table_between_the_marks_alone(records):
     (row,) = [line for line in text.splitlines() if line.startswith("| `mine`")]
     assert row.split(" | ")[2] == "2" and row.endswith(" |")
     assert "Dice, elsewhere" in text
-    again = text
+    expected = text
     report.write(records, records / "README.md")
-    assert (records / "README.md").read_text(encoding="utf-8") == again
+    assert (records / "README.md").read_text(encoding="utf-8") == expected
 
 
 def test_readme_without_marks_leaves_everything_as_it_is(records):

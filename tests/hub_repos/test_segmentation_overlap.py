@@ -26,16 +26,16 @@ def test_by_hand(metric):
 def test_batches_of_arrays_of_any_size_give_the_same(metric):
     rng = np.random.default_rng(0)
     masks = [rng.integers(0, 2, (2, 5, 4 + number)).astype(np.uint8) for number in range(4)]
-    predictions, references = [one[0] for one in masks], [one[1] for one in masks]
-    at_once = metric.compute(predictions=predictions, references=references)
+    predictions, references = [pair[0] for pair in masks], [pair[1] for pair in masks]
+    expected = metric.compute(predictions=predictions, references=references)
     for part in (slice(0, 3), slice(3, 4)):
         metric.add_batch(predictions=predictions[part], references=references[part])
-    assert metric.compute() == at_once
+    assert metric.compute() == expected
 
 
 @pytest.mark.parametrize(("classes", "dice"), [(((1,), (2,)), [2 / 3, 2 / 3]), (((1, 2),), [1.0])])
 def test_classes(metric, classes, dice):
     reference = [[1, 1, 2, 0]] if len(classes) == 2 else [[1, 1, 1, 0]]
     result = metric.compute(predictions=[[[1, 2, 2, 0]]], references=[reference], classes=classes)
-    found = [one["pooled"]["dice"]["value"] for one in result.get("per_class", [result])]
-    assert found == pytest.approx(dice)
+    values = [scores["pooled"]["dice"]["value"] for scores in result.get("per_class", [result])]
+    assert values == pytest.approx(dice)

@@ -47,9 +47,9 @@ class App:
     def __init__(self, checkpoint, folder):
         build(checkpoint, folder / "repository")
         stage_space(folder / "space", "someone/unet", "COMMIT")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        with socket.socket() as free_socket:
+            free_socket.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free_socket.getsockname()[1]}"
         keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         self.printed = folder / "printed.txt"
         with self.printed.open("w") as printed:
@@ -113,7 +113,7 @@ class Page:
         return self.driver.find_elements("css selector", selector)
 
     def ask(self, script):
-        """What the page says at one moment: an element that was found may be replaced before it is read."""
+        """The page's answer to one script: an element found earlier may be replaced before it is read."""
         return self.driver.execute_script(f"return {script}")
 
     @property
@@ -121,7 +121,7 @@ class Page:
         return self.ask("[...document.querySelectorAll('#polyps')].map((one) => one.innerText).join(' ').trim()")
 
     def upload(self, path, answer=""):
-        """Choose a file, and wait until the page says this, or lists polyps; meanwhile it says how long it takes."""
+        """Choose a file, and wait until the page shows this message, or lists polyps; meanwhile it shows the time."""
         for button in self.find("#upload button[aria-label='Clear']"):
             button.click()
             wait(lambda: self.text.startswith("Upload or paste") and not self.rows())
@@ -135,7 +135,7 @@ class Page:
         return self.ask(f"[...document.querySelectorAll('#polyps tr')].slice(1).map((row) => {cells})")
 
     def wait_for_rows(self, rows):
-        """Wait until the table says this; fails with what it says instead."""
+        """Wait until the table has these rows; fails with the rows it has instead."""
         with contextlib.suppress(AssertionError):
             wait(lambda: self.rows() == rows, seconds=60)
         assert self.rows() == rows
@@ -147,9 +147,9 @@ class Page:
         return np.array(pixels, np.uint8).reshape(height, width, 4)[..., :3]
 
     def set_threshold(self, value):
-        before = self.ask(MASK)
+        old_mask = self.ask(MASK)
         self.driver.execute_script(ENTER, value)  # at once: between two keys the page may put its own number there
-        wait(lambda: self.ask(MASK) not in (None, before))
+        wait(lambda: self.ask(MASK) not in (None, old_mask))
 
 
 @pytest.fixture
@@ -169,17 +169,17 @@ def expected(checkpoint, variant, path):
 
 
 def expected_rows(processor, outputs, size, threshold=None, labels=("background", "polyp")):
-    of_image = processor.post_process_instance_segmentation(outputs, mask_threshold=threshold, target_sizes=[size])[0]
-    areas = [int((of_image["segmentation"] == one["id"]).sum()) for one in of_image["segments_info"]]
+    result = processor.post_process_instance_segmentation(outputs, mask_threshold=threshold, target_sizes=[size])[0]
+    areas = [int((result["segmentation"] == segment["id"]).sum()) for segment in result["segments_info"]]
     return [
         [
-            str(one["id"]),
-            labels[one["label_id"]],
-            f"{one['score']:.3f}",
+            str(segment["id"]),
+            labels[segment["label_id"]],
+            f"{segment['score']:.3f}",
             f"{area:,}",
             f"{100 * area / np.prod(size):.2f}",
         ]
-        for one, area in zip(of_image["segments_info"], areas, strict=True)
+        for segment, area in zip(result["segments_info"], areas, strict=True)
     ]
 
 
@@ -192,23 +192,23 @@ def test_an_upload_shows_the_processors_mask_and_its_polyps(app, gates_checkpoin
     mask = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
     assert 0 < mask.mean() < 1
     assert np.array_equal(page.pixels("#mask img"), np.repeat(mask[..., None] * 255, 3, axis=-1))
-    before, after = (page.pixels("#before-after img", number) for number in (0, 1))
-    assert np.array_equal(before, image)
-    assert np.array_equal((after != before).any(axis=-1), mask == 1)
+    shown_image, outlined = (page.pixels("#before-after img", number) for number in (0, 1))
+    assert np.array_equal(shown_image, image)
+    assert np.array_equal((outlined != shown_image).any(axis=-1), mask == 1)
     page.wait_for_rows(expected_rows(processor, outputs, size))
 
     ran, threshold = app.runs, round(float(outputs.logits.sigmoid().quantile(0.75)), 2)
     page.set_threshold(threshold)
-    moved = processor.post_process_semantic_segmentation(outputs, [size], threshold)[0].numpy()
-    assert 0 < moved.sum() < mask.sum()
-    assert np.array_equal(page.pixels("#mask img")[..., 0], moved * 255)
+    moved_mask = processor.post_process_semantic_segmentation(outputs, [size], threshold)[0].numpy()
+    assert 0 < moved_mask.sum() < mask.sum()
+    assert np.array_equal(page.pixels("#mask img")[..., 0], moved_mask * 255)
     page.wait_for_rows(expected_rows(processor, outputs, size, threshold))
     assert app.runs == ran
 
-    captions = [one.text for one in wait(lambda: page.find("#gates .caption-label"))]
+    captions = [caption.text for caption in wait(lambda: page.find("#gates .caption-label"))]
     assert len(captions) == 3 and captions == [
-        f"gate {number}: {one.shape[2]} x {one.shape[3]}, {one.min():.2f} to {one.max():.2f}"
-        for number, one in enumerate(outputs.attentions, start=1)
+        f"gate {number}: {attention.shape[2]} x {attention.shape[3]}, {attention.min():.2f} to {attention.max():.2f}"
+        for number, attention in enumerate(outputs.attentions, start=1)
     ]
     assert [page.pixels("#gates .grid-container img", number).shape[:2] for number in range(3)] == [size] * 3
     assert console_errors(driver) == []
@@ -222,11 +222,11 @@ def test_broken_files_have_a_message_and_leave_no_old_mask(app, driver, upload, 
     assert page.rows()
     (tmp_path / "truncated.png").write_bytes(upload.read_bytes()[:1500])
     (tmp_path / "text.png").write_text("no image")
-    for name, said in (
+    for name, message in (
         ("truncated", "No mask, this file can't be used: "),
         ("text", "No mask: this file is not an image that can be read."),
     ):
-        page.upload(tmp_path / f"{name}.png", said)
+        page.upload(tmp_path / f"{name}.png", message)
         wait(lambda: not page.find("#before-after img, #mask img"))
 
 
@@ -247,47 +247,50 @@ def space_of(tmp_path, monkeypatch, modules_cache):
 def test_several_classes_have_no_threshold_and_no_gates(space_of, three_class_checkpoint, upload):
     space = space_of(three_class_checkpoint)
     assert not space["threshold"].visible and not space["gates"].visible
-    _, (before, after), grey, table, maps = space["segment"](str(upload), 0.5)
+    _, (shown_image, outlined), grey, table, maps = space["segment"](str(upload), 0.5)
     image = np.asarray(Image.open(upload))
     size = image.shape[:2]
     processor, outputs = expected(three_class_checkpoint, "unet", upload)
     mask = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
     assert set(np.unique(mask)) == {0, 1, 2} and np.array_equal(grey, mask * 127)
-    assert np.array_equal(before, image) and np.array_equal((after != before).any(axis=-1), mask > 0)
+    assert np.array_equal(shown_image, image) and np.array_equal((outlined != shown_image).any(axis=-1), mask > 0)
     cells = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
-    shown = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
-    assert shown == expected_rows(processor, outputs, size, labels=("background", "polyp", "boundary"))
+    shown_rows = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
+    assert shown_rows == expected_rows(processor, outputs, size, labels=("background", "polyp", "boundary"))
     assert maps == []
 
 
 def test_a_session_keeps_no_pixels_and_its_image_may_be_gone(space_of, checkpoint, upload):
     space = space_of(checkpoint)
-    seen, (before, after), grey, table, _ = space["segment"](str(upload), 0.5)
-    path, logits = seen
+    session, (shown_image, outlined), grey, table, _ = space["segment"](str(upload), 0.5)
+    path, logits = session
     assert path == str(upload) and logits.shape == (1, 1, 64, 64)
-    again, other_grey, other_table = space["show"](seen, 0.5)
-    assert np.array_equal(again[1], after) and np.array_equal(grey, other_grey) and table == other_table
+    other_pair, other_grey, other_table = space["show"](session, 0.5)
+    assert np.array_equal(other_pair[1], outlined) and np.array_equal(grey, other_grey) and table == other_table
     upload.unlink()
-    assert space["show"](seen, 0.5)[:2] == (None, None) and "upload it again" in space["show"](seen, 0.5)[2]
+    assert space["show"](session, 0.5)[:2] == (None, None) and "upload it again" in space["show"](session, 0.5)[2]
 
 
 def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, upload, tmp_path):
     segment = space_of(checkpoint)["segment"]
     frame = Image.open(upload)
     grey = frame.convert("L")
-    for image, seen in (
+    for image, expected_image in (
         (grey, grey),
         (frame.convert("RGBA"), frame),
         (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), grey),
         (frame.resize((1, 1)), frame.resize((1, 1))),
     ):
         image.save(tmp_path / "odd.png")
-        _, (before, _), mask, table, _ = segment(str(tmp_path / "odd.png"), 0.5)
-        assert np.array_equal(before, np.asarray(seen.convert("RGB"))) and mask.shape == before.shape[:2]
+        _, (shown_image, _), mask, table, _ = segment(str(tmp_path / "odd.png"), 0.5)
+        assert (
+            np.array_equal(shown_image, np.asarray(expected_image.convert("RGB")))
+            and mask.shape == shown_image.shape[:2]
+        )
         assert "No mask" not in table
     Image.new("1", (6000, 6000)).save(tmp_path / "<huge>.png")
-    *nothing, said, _ = segment(str(tmp_path / "<huge>.png"), 0.5)
-    assert nothing == [None] * 3 and "6000 x 6000 pixels are more than 25,000,000: make it smaller" in said
+    *outputs, message, _ = segment(str(tmp_path / "<huge>.png"), 0.5)
+    assert outputs == [None] * 3 and "6000 x 6000 pixels are more than 25,000,000: make it smaller" in message
 
 
 def test_on_zerogpu_one_function_gets_the_gpu_and_none_runs_before_a_visitor_comes(

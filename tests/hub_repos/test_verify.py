@@ -70,16 +70,16 @@ def edit(name, pattern, replacement):
 
 
 def edit_json(name, render=False, **changes):
-    """A change of a JSON file's values, given by dotted place with __; the card follows where it is rendered."""
+    """A change of a JSON file's values; keys are paths joined by __. `render` writes the card anew."""
 
     def change(folder):
         content = json.loads((folder / name).read_text())
-        for place, value in changes.items():
-            *above, last = place.split("__")
-            inner = content
-            for key in above:
-                inner = inner[key]
-            inner[last] = value
+        for dotted, value in changes.items():
+            *parents, field = dotted.split("__")
+            holder = content
+            for parent in parents:
+                holder = holder[parent]
+            holder[field] = value
         (folder / name).write_text(json.dumps(content))
         if render:
             write_card(folder, json.loads((folder / "results.json").read_text()))
@@ -110,9 +110,9 @@ def forged_class(folder):
     """A table of classes, which a binary head has not."""
     metrics = json.loads((folder / "results.json").read_text())["metrics"]["test"]
     perfect = {"value": 1.0, "low": 1.0, "high": 1.0}
-    one = {"label": "polyp", "present": {"images": 1, "dice": perfect}}
-    one |= {kind: dict.fromkeys(metrics[kind], perfect) for kind in ("per_image", "pooled")}
-    edit_json("results.json", render=True, metrics__test__per_class=[one])(folder)
+    class_metrics = {"label": "polyp", "present": {"images": 1, "dice": perfect}}
+    class_metrics |= {kind: dict.fromkeys(metrics[kind], perfect) for kind in ("per_image", "pooled")}
+    edit_json("results.json", render=True, metrics__test__per_class=[class_metrics])(folder)
 
 
 class Evil:
@@ -220,7 +220,7 @@ def test_what_is_tampered_with_and_signed_fails_its_check(change, expected, copy
 
 
 def flip(folder, bit=0x80):
-    """Change one bit of the last byte: of the sign of a weight, as it stands."""
+    """Change one bit of the last byte, the sign of a weight."""
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= bit
     (folder / "model.safetensors").write_bytes(content)
@@ -292,9 +292,9 @@ def test_data_catches_signed_weights(copy):
     flip(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    found = failures(copy, run=False, data=DATA)
-    assert found.keys() == {"figures of validation", "figures of test"}
-    assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", found["figures of test"])
+    failed = failures(copy, run=False, data=DATA)
+    assert failed.keys() == {"figures of validation", "figures of test"}
+    assert re.search(r"not reproduced: 1 images, .*; largest difference 0\.\d+ \(phantom-", failed["figures of test"])
 
 
 FORGED = {
@@ -311,19 +311,19 @@ def test_data_catches_figures_that_agree_with_one_another(counts, loss, copy):
     assert failures(copy, run=False, data=DATA).keys() == {"figures of validation", "figures of test"}
 
 
-@pytest.mark.parametrize(("place", "value"), [("data__sizes__train", 99), ("data__twins", ["x"])])
-def test_data_catches_another_record_of_the_split(place, value, copy):
-    edit_json("results.json", render=True, **{place: value})(copy)
+@pytest.mark.parametrize(("dotted", "value"), [("data__sizes__train", 99), ("data__twins", ["x"])])
+def test_data_catches_another_record_of_the_split(dotted, value, copy):
+    edit_json("results.json", render=True, **{dotted: value})(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    assert place.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
+    assert dotted.split("__")[1] in failures(copy, run=False, data=DATA)["split"]
 
 
 @pytest.mark.parametrize(("group", "name"), REPORT)
 def test_every_other_figure_must_come_out_again(group, name):
     def figures(value):
-        of_group = {one: 0.5 if one == "ece" else {"value": 0.5} for other, one in REPORT if other == group}
-        return {group: of_group | {name: value if name == "ece" else {"value": value}}}
+        others = {key: 0.5 if key == "ece" else {"value": 0.5} for owner, key in REPORT if owner == group}
+        return {group: others | {name: value if name == "ece" else {"value": value}}}
 
     _compare_report(figures(0.5), figures(0.5 + REPORT[group, name] / 2))
     _compare_report({}, figures(0.5))  # MONAI is not installed here
@@ -338,14 +338,14 @@ def forge(folder, counts, loss):
     scores = {part: Scores() for part in results.pop("metrics")}
     with (folder / "per_image.csv").open() as file:
         for row in csv.DictReader(file):
-            one = scores[row["part"]]
+            part_scores = scores[row["part"]]
             tp, fp, fn, tn = (
                 int(row[f"{kind}s"]) for kind in ("true_positive", "false_positive", "false_negative", "true_negative")
             )
-            one.names.append(row["name"])
-            one.sizes.append((int(row["height"]), int(row["width"])))
-            one.counts.append(np.array([counts(tp, fp, fn, tn)]))
-            one.losses.append(float(row["loss"]) if loss is None else loss)
+            part_scores.names.append(row["name"])
+            part_scores.sizes.append((int(row["height"]), int(row["width"])))
+            part_scores.counts.append(np.array([counts(tp, fp, fn, tn)]))
+            part_scores.losses.append(float(row["loss"]) if loss is None else loss)
     write_results(folder, results, scores)
     write_card(folder, json.loads((folder / "results.json").read_text()))
     sign(folder)
@@ -358,8 +358,8 @@ def test_other_data_is_refused(data, repository):
 
 def test_a_build_passes_every_check(repository, capsys):
     assert main([str(repository), "--data", DATA]) == 0
-    folder, *lines, last = capsys.readouterr().out.splitlines()
-    assert folder == str(repository) and last == f"All {len(lines)} checks passed."
+    folder, *lines, footer = capsys.readouterr().out.splitlines()
+    assert folder == str(repository) and footer == f"All {len(lines)} checks passed."
     assert all(line.startswith("ok   ") for line in lines)
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
@@ -381,8 +381,8 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     python.write_text("#!/bin/sh\nenv > env.txt\necho broken >&2\nexit 3\n")
     python.chmod(0o755)
     (tmp_path / "work").mkdir()
-    found = run_isolated(repository, tmp_path / "work", python)
-    assert found == [Check("isolated process", False, "ended with 3: broken")]
+    checks = run_isolated(repository, tmp_path / "work", python)
+    assert checks == [Check("isolated process", False, "ended with 3: broken")]
     environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
     known = {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
@@ -397,7 +397,7 @@ def test_the_isolated_process_ends_with_its_first_failure(copy, tmp_path):
     assert '"missing_keys": ["head.classifier.bias"]' in check.reason
 
 
-def test_what_is_run_is_what_was_checked(copy, monkeypatch):
+def test_the_checked_files_are_those_that_run(copy, monkeypatch):
     """Whoever may write to the folder changes it after the last check."""
     code, ran = (copy / "layers.py").read_bytes(), []
     monkeypatch.setitem(STATIC_CHECKS, "late", Static(lambda _: write("layers.py", b"import os")(copy) and ""))
@@ -409,7 +409,7 @@ def test_what_is_run_is_what_was_checked(copy, monkeypatch):
 
 
 def test_a_failed_first_check_ends_it(copy, monkeypatch):
-    """Else a folder that is mended in the meantime would be run without having been checked."""
+    """A folder that is repaired later would otherwise run unchecked."""
     (copy / "curves.png").symlink_to("example.png")
     monkeypatch.setitem(STATIC_CHECKS, "late", Static(lambda _: (copy / "curves.png").unlink()))
     monkeypatch.setattr(verification, "run_isolated", lambda *_: pytest.fail("it was run"))
@@ -422,15 +422,15 @@ def test_a_file_of_any_size_is_not_copied(copy):
     assert failures(copy) == {"files": "README.md is larger than 262144 bytes"}
 
 
-def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp_path, monkeypatch):
+def test_an_endless_process_is_ended_with_its_children(repository, tmp_path, monkeypatch):
     monkeypatch.setattr(verification, "SECONDS", 1)
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nsleep 600 &\necho $! > child.txt\nwait\n")
     python.chmod(0o755)
     (tmp_path / "work").mkdir()
-    (found,) = run_isolated(repository, tmp_path / "work", python)
-    assert (found.name, found.passed) == ("isolated process", False)
-    assert found.reason.startswith("took more than 1 seconds")
+    (check,) = run_isolated(repository, tmp_path / "work", python)
+    assert (check.name, check.passed) == ("isolated process", False)
+    assert check.reason.startswith("took more than 1 seconds")
     child = Path("/proc", (tmp_path / "work" / "child.txt").read_text().strip(), "status")
     deadline = time.monotonic() + 30
     while child.exists() and "zombie" not in child.read_text() and time.monotonic() < deadline:
@@ -438,7 +438,7 @@ def test_what_runs_without_end_is_ended_with_all_that_it_started(repository, tmp
     assert not child.exists() or "zombie" in child.read_text()
 
 
-def test_the_isolated_process_has_its_bounds(repository, tmp_path):
+def test_the_isolated_process_has_resource_limits(repository, tmp_path):
     script = (
         "import resource, runpy, sys\n"
         "runpy.run_path(sys.argv[1])['limit'](sys.argv[2])\n"
@@ -450,11 +450,11 @@ def test_the_isolated_process_has_its_bounds(repository, tmp_path):
         "    print('no memory')\n"
     )
     command = [sys.executable, "-I", "-c", script, verification.ISOLATED, repository]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    cpu, data, file_size, last = done.stdout.split("\n")[:4]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu, data, file_size, allocation = process.stdout.split("\n")[:4]
     largest = max(path.stat().st_size for path in repository.iterdir())
     assert int(cpu) == SECONDS * os.cpu_count() and int(data) == most_memory()
-    assert (int(file_size), last) == (2 * largest + 2**26, "no memory")
+    assert (int(file_size), allocation) == (2 * largest + 2**26, "no memory")
 
 
 def test_too_much_memory_is_a_failure_in_words():
@@ -479,22 +479,22 @@ def tables(tmp_path):
 
 
 def test_columns_come_from_whoever_verifies(copy, tables):
-    """Not from the repository, which could have its masks for its images."""
+    """They never come from the repository, which could name its masks as its images."""
     edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
-    found = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
-    assert found == {}
-    found = failures(copy, run=False, data=str(tables))
-    assert "the run was given --image_column copy --mask_column copy: look whether" in found["split"]
+    failed = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
+    assert failed == {}
+    failed = failures(copy, run=False, data=str(tables))
+    assert "the run was given --image_column copy --mask_column copy: look whether" in failed["split"]
 
 
 @pytest.mark.parametrize("column", ["/etc", "../masks", "C:\\masks", "a/../../b"])
 def test_a_column_is_no_path(column, repository):
     for columns in ((column, None), (None, column)):
-        found = failures(repository, run=False, data=DATA, columns=columns)
-        assert found == {"split": f"a column is a name inside of the data, got the path {column!r}"}
+        failed = failures(repository, run=False, data=DATA, columns=columns)
+        assert failed == {"split": f"a column is a name inside of the data, got the path {column!r}"}
 
 
 def test_a_replaced_example_is_found_and_other_pictures_are_not_vouched_for(copy):
@@ -509,18 +509,18 @@ def test_a_replaced_example_is_found_and_other_pictures_are_not_vouched_for(copy
     ("name", "size", "message"),
     [("notes.txt", 1, "notes.txt is no file that"), ("README.md", 2**40, "README.md is larger than 262144 bytes")],
 )
-def test_a_file_on_the_hub_that_is_none_of_ours_is_not_downloaded(name, size, message):
+def test_an_unknown_file_on_the_hub_is_not_downloaded(name, size, message):
     with pytest.raises(ValueError, match=f"someone/unet: {message}"):
         verify.require_known(SimpleNamespace(rfilename=name, size=size), "someone/unet")
 
 
-@pytest.mark.parametrize(("at", "expected"), [("c" * 40, "v1"), ("d" * 40, "c" * 40), (None, "c" * 40)])
-def test_a_tag_counts_where_it_is_the_commit_that_was_checked(at, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("tag_commit", "expected"), [("c" * 40, "v1"), ("d" * 40, "c" * 40), (None, "c" * 40)])
+def test_a_tag_counts_where_it_is_the_commit_that_was_checked(tag_commit, expected, tmp_path, monkeypatch):
     def model_info(api, repo_id, revision, timeout):
         assert (repo_id, revision) == ("someone/unet", "v1")
-        if at is None:
+        if tag_commit is None:
             raise CLIENT.ConnectError("no such revision")
-        return SimpleNamespace(sha=at)
+        return SimpleNamespace(sha=tag_commit)
 
     monkeypatch.setattr(verify.HfApi, "model_info", model_info)
     line = 'segment = pipeline("image-segmentation", model="someone/unet", revision="v1", trust_remote_code=True)'
@@ -528,7 +528,7 @@ def test_a_tag_counts_where_it_is_the_commit_that_was_checked(at, expected, tmp_
     assert verify.revision_of(tmp_path, "someone/unet", "c" * 40) == expected
 
 
-def test_a_hub_that_is_not_reached_is_an_error_for_people(monkeypatch):
+def test_a_hub_that_is_not_reached_is_an_error_in_words(monkeypatch):
     def download(*arguments):
         raise CLIENT.ConnectError("refused")
 
@@ -546,8 +546,8 @@ def test_a_foreign_scanner_finds_nothing(repository, copy):
 
     (copy / "planted.bin").write_bytes(pickle.dumps(Evil()))
     assert scan_directory_path(str(copy)).infected_files == 1
-    found = scan_directory_path(str(repository))
-    assert (found.infected_files, found.issues_count, found.scan_err) == (0, 0, False)
+    scan = scan_directory_path(str(repository))
+    assert (scan.infected_files, scan.issues_count, scan.scan_err) == (0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_a_folder_that_is_no_repository_fails(tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as a download asks for: one repository, one commit."""
+    """The parts of the Hub that a download needs: one repository, one commit."""
 
     commit = "c" * 40
 
@@ -615,7 +615,7 @@ def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "hub_repos.verify", "someone/unet"],
         cwd=PROJECT,
         env={**os.environ, **hub, "HF_HOME": str(tmp_path / "cache")},
@@ -624,8 +624,8 @@ def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
         check=False,
     )
     server.shutdown()
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1, done.stderr
+    lines = process.stdout.splitlines()
+    assert process.returncode == 1, process.stderr
     assert lines[0] == f"someone/unet at commit {'c' * 40}"
     failed = [line.split(":")[0] for line in lines if line.startswith("FAIL ")]
     assert failed == ["FAIL manifest", "FAIL card names this repository"]

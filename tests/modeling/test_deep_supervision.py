@@ -17,9 +17,9 @@ def test_in_training_only(variant, encoder):
     output = model(pixels, labels=labels)
     levels = len(model.encoder.channels) - 1
     count = levels - 1 if variant == "unetplusplus" else levels  # UNet 3+ also supervises the deepest map
-    assert [tuple(one.shape) for one in output.auxiliary_logits] == [(2, 1, 65, 64)] * count
+    assert [tuple(logits.shape) for logits in output.auxiliary_logits] == [(2, 1, 65, 64)] * count
     output.loss.backward()
-    assert all(one.grad is not None for one in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
     assert model.eval()(pixels).auxiliary_logits is None
     assert small_model(variant, encoder).train()(pixels).auxiliary_logits is None
 
@@ -30,5 +30,7 @@ def test_the_loss_is_the_mean_over_all_logits(variant):
     pixels, labels = torch.rand(2, 3, 32, 32), torch.randint(0, 2, (2, 32, 32))
     output = model(pixels, labels=labels)
     supervised = (output.logits, *output.auxiliary_logits)
-    losses = [torch.nn.functional.binary_cross_entropy_with_logits(one[:, 0], labels.float()) for one in supervised]
+    losses = [
+        torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float()) for logits in supervised
+    ]
     torch.testing.assert_close(output.loss, sum(losses) / len(supervised))

@@ -48,12 +48,12 @@ def test_detail_branch_gives_the_levels_that_a_backbone_lacks(encoder, channels)
 def test_a_backbone_keeps_the_initial_weights_of_timm(encoder):
     small_model(encoder=encoder)  # the probe is cached from here on
     torch.manual_seed(3)
-    ours = small_model(encoder=encoder).encoder.backbone.state_dict()
+    state = small_model(encoder=encoder).encoder.backbone.state_dict()
     torch.manual_seed(3)
     options = {"strict_img_size": False} if encoder == "swin_tiny" else {}
-    theirs = timm.create_model(ENCODERS[encoder]["backbone"], features_only=True, pretrained=False, **options)
-    assert ours.keys() == theirs.state_dict().keys()
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.state_dict().items())
+    reference = timm.create_model(ENCODERS[encoder]["backbone"], features_only=True, pretrained=False, **options)
+    assert state.keys() == reference.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in reference.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_an_unknown_option_is_refused():
         UNetImageProcessor()(COLOUR, sise=8)
 
 
-def test_options_of_a_call_do_not_stay():
+def test_options_of_a_call_do_not_change_the_processor():
     processor = UNetImageProcessor(size=8)
     before = processor.to_dict()
     processor(COLOUR, size=4, do_normalize=False, mirror_margin=1)
@@ -184,8 +184,8 @@ def test_the_mask_of_an_unpadded_network_covers_the_whole_image():
     logits = model(pixels).logits
     assert logits.shape == (1, 1, 388, 388)
     assert processor.post_process_semantic_segmentation(logits, [(300, 500)])[0].shape == (300, 500)
-    seen = center_crop(pixels, (388, 388))[:, :1]  # what the logits cover
-    (mask,) = processor.post_process_semantic_segmentation(seen, [(300, 500)])
+    covered = center_crop(pixels, (388, 388))[:, :1]  # what the logits cover
+    (mask,) = processor.post_process_semantic_segmentation(covered, [(300, 500)])
     assert (mask.numpy() != (image[..., 0] > 0)).sum() <= 60 + 100  # a row and a column of the edge
 
 
@@ -232,12 +232,15 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 
 
 @pytest.mark.parametrize(("threshold", "marked"), [(0, 4), (1, 0), (0.0, 4), (1.0, 0)])
-def test_every_probability_exceeds_0_and_none_1(threshold, marked):
+def test_threshold_0_marks_every_pixel_and_threshold_1_none(threshold, marked):
     logits = torch.tensor([[[[-200.0, 0.0], [200.0, 50.0]]]])
-    for processor, given in ((UNetImageProcessor(), threshold), (UNetImageProcessor(mask_threshold=threshold), None)):
-        (mask,) = processor.post_process_semantic_segmentation(logits, threshold=given)
-        (found,) = processor.post_process_instance_segmentation(logits, mask_threshold=given)
-        assert mask.dtype == torch.int64 and int(mask.sum()) == marked == int((found["segmentation"] > 0).sum())
+    for processor, call_threshold in (
+        (UNetImageProcessor(), threshold),
+        (UNetImageProcessor(mask_threshold=threshold), None),
+    ):
+        (mask,) = processor.post_process_semantic_segmentation(logits, threshold=call_threshold)
+        (result,) = processor.post_process_instance_segmentation(logits, mask_threshold=call_threshold)
+        assert mask.dtype == torch.int64 and int(mask.sum()) == marked == int((result["segmentation"] > 0).sum())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -246,11 +249,11 @@ def test_logits_that_require_grad_and_scores(channels):
     processor = UNetImageProcessor(score_threshold=0.4)
     masks = processor.post_process_semantic_segmentation({"logits": logits}, [(6, 8), (3, 4)])
     scored = processor.post_process_semantic_segmentation(logits, [(6, 8), (3, 4)], return_segmentation_scores=True)
-    for mask, one in zip(masks, scored, strict=True):
-        assert torch.equal(mask, one.segmentation) and not one.segmentation_scores.requires_grad
-        assert one.segmentation_scores.shape == (max(2, channels), *mask.shape)
+    for mask, result in zip(masks, scored, strict=True):
+        assert torch.equal(mask, result.segmentation) and not result.segmentation_scores.requires_grad
+        assert result.segmentation_scores.shape == (max(2, channels), *mask.shape)
     plain = UNetImageProcessor().post_process_semantic_segmentation(logits, return_segmentation_scores=True)
-    assert all(torch.equal(one.segmentation_scores.argmax(0), one.segmentation) for one in plain)
+    assert all(torch.equal(result.segmentation_scores.argmax(0), result.segmentation) for result in plain)
     assert processor.post_process_instance_segmentation(logits)[0]["segmentation"].shape == (3, 4)
 
 
@@ -270,7 +273,7 @@ PROBABILITIES = [
 
 
 def binary_logits():
-    return torch.tensor([[[[logit(one) for one in row] for row in PROBABILITIES]]])
+    return torch.tensor([[[[logit(probability) for probability in row] for row in PROBABILITIES]]])
 
 
 def test_polyps_by_hand():
@@ -278,29 +281,29 @@ def test_polyps_by_hand():
     assert result["segmentation"].dtype == torch.int32
     assert result["segmentation"].tolist() == [[1, 1, 0, 0, 2], [0, 0, 1, 0, 2], [0, 0, 0, 0, 0], [3, 0, 0, 0, 0]]
     segments = result["segments_info"]
-    assert [(one["id"], one["label_id"]) for one in segments] == [(1, 1), (2, 1), (3, 1)]
-    assert [one["score"] for one in segments] == pytest.approx([0.8, 0.7, 0.6], abs=1e-6)
-    boxes = [(one["area"], one["bbox"]) for one in segments]
+    assert [(segment["id"], segment["label_id"]) for segment in segments] == [(1, 1), (2, 1), (3, 1)]
+    assert [segment["score"] for segment in segments] == pytest.approx([0.8, 0.7, 0.6], abs=1e-6)
+    boxes = [(segment["area"], segment["bbox"]) for segment in segments]
     assert boxes == [(3, [0, 0, 3, 2]), (2, [4, 0, 1, 2]), (1, [0, 3, 1, 1])]
 
 
 @pytest.mark.parametrize(("threshold", "scores"), [(0.65, [0.8, 0.7]), (0.75, [0.8]), (0.9, [])])
 def test_low_scores_are_dropped_on_request(threshold, scores):
     (result,) = UNetImageProcessor().post_process_instance_segmentation(binary_logits(), threshold=threshold)
-    assert [one["score"] for one in result["segments_info"]] == pytest.approx(scores, abs=1e-6)
-    assert [one["id"] for one in result["segments_info"]] == list(range(1, len(scores) + 1))
+    assert [segment["score"] for segment in result["segments_info"]] == pytest.approx(scores, abs=1e-6)
+    assert [segment["id"] for segment in result["segments_info"]] == list(range(1, len(scores) + 1))
     assert set(result["segmentation"].unique().tolist()) == set(range(len(scores) + 1))
 
 
-@pytest.mark.parametrize(("least", "polyps"), [(0.0, 3), (0.65, 2), (0.75, 1), (0.9, 0)])
-def test_unlikely_regions_are_in_neither_mask_nor_entries(least, polyps):
-    processor = UNetImageProcessor(score_threshold=least)
+@pytest.mark.parametrize(("score_threshold", "polyps"), [(0.0, 3), (0.65, 2), (0.75, 1), (0.9, 0)])
+def test_unlikely_regions_are_in_neither_mask_nor_entries(score_threshold, polyps):
+    processor = UNetImageProcessor(score_threshold=score_threshold)
     (result,) = processor.post_process_instance_segmentation(binary_logits())
     (mask,) = processor.post_process_semantic_segmentation(binary_logits())
     assert len(result["segments_info"]) == polyps
     assert mask.dtype == torch.int64 and torch.equal(mask, (result["segmentation"] > 0).long())
-    (every,) = processor.post_process_instance_segmentation(binary_logits(), threshold=0.0)
-    assert len(every["segments_info"]) == 3
+    (unfiltered,) = processor.post_process_instance_segmentation(binary_logits(), threshold=0.0)
+    assert len(unfiltered["segments_info"]) == 3
 
 
 def test_unlikely_regions_of_several_classes_become_background():
@@ -333,8 +336,8 @@ def test_polyps_of_several_classes_by_hand():
     logits[0, 2, 0, :2] = math.log(6)  # 1/8, 1/8, 3/4
     (result,) = UNetImageProcessor().post_process_instance_segmentation(logits)
     assert result["segmentation"].tolist() == [[2, 2, 0, 1, 1]]
-    assert [(one["id"], one["label_id"]) for one in result["segments_info"]] == [(1, 1), (2, 2)]
-    assert [one["score"] for one in result["segments_info"]] == pytest.approx([0.5, 0.75])
+    assert [(segment["id"], segment["label_id"]) for segment in result["segments_info"]] == [(1, 1), (2, 2)]
+    assert [segment["score"] for segment in result["segments_info"]] == pytest.approx([0.5, 0.75])
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -345,11 +348,11 @@ def test_the_union_of_polyps_is_the_mask(channels):
     results = processor.post_process_instance_segmentation(logits, target_sizes=sizes)
     for mask, result in zip(masks, results, strict=True):
         labels = torch.zeros_like(mask)
-        for one in result["segments_info"]:
-            entry = result["segmentation"] == one["id"]
-            assert ndimage.label(entry.numpy(), np.ones((3, 3)))[1] == 1
-            assert 0 < one["score"] < 1
-            labels[entry] = one["label_id"]
+        for segment in result["segments_info"]:
+            region = result["segmentation"] == segment["id"]
+            assert ndimage.label(region.numpy(), np.ones((3, 3)))[1] == 1
+            assert 0 < segment["score"] < 1
+            labels[region] = segment["label_id"]
         assert len(result["segments_info"]) > 1
         assert torch.equal(labels, mask)
 

@@ -115,8 +115,8 @@ def test_palettes_keep_their_colours(transparency, tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 255])
     image.save(tmp_path / "image.png", **({} if transparency is None else {"transparency": transparency}))
-    with Image.open(tmp_path / "image.png") as saved:
-        assert saved.mode == "P"
+    with Image.open(tmp_path / "image.png") as image_file:
+        assert image_file.mode == "P"
     assert np.asarray(to_rgb(tmp_path / "image.png")).tolist() == [[[10, 20, 30], [200, 100, 50], [0, 0, 255]]]
 
 
@@ -169,16 +169,16 @@ def test_a_resized_tensor_is_not_black(mode):
 
 @pytest.mark.parametrize("bits", [9, 10, 12, 13])
 @pytest.mark.parametrize("kind", [np.uint16, ">u2", np.int32, np.float32])
-def test_a_16_bit_image_that_uses_few_of_them_is_said_to_be_dark(bits, kind):
-    few = np.full((4, 4), 2**bits - 1).astype(kind)
-    few[0, 0] = 512
+def test_a_16_bit_image_that_uses_few_bits_gives_a_warning(bits, kind):
+    dark_image = np.full((4, 4), 2**bits - 1).astype(kind)
+    dark_image[0, 0] = 512
     with pytest.warns(UserWarning, match=rf"uses {max(bits, 10)} of them .* by {2 ** (16 - max(bits, 10))} if"):
-        dark = np.asarray(to_rgb(few))
-    assert dark.max() == round(float(few.max()) / 257)
+        dark = np.asarray(to_rgb(dark_image))
+    assert dark.max() == round(float(dark_image.max()) / 257)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        to_rgb(few.astype(np.uint16) * np.uint16(2 ** (16 - max(bits, 10))))
-        to_rgb(few * 0)
+        to_rgb(dark_image.astype(np.uint16) * np.uint16(2 ** (16 - max(bits, 10))))
+        to_rgb(dark_image * 0)
 
 
 def with_exif(exif, mode="RGB", size=(32, 16)):

@@ -1,4 +1,4 @@
-"""What is published runs at strangers': its files import a model's libraries and one another, and nothing else."""
+"""Published files import a model's libraries and one another, and nothing else."""
 
 import ast
 from pathlib import Path
@@ -16,11 +16,11 @@ OURS = ("hub_unets.configuration.", "hub_unets.modeling.")
 
 
 def foreign_imports(source):
-    """The lines of a source that import something else."""
-    found = []
+    """The import lines of a source that name any other module."""
+    statements = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            allowed = all(one.name.split(".")[0] in LIBRARIES | STANDARD for one in node.names)
+            allowed = all(alias.name.split(".")[0] in LIBRARIES | STANDARD for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             allowed = not node.level and (
@@ -29,12 +29,12 @@ def foreign_imports(source):
         else:
             continue
         if not allowed:
-            found.append(ast.unparse(node))
-    return found
+            statements.append(ast.unparse(node))
+    return statements
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_import_is_one_that_a_stranger_has(path):
+def test_published_files_import_only_allowed_libraries(path):
     assert foreign_imports(path.read_text(encoding="utf-8")) == []
 
 

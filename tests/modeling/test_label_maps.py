@@ -1,4 +1,4 @@
-"""A label map is what a viewer shows, in any form, or is refused by name; a stock Trainer learns from it."""
+"""A label map of any form is read as a viewer shows it, or refused by name; a stock Trainer learns from it."""
 
 import io
 import warnings
@@ -114,11 +114,11 @@ def test_a_file_is_read_and_named(tmp_path):
 
 
 @pytest.mark.parametrize(("white", "warned"), [(255, True), (1, False)])
-def test_black_and_white_is_said_aloud(white, warned):
-    with warnings.catch_warnings(record=True) as said:
+def test_black_and_white_maps_give_a_warning(white, warned):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         to_labels(POLYP * np.uint8(white))
-    assert [("255 becomes label 1. Use -100" in str(one.message)) for one in said] == [True] * warned
+    assert [("255 becomes label 1. Use -100" in str(warning.message)) for warning in caught] == [True] * warned
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_maps_of_a_batch(maps):
     assert labels.dtype == torch.int64 and np.array_equal(labels, np.stack([POLYP, THREE]))
 
 
-def test_maps_must_be_as_many_and_as_large_as_their_images():
+def test_maps_must_match_their_images_in_number_and_size():
     image = np.zeros((40, 48, 3), np.uint8)
     with pytest.raises(ValueError, match="one for each image: got 1 for 2 images"):
         UNetImageProcessor()([image, image], POLYP)
@@ -156,7 +156,7 @@ def turned(values, orientation, kind="JPEG"):
     return file_of(values, kind, exif=exif)
 
 
-def test_a_map_that_is_not_turned_with_its_image_is_refused_or_said_aloud():
+def test_a_map_that_is_not_turned_with_its_image_is_refused_or_gives_a_warning():
     processor, stored = UNetImageProcessor(do_resize=False), np.zeros((40, 48, 3), np.uint8)
     with pytest.raises(ValueError, match="48 x 40 pixels, the image 40 x 48 after its EXIF tag turned it"):
         processor(turned(stored, 6), POLYP)

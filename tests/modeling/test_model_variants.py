@@ -1,4 +1,4 @@
-"""What every variant does with every encoder: sizes, gradients and loading for all pairs, the rest as each_pair."""
+"""Every variant with every encoder: sizes, gradients and loading for all pairs, the rest as `each_pair`."""
 
 import copy
 import shutil
@@ -72,8 +72,10 @@ def test_every_parameter_receives_a_gradient(variant, encoder):
                 parameter.fill_(0.1)
     labels = torch.randint(0, 2, (2, 64, 64))
     model(torch.rand(2, 3, 64, 64), labels=labels).loss.backward()
-    without = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()]
-    assert without == []
+    lacking = [
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert lacking == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
@@ -120,7 +122,7 @@ def test_bfloat16_autocast_stays_close(variant, encoder):
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
 def test_gradient_checkpointing_changes_no_gradient(variant, encoder):
     model = without_drop_path(small_model(variant, encoder)).train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pixels, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64))
 
     def gradients():
@@ -131,7 +133,7 @@ def test_gradient_checkpointing_changes_no_gradient(variant, encoder):
 
         leaves = [part for part in model.modules() if not list(part.children()) and list(part.parameters())]
         hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-        model.load_state_dict(before)
+        model.load_state_dict(state)
         model.zero_grad()
         model(pixels, labels=labels).loss.backward()
         for hook in hooks:
@@ -146,8 +148,8 @@ def test_gradient_checkpointing_changes_no_gradient(variant, encoder):
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         recomputed, checkpointed = gradients()
         assert recomputed >= {"encoder", "decoder"}
-        for one, other in zip(plain, checkpointed, strict=True):
-            torch.testing.assert_close(one, other)
+        for expected, gradient in zip(plain, checkpointed, strict=True):
+            torch.testing.assert_close(expected, gradient)
     model.gradient_checkpointing_disable()
     assert gradients()[0] == set()
 
@@ -158,14 +160,14 @@ def test_checkpointing_calls_the_function_of_transformers(variant):
     model = small_model(variant).train()
     layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
     model.gradient_checkpointing_enable()
-    called = []
+    calls = []
     for layer in layers:  # as offload and every_n_layers of transformers set them
-        layer._gradient_checkpointing_func = lambda function, *inputs: called.append(0) or function(*inputs)
+        layer._gradient_checkpointing_func = lambda function, *inputs: calls.append(0) or function(*inputs)
     layers[0].gradient_checkpointing = False
     model(torch.rand(2, 3, 64, 64))
-    assert len(called) == len(layers) - 1
+    assert len(calls) == len(layers) - 1
     model.eval()(torch.rand(1, 3, 64, 64))
-    assert len(called) == len(layers) - 1
+    assert len(calls) == len(layers) - 1
 
 
 @each_variant
@@ -270,13 +272,13 @@ def test_frozen_encoder_stays_as_it_is_through_training(variant, encoder):
     model.freeze_encoder()
 
     def changed_by_a_step():
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         optimizer.zero_grad()
         model(torch.rand(2, 3, 64, 64), labels=torch.randint(0, 2, (2, 64, 64))).loss.backward()
         optimizer.step()
-        return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+        return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])}
 
     changed = changed_by_a_step()
     assert changed

@@ -29,10 +29,10 @@ def test_maps_are_returned_on_request_deepest_first(encoder, gates):
     pixels = torch.rand(2, 3, 64, 96)
     assert model(pixels).attentions is None
     attentions = model(pixels, output_attentions=True).attentions
-    assert [tuple(one.shape) for one in attentions] == [
+    assert [tuple(attention.shape) for attention in attentions] == [
         (2, 1, 64 >> level, 96 >> level) for level in reversed(range(gates))
     ]
-    assert all(one.min() > 0 and one.max() < 1 for one in attentions)
+    assert all(attention.min() > 0 and attention.max() < 1 for attention in attentions)
     assert len(model(pixels, output_attentions=True, return_dict=False)) == 2
 
 

@@ -28,8 +28,8 @@ def test_positions_are_a_grid_interpolated_to_the_deepest_map(size):
     deepest = torch.rand(1, bottleneck.embedding.in_channels, *size)
     bottleneck(deepest)
     added = tokens[0].transpose(1, 2).unflatten(2, size) - bottleneck.embedding(deepest)
-    wanted = F.interpolate(bottleneck.positions, size, mode="bilinear") if size != (4, 4) else bottleneck.positions
-    torch.testing.assert_close(added, wanted)
+    expected = F.interpolate(bottleneck.positions, size, mode="bilinear") if size != (4, 4) else bottleneck.positions
+    torch.testing.assert_close(added, expected)
 
 
 @torch.no_grad()
@@ -37,18 +37,18 @@ def test_attention_runs_as_the_implementation_says(tmp_path, monkeypatch):
     model = small_model("transunet").eval()
     model.save_pretrained(tmp_path)
     pixels = torch.rand(2, 3, 40, 56)
-    called = []
+    calls = []
     fused = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: called.append(0) or fused(*a, **k))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(0) or fused(*a, **k))
     sdpa, eager = (
         type(model).from_pretrained(tmp_path, attn_implementation=name).eval() for name in ("sdpa", "eager")
     )
     assert model.config._attn_implementation == "sdpa"
     expected = sdpa(pixels, output_attentions=True)
-    assert len(called) == 2  # one a layer
+    assert len(calls) == 2  # one a layer
     assert expected.attentions is None
     output = eager(pixels, output_attentions=True)
-    assert len(called) == 2
+    assert len(calls) == 2
     torch.testing.assert_close(output.logits, expected.logits)
     tokens = 5 * 7  # at stride 8
     assert [tuple(weights.shape) for weights in output.attentions] == [(2, 2, tokens, tokens)] * 2

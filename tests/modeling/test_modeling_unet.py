@@ -61,9 +61,9 @@ def test_wrong_number_of_channels_is_refused(shape):
 
 
 def test_reduction_before_the_head():
-    model, without = small_model(reduction_channels=6).eval(), small_model()
+    model, plain_model = small_model(reduction_channels=6).eval(), small_model()
     added = 4 * 6 * 9 + 2 * 6 + (6 - 4)  # convolution without bias, batch norm, wider classifier
-    assert sum(one.numel() for one in model.parameters()) == sum(one.numel() for one in without.parameters()) + added
+    assert model.num_parameters() == plain_model.num_parameters() + added
     assert model(torch.rand(1, 3, 40, 40)).logits.shape == (1, 1, 40, 40)
 
 
@@ -234,13 +234,13 @@ def test_each_logit_sees_what_lies_around_it():
 )
 def test_our_convolutions_have_the_spread_of_he(encoder, fields):
     model = small_model(encoder=encoder, **fields)
-    ours = [
+    convolutions = [
         part
         for name, part in model.named_modules()
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) and not name.startswith("encoder.backbone.")
     ]
-    assert len(ours) > 10
-    for part in ours:
+    assert len(convolutions) > 10
+    for part in convolutions:
         if isinstance(part, nn.ConvTranspose2d):
             expected = (1 / part.in_channels) ** 0.5
         else:
@@ -264,23 +264,23 @@ def test_batch_norm_starts_as_the_identity():
 @pytest.mark.parametrize("variant", ["unet", "unetplusplus"])
 def test_a_channel_for_the_background_changes_neither_weights_nor_loss(variant, tmp_path):
     fields = {"deep_supervision": True} if variant == "unetplusplus" else {}
-    one = small_model(variant, **fields)
-    one.save_pretrained(tmp_path)
-    two, info = type(one).from_pretrained(tmp_path, background_channel=True, output_loading_info=True)
+    one_channel = small_model(variant, **fields)
+    one_channel.save_pretrained(tmp_path)
+    two_channels, info = type(one_channel).from_pretrained(tmp_path, background_channel=True, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert (two.config.num_logits, one.config.num_logits) == (2, 1)
+    assert (two_channels.config.num_logits, one_channel.config.num_logits) == (2, 1)
     pixels, labels = torch.rand(2, 3, 33, 47), torch.randint(0, 2, (2, 33, 47))
-    of_one, of_two = one.train()(pixels, labels=labels), two.train()(pixels, labels=labels)
-    assert torch.equal(of_two.loss, of_one.loss)
-    assert len(of_two.auxiliary_logits or ()) == len(of_one.auxiliary_logits or ())
-    for single, double in zip(
-        (of_one.logits, *(of_one.auxiliary_logits or ())),
-        (of_two.logits, *(of_two.auxiliary_logits or ())),
+    expected, output = one_channel.train()(pixels, labels=labels), two_channels.train()(pixels, labels=labels)
+    assert torch.equal(output.loss, expected.loss)
+    assert len(output.auxiliary_logits or ()) == len(expected.auxiliary_logits or ())
+    for one_logit, two_logits in zip(
+        (expected.logits, *(expected.auxiliary_logits or ())),
+        (output.logits, *(output.auxiliary_logits or ())),
         strict=True,
     ):
-        assert torch.equal(double, torch.cat([torch.zeros_like(single), single], dim=1))
-    assert torch.equal(of_two.logits.argmax(dim=1), (of_one.logits[:, 0] > 0).long())
-    torch.testing.assert_close(F.cross_entropy(of_two.logits, labels), segmentation_loss(of_one.logits, labels))
+        assert torch.equal(two_logits, torch.cat([torch.zeros_like(one_logit), one_logit], dim=1))
+    assert torch.equal(output.logits.argmax(dim=1), (expected.logits[:, 0] > 0).long())
+    torch.testing.assert_close(F.cross_entropy(output.logits, labels), segmentation_loss(expected.logits, labels))
 
 
 def test_more_labels_leave_no_channel_to_add():

@@ -17,26 +17,26 @@ def test_five_connections_of_64_at_every_level():
     assert count + biases + wider_head == 26_971_777  # of the authors' code; the paper says 26.97 M
     for node in model.decoder.nodes:
         assert node.levels == [0, 1, 2, 3, 4]
-        assert [one[0].out_channels for one in node.connections] == [64] * 5
+        assert [connection[0].out_channels for connection in node.connections] == [64] * 5
         assert node.fusion[0].out_channels == 320
 
 
 @torch.no_grad()
 def test_each_level_reads_encoder_maps_above_and_beside_and_decoder_maps_below():
     model = small_model("unet3plus", depth=3, decoder_channels=[4, 4, 4]).eval()
-    read, made = {}, {}
+    inputs, outputs = {}, {}
     for node in model.decoder.nodes:
 
         def remember(node, maps, result):
-            read[node.level], made[node.level] = maps, result
+            inputs[node.level], outputs[node.level] = maps, result
 
         node.register_forward_hook(remember)
     features = model.encoder(torch.rand(1, 3, 32, 32))
     model.decoder(features)
-    made[3] = features[3]
+    outputs[3] = features[3]
     for level in range(3):
-        wanted = [features[source] if source <= level else made[source] for source in range(4)]
-        assert all(one is other for one, other in zip(read[level], wanted, strict=True)), level
+        expected = [features[source] if source <= level else outputs[source] for source in range(4)]
+        assert all(actual is source_map for actual, source_map in zip(inputs[level], expected, strict=True)), level
 
 
 @torch.no_grad()

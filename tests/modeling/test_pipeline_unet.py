@@ -59,7 +59,9 @@ def test_a_path_an_image_and_a_list_give_the_same(tmp_path):
     assert np.array_equal(union(pipeline(paths[0]), {"polyp": 1}), expected[0])
     for images in (paths, [noise(0), noise(1)]):
         results = pipeline(images)
-        assert [np.array_equal(union(one, {"polyp": 1}), mask) for one, mask in zip(results, expected, strict=True)]
+        assert [
+            np.array_equal(union(entries, {"polyp": 1}), mask) for entries, mask in zip(results, expected, strict=True)
+        ]
 
 
 def test_several_classes():
@@ -74,8 +76,8 @@ def test_the_processors_threshold_is_the_default():
     strict = union(pipeline(noise()), {"polyp": 1})
     assert np.array_equal(strict, semantic_mask(pipeline, noise()))
     assert union(pipeline(noise(), mask_threshold=0.5), {"polyp": 1}).sum() > strict.sum()
-    high = max(entry["score"] for entry in pipeline(noise()))
-    assert len(pipeline(noise(), threshold=high)) == 1
+    highest_score = max(entry["score"] for entry in pipeline(noise()))
+    assert len(pipeline(noise(), threshold=highest_score)) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"mask_threshold": 0.45}, {"score_threshold": 0.5, "mask_threshold": 0.48}])
@@ -86,11 +88,11 @@ def test_the_stock_class_keeps_the_processors_defaults_too(options):
     assert type(stock) is transformers.ImageSegmentationPipeline
     mask = semantic_mask(stock, noise())
     assert mask.sum() > 0 and np.array_equal(union(stock(noise()), {"polyp": 1}), mask)
-    ours = small_pipeline(model, **options)
-    high = max(entry["score"] for entry in stock(noise()))
-    assert stock(noise(), threshold=high + 1e-6) == [] and len(stock(noise(), threshold=high)) == 1
-    given = ours(noise(), threshold=0.9, mask_threshold=0.5, overlap_mask_area_threshold=0.5)
-    assert len(given) == sum(entry["score"] >= 0.9 for entry in ours(noise(), mask_threshold=0.5))
+    pipeline = small_pipeline(model, **options)
+    highest_score = max(entry["score"] for entry in stock(noise()))
+    assert stock(noise(), threshold=highest_score + 1e-6) == [] and len(stock(noise(), threshold=highest_score)) == 1
+    entries = pipeline(noise(), threshold=0.9, mask_threshold=0.5, overlap_mask_area_threshold=0.5)
+    assert len(entries) == sum(entry["score"] >= 0.9 for entry in pipeline(noise(), mask_threshold=0.5))
 
 
 def test_an_image_of_16_bits_is_not_clipped(tmp_path):

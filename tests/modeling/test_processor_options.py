@@ -1,4 +1,4 @@
-"""Every option is checked however it comes, and what other processors take is supported or refused by name."""
+"""Every option is checked wherever it is set; options of other processors are supported or refused by name."""
 
 import math
 
@@ -43,7 +43,7 @@ IDENTITY = {"do_resize": False, "do_rescale": False, "do_normalize": False}
         ("default_to_square", False, "height"),
     ],
 )
-def test_a_wrong_field_is_named_however_it_comes(field, value, message):
+def test_a_wrong_field_is_named_by_constructor_load_and_call(field, value, message):
     processor = UNetImageProcessor()
     for call in (
         lambda: UNetImageProcessor(**{field: value}),
@@ -68,7 +68,7 @@ def test_fields_that_a_load_or_a_line_changes_are_taken_in_any_form(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("name", "number"),
     [
         (InterpolationMode.BILINEAR, 2),
         (InterpolationMode.NEAREST_EXACT, 0),
@@ -77,8 +77,8 @@ def test_fields_that_a_load_or_a_line_changes_are_taken_in_any_form(tmp_path):
         (np.int64(3), 3),
     ],
 )
-def test_filters_have_several_names(one, other):
-    assert UNetImageProcessor(resample=one).resample == other
+def test_filters_have_several_names(name, number):
+    assert UNetImageProcessor(resample=name).resample == number
 
 
 def test_options_of_stock_processors_that_change_nothing():
@@ -92,16 +92,16 @@ def test_options_of_stock_processors_that_change_nothing():
 
 @pytest.mark.parametrize("layout", ["channels_first", ChannelDimension.FIRST])
 def test_the_layout_of_an_array_whose_shape_does_not_tell(layout):
-    odd = np.zeros((3, 5, 3), np.uint8)
-    odd[0] = 200
-    (as_last,) = UNetImageProcessor(**IDENTITY)(odd)["pixel_values"]
-    (as_first,) = UNetImageProcessor(**IDENTITY)(odd, input_data_format=layout)["pixel_values"]
-    assert as_last.shape == (3, 3, 5) and as_last[:, 0].min() == 200
-    assert as_first.shape == (3, 5, 3) and as_first[0].min() == 200 and as_first[1:].max() == 0
+    image = np.zeros((3, 5, 3), np.uint8)
+    image[0] = 200
+    (channels_last,) = UNetImageProcessor(**IDENTITY)(image)["pixel_values"]
+    (channels_first,) = UNetImageProcessor(**IDENTITY)(image, input_data_format=layout)["pixel_values"]
+    assert channels_last.shape == (3, 3, 5) and channels_last[:, 0].min() == 200
+    assert channels_first.shape == (3, 5, 3) and channels_first[0].min() == 200 and channels_first[1:].max() == 0
     with pytest.raises(ValueError, match="gives 7 channels"):
         UNetImageProcessor()(np.zeros((3, 8, 7)), input_data_format="channels_last")
     with pytest.raises(ValueError, match="'channels_first' or 'channels_last', got 'HWC'"):
-        UNetImageProcessor()(odd, input_data_format="HWC")
+        UNetImageProcessor()(image, input_data_format="HWC")
 
 
 def test_nested_lists_are_flat_and_none_is_an_error():
@@ -124,10 +124,10 @@ def test_without_rescaling_floats_are_taken_as_they_are(kind):
 def test_floats_are_resized_as_bytes_are():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     options = {"size": (20, 13), "do_normalize": False, "resample": 3}
-    ours = UNetImageProcessor(do_rescale=False, **options)(image / 255)["pixel_values"]
-    theirs = UNetImageProcessor(**options)(image)["pixel_values"]
-    inside = (theirs > 0) & (theirs < 1)  # bytes are clipped
-    torch.testing.assert_close(ours[inside], theirs[inside], atol=2 / 255, rtol=0)
+    float_pixels = UNetImageProcessor(do_rescale=False, **options)(image / 255)["pixel_values"]
+    byte_pixels = UNetImageProcessor(**options)(image)["pixel_values"]
+    unclipped = (byte_pixels > 0) & (byte_pixels < 1)  # bytes are clipped
+    torch.testing.assert_close(float_pixels[unclipped], byte_pixels[unclipped], atol=2 / 255, rtol=0)
     grey = Image.fromarray(np.full((4, 4), 0.25, np.float32))
     pixel_values = UNetImageProcessor(size=4, do_rescale=False, do_normalize=False)(grey)["pixel_values"]
     assert pixel_values.unique().tolist() == [0.25]

@@ -18,9 +18,9 @@ def test_components_are_those_of_scipy(density, shape):
         assert count == expected_count
         assert np.array_equal(numbers > 0, mask)
         pairs = np.unique(np.stack([numbers[mask], expected[mask]]), axis=1)
-        assert pairs.shape[1] == count  # one number of ours for one of theirs
+        assert pairs.shape[1] == count  # each of our numbers has one of scipy's
         assert np.array_equal(np.unique(numbers[mask]), np.arange(1, count + 1))
-        found = regions_of(mask)
-        assert np.array_equal(found.areas(), np.bincount(numbers[mask], minlength=count + 1)[1:])
+        regions = regions_of(mask)
+        assert np.array_equal(regions.areas(), np.bincount(numbers[mask], minlength=count + 1)[1:])
         boxes = [[x.start, y.start, x.stop - x.start, y.stop - y.start] for y, x in ndimage.find_objects(numbers)]
-        assert found.boxes().tolist() == boxes
+        assert regions.boxes().tolist() == boxes

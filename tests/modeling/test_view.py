@@ -70,11 +70,11 @@ class TestWithoutMarksOutside:
         mask[4, 5:7] = 2  # inside
         mask[5, 0] = 2  # outside
         mask[3, 0] = 1  # touches the second by a corner
-        kept = without_marks_outside(mask, view)
+        cleaned = without_marks_outside(mask, view)
         expected = mask.clone()
         expected[0, 0:2] = 0
         expected[5, 0] = 0
-        assert torch.equal(kept, expected) and kept.dtype == torch.int64
+        assert torch.equal(cleaned, expected) and cleaned.dtype == torch.int64
         assert mask[0, 0] == 1  # the argument is left as it is
 
     def test_nothing_to_do(self):
@@ -87,5 +87,5 @@ class TestWithoutMarksOutside:
         mask = torch.zeros(100, 160, dtype=torch.int64)
         mask[75:85, 15:25] = 1
         mask[45:55, 95:105] = 1  # in the lumen
-        kept = without_marks_outside(mask, view_of(screen))
-        assert kept.sum() == 100 and kept[45:55, 95:105].all()
+        cleaned = without_marks_outside(mask, view_of(screen))
+        assert cleaned.sum() == 100 and cleaned[45:55, 95:105].all()

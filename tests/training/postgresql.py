@@ -15,7 +15,7 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def missing():
-    """Why there can be no server; empty where there can."""
+    """Why no server can be started; empty if one can."""
     if not BINARIES:
         return "no PostgreSQL: apt-get install postgresql"
     if importlib.util.find_spec("psycopg") is None:
@@ -37,9 +37,9 @@ class Server:
 
     def __init__(self, folder):
         self.folder, self.data = folder, folder / "data"
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = listener.getsockname()[1]
         self.url = f"postgresql+psycopg://sweeper:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}/postgres"
         (folder / "password").write_text(PASSWORD)
         self._run("initdb", "-U", "sweeper", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync")
@@ -49,7 +49,7 @@ class Server:
         self._run("pg_ctl", "start", "-w", "-l", str(self.folder / "log"), "-o", options)
 
     def stop(self):
-        """As when its machine fails."""
+        """Stop as if its machine failed."""
         self._run("pg_ctl", "stop", "-m", "immediate")
 
     def _run(self, program, *arguments):

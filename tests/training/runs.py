@@ -55,8 +55,8 @@ def run_in_two_processes(output_dir, moment=None, **changes):
     """The same as two processes that share the gradient, as a launcher starts them."""
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    started = [start(arguments(output_dir, **changes), moment, environment) for environment in ranks]
-    return [finish(one) for one in started]
+    processes = [start(arguments(output_dir, **changes), moment, environment) for environment in ranks]
+    return [finish(process) for process in processes]
 
 
 def start(argv, moment=None, environment=None, draws=False):
@@ -72,13 +72,13 @@ def start(argv, moment=None, environment=None, draws=False):
     return _server().start(argv=argv, moment=moment, environment=environment or {}, draws=draws)
 
 
-def finish(started):
+def finish(process):
     """Wait until a started run ends, or stops itself, and return how."""
-    return _server().finish(started)
+    return _server().finish(process)
 
 
-def resume_stopped(started):
-    os.kill(started[0], signal.SIGCONT)
+def resume_stopped(process):
+    os.kill(process[0], signal.SIGCONT)
 
 
 def shell(command):
@@ -110,9 +110,9 @@ def _server():
 
 
 def _free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 # From here on: the process that forks.
@@ -178,7 +178,7 @@ def inside_write(step, sent):
     """With the weights of the checkpoint written, and half of the optimizer's state."""
     import torch
 
-    def half_written(_, path, *rest):
+    def half_written(_, path, *options):
         if f"checkpoint-{step}/optimizer.pt" not in str(path):
             return False
         Path(path).write_bytes(b"PK\x03\x04 half")
@@ -204,8 +204,8 @@ def before_scoring(step, sent):
 
 
 MOMENTS = {
-    one.__name__: one
-    for one in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
+    moment.__name__: moment
+    for moment in (after_step, before_validation, before_save, inside_write, before_marker, before_scoring)
 }
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def random_model(**fields):
 
 
 def constant_model(*logits, **fields):
-    """Says `logits` at every pixel."""
+    """A model that gives `logits` at every pixel."""
     model = random_model(**fields)
     torch.nn.init.zeros_(model.head.classifier.weight)
     model.head.classifier.bias.data = torch.tensor(logits, dtype=torch.float32)
@@ -110,7 +110,7 @@ def scored(folder):
 
 
 class TestScoreByHand:
-    """A model that says 1 everywhere: polyp with probability 0.731."""
+    """A model with logit 1 everywhere: polyp with probability 0.731."""
 
     MASKS = (box((20, 30), 5, 6), np.zeros((17, 16)), box((30, 24), 30, 24))
 
@@ -139,7 +139,7 @@ class TestScoreByHand:
 
     def test_polyps_and_outlines(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), Task())
-        assert [one.tolist() for one in scores.polyps] == [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+        assert [counts.tolist() for counts in scores.polyps] == [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
         assert scores.boundaries[1:] == [(0, math.hypot(17, 16)), (1, 0)]
         nsd, hd95 = scores.boundaries[0]
         assert 0 < nsd < 1 and 20 < hd95 < math.hypot(15, 24)
@@ -153,8 +153,8 @@ class TestScoreByHand:
         probability, share = 1 / (1 + math.exp(-1)), 750 / (600 + 272 + 720)
         calibration = scores.summary()["calibration"]
         assert calibration["ece"] == pytest.approx(probability - share)
-        (held,) = [row for row in calibration["bins"] if row["pixels"]]
-        assert held == {"above": 0.7, "up_to": 0.75, "pixels": 1592, "polyp_pixels": 750} | {
+        (filled,) = [row for row in calibration["bins"] if row["pixels"]]
+        assert filled == {"above": 0.7, "up_to": 0.75, "pixels": 1592, "polyp_pixels": 750} | {
             "probability": pytest.approx(probability)
         }
         assert scores.logits.sum(axis=1) == pytest.approx([570 / 600 + 1 + 0, 30 / 600 + 0 + 1])
@@ -172,8 +172,8 @@ class TestScoreByHand:
         assert summary["images"] == 3
         assert summary["per_image"]["dice"]["value"] == pytest.approx((60 / 630 + 0 + 1) / 3)
         assert summary["pooled"]["dice"]["value"] == pytest.approx(2 * 750 / (750 + 1592))
-        some = scores.summary({"f0", "f2"})
-        assert (some["images"], some["per_image"]["dice"]["value"]) == (2, pytest.approx((60 / 630 + 1) / 2))
+        subset = scores.summary({"f0", "f2"})
+        assert (subset["images"], subset["per_image"]["dice"]["value"]) == (2, pytest.approx((60 / 630 + 1) / 2))
 
     def test_an_empty_mask_predicted_empty_is_right(self):
         scores = score(constant_model(-9.0), PROCESSOR, rows_of([np.zeros((9, 9))]))
@@ -217,7 +217,7 @@ class TestScoreClasses:
         scores = score(model, PROCESSOR, rows_of([self.MASK]), Task.of_classes(model.config))
         assert scores.counts[0].tolist() == expected
         assert not scores.tables
-        assert [one["label"] for one in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
+        assert [metrics["label"] for metrics in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
 
     def test_a_boundary_of_the_truth(self):
         names = {0: "background", 1: "polyp", 2: "boundary"}
@@ -226,7 +226,7 @@ class TestScoreClasses:
         mask[2:9, 2:9] = 255
         scores = score(model, PROCESSOR, rows_of([mask]), Task.of_classes(model.config, 2))
         assert scores.counts[0].tolist() == [[0, 0, 9, 135], [40, 104, 0, 0]]
-        assert [one["label"] for one in scores.summary()["per_class"]] == ["polyp", "boundary"]
+        assert [metrics["label"] for metrics in scores.summary()["per_class"]] == ["polyp", "boundary"]
 
     @pytest.mark.parametrize("num_labels", [2, 4])
     def test_a_boundary_needs_three_labels(self, num_labels):
@@ -275,33 +275,33 @@ class TestScoreOfRandomModels:
             odds = F.interpolate(logits, size=shape, mode="bilinear")[0].numpy()
             predicted, truth = odds[-1] > (0 if len(odds) == 1 else odds[0]), box(shape, 9, 9) > 0
             expected = [predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth]
-            assert counts.tolist() == [[int(one.sum()) for one in expected]]
+            assert counts.tolist() == [[int(pixels.sum()) for pixels in expected]]
             assert 0 < predicted.mean() < 1
 
     def test_flips_are_the_mean_of_a_users_own(self):
         row, model = rows_of([box((20, 30), 9, 9)]), random_model()
         pixels = PROCESSOR(Image.open(io.BytesIO(row[0]["image"]["bytes"]))).pixel_values
         with torch.no_grad():
-            each = [model(pixels.flip(dims)).logits.flip(dims) for dims in ([], [3], [2], [2, 3])]
-        odds = F.interpolate(torch.stack(each).mean(dim=0), size=(20, 30), mode="bilinear")[0, 0].numpy()
+            logits = [model(pixels.flip(dims)).logits.flip(dims) for dims in ([], [3], [2], [2, 3])]
+        odds = F.interpolate(torch.stack(logits).mean(dim=0), size=(20, 30), mode="bilinear")[0, 0].numpy()
         scores = score(model, PROCESSOR, row, Task(), flips=True)
         assert scores.counts[0][0, :2].sum() == (odds > 0).sum() > 0
         assert not np.array_equal(scores.logits, score(model, PROCESSOR, row, Task()).logits)
 
     def test_batches_do_not_matter(self):
         rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
-        one, three = (score(model, PROCESSOR, rows, Task(), batch_size=size) for size in (1, 3))
-        assert np.array_equal(one.counts, three.counts)
-        assert one.losses == pytest.approx(three.losses, rel=1e-5)
-        assert one.names == three.names == ["f0", "f1", "f2"]
+        single, triple = (score(model, PROCESSOR, rows, Task(), batch_size=size) for size in (1, 3))
+        assert np.array_equal(single.counts, triple.counts)
+        assert single.losses == pytest.approx(triple.losses, rel=1e-5)
+        assert single.names == triple.names == ["f0", "f1", "f2"]
 
     @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.62])
     def test_the_curves_are_the_metrics_there(self, threshold):
         rows = rows_of([box(shape, 9, 9) for shape in SHAPES] + [np.zeros((8, 8))])
         scores = score(random_model(), PROCESSOR, rows, Task(), threshold)
         expected = metrics_from_counts(np.stack(scores.counts)[:, 0])
-        (at,) = np.flatnonzero(np.isclose(CURVE_THRESHOLDS, threshold))
-        assert scores.by_threshold[:, at] == pytest.approx([expected[name].sum() for name in CURVES])
+        (index,) = np.flatnonzero(np.isclose(CURVE_THRESHOLDS, threshold))
+        assert scores.by_threshold[:, index] == pytest.approx([expected[name].sum() for name in CURVES])
 
     def test_nothing_kept_grows_with_the_images(self):
         def kept(side):
@@ -315,14 +315,14 @@ class TestScoreOfRandomModels:
             return [np.asarray(value).nbytes for value in values], scores.logits.shape, scores.by_threshold.shape
 
         table = 8 * 3 * TABLE_BINS
-        of_images = [32, 32, 8, 8, table, table, 32, 32, 16, 16, 8, 8]
-        assert kept(16) == kept(160) == (of_images, (2, LOGIT_BINS), (3, BINS - 1))
+        byte_counts = [32, 32, 8, 8, table, table, 32, 32, 16, 16, 8, 8]
+        assert kept(16) == kept(160) == (byte_counts, (2, LOGIT_BINS), (3, BINS - 1))
 
     def test_each_image_weighs_the_same_in_the_logits(self):
         rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
-        each = [score(model, PROCESSOR, rows.select([number]), Task()).logits for number in range(3)]
-        assert np.array_equal(score(model, PROCESSOR, rows, Task(), batch_size=1).logits, sum(each))
-        assert [one.sum() for one in each] == pytest.approx([1, 1, 1])
+        histograms = [score(model, PROCESSOR, rows.select([number]), Task()).logits for number in range(3)]
+        assert np.array_equal(score(model, PROCESSOR, rows, Task(), batch_size=1).logits, sum(histograms))
+        assert [histogram.sum() for histogram in histograms] == pytest.approx([1, 1, 1])
 
     def test_files_of_two_sizes_are_named(self):
         row = rows_of([np.zeros((9, 9))])[0] | {"annotation": {"bytes": png(np.zeros((9, 8))), "path": None}}
@@ -404,7 +404,7 @@ class TestCommand:
         assert (results["data"]["split"], results["data"]["split_seed"]) == ("80/10/10", 3)
         assert results["data"]["sizes"] == {"train": 10, "validation": 1, "test": 1}
         assert [row["part"] for row in rows] == ["validation", "test"]
-        assert {part: one["images"] for part, one in results["metrics"].items()} == {"validation": 1, "test": 1}
+        assert {part: record["images"] for part, record in results["metrics"].items()} == {"validation": 1, "test": 1}
 
     def test_the_test_part_may_stay_unseen(self, tmp_path, data):
         model = save(random_model(), tmp_path / "unet")
@@ -441,9 +441,9 @@ class TestCommand:
         main([model, data, "--output", str(tmp_path / "out"), "--boundary_width", "3"])
         results, rows = scored(tmp_path / "out")
         assert results["data"]["boundary_width"] == results["run"]["settings"]["boundary_width"] == 3
-        assert [one["label"] for one in results["metrics"]["test"]["per_class"]] == ["polyp", "boundary"]
-        held = [int(row["true_positives_2"]) for row in rows]  # the boxes lie in a corner of the image
-        assert held == [number * 10 - max(0, number - 3) * 7 for number in range(12)]
+        assert [metrics["label"] for metrics in results["metrics"]["test"]["per_class"]] == ["polyp", "boundary"]
+        counts = [int(row["true_positives_2"]) for row in rows]  # the boxes lie in a corner of the image
+        assert counts == [number * 10 - max(0, number - 3) * 7 for number in range(12)]
 
     def test_threshold(self, tmp_path, data):
         model = save(constant_model(1.0), tmp_path / "unet")

@@ -39,9 +39,9 @@ def one_process():
 
 
 def assert_same_weights(found, expected):
-    one, other = (load_file(folder / "model.safetensors") for folder in (found, expected))
-    for name, value in other.items():
-        torch.testing.assert_close(one[name], value, rtol=1e-5, atol=2e-6, msg=name)
+    weights, others = (load_file(folder / "model.safetensors") for folder in (found, expected))
+    for name, value in others.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=2e-6, msg=name)
 
 
 @pytest.mark.parametrize(("size", "accumulated"), [(4, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
@@ -76,19 +76,19 @@ def test_two_processes_validate_the_network_that_they_save(tmp_path, options):
     """Batch norm's statistics differ between processes; the first one's are saved."""
     data = "phantoms?count=40&size=64&seed=0"
     settings = {**SETTINGS, "model.batch_norm": "true", "data": data, "per_device_eval_batch_size": 1}
-    known = {one.name for one in fields(TrainingArguments)} | {"ema_decay"}
+    known = {field.name for field in fields(TrainingArguments)} | {"ema_decay"}
     options = {name: value for name, value in options.items() if name in known}
     ended = run_in_two_processes(
         tmp_path / "run", num_train_epochs=1, per_device_train_batch_size=2, **settings, **options
     )
-    assert [one.code for one in ended] == [0, 0], ended
+    assert [process.code for process in ended] == [0, 0], ended
     results = read_results(tmp_path / "run/results.json")
-    scored = results["metrics"]["validation"]["per_image"]["dice"]["value"]
-    assert results["run"]["best"]["dice"] == pytest.approx(scored, abs=1e-6)
+    dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]
+    assert results["run"]["best"]["dice"] == pytest.approx(dice, abs=1e-6)
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
-    (found,) = [one["eval_loss"] for one in history if "eval_loss" in one]
-    assert found == pytest.approx(validation_loss(tmp_path / "run", data, tmp_path), rel=1e-5)
+    (loss,) = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    assert loss == pytest.approx(validation_loss(tmp_path / "run", data, tmp_path), rel=1e-5)
 
 
 def validation_loss(folder, data, cache):

@@ -23,7 +23,7 @@ SETTINGS = {
     "augmentation": "[{HorizontalFlip: {p: 0.5}}, {RandomBrightnessContrast: {p: 0.8}}]",
     "logging_steps": 3,
 }
-SPREADS = {
+BATCHES = {
     "1x8": {"per_device_train_batch_size": 8},
     "4x2": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
 }
@@ -41,32 +41,32 @@ COMBINATIONS = [("1x8", 0), ("4x2", 2), ("4x2", 0), ("1x8", 2)]
 
 
 @functools.cache
-def uninterrupted(spread):
+def uninterrupted(batches):
     """The folder of the run that nothing disturbs."""
-    folder = scratch() / f"uninterrupted {spread}"
-    assert run(folder, **SETTINGS, **SPREADS[spread]).code == 0
+    folder = scratch() / f"uninterrupted {batches}"
+    assert run(folder, **SETTINGS, **BATCHES[batches]).code == 0
     return folder
 
 
 def combinations():
     """Each moment with one combination of accumulation and workers, each in turn; the others are slow."""
     for number, moment in enumerate(MOMENTS):
-        for place, (spread, workers) in enumerate(COMBINATIONS):
-            marks = [] if number % len(COMBINATIONS) == place else [pytest.mark.slow]
-            yield pytest.param(moment, spread, workers, marks=marks, id=f"{moment}-{spread}-{workers} workers")
+        for position, (batches, workers) in enumerate(COMBINATIONS):
+            marks = [] if number % len(COMBINATIONS) == position else [pytest.mark.slow]
+            yield pytest.param(moment, batches, workers, marks=marks, id=f"{moment}-{batches}-{workers} workers")
 
 
-@pytest.mark.parametrize(("moment", "spread", "workers"), list(combinations()))
-def test_killed_run_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path, moment, spread, workers):
+@pytest.mark.parametrize(("moment", "batches", "workers"), list(combinations()))
+def test_killed_run_ends_bit_for_bit_as_the_uninterrupted_one(tmp_path, moment, batches, workers):
     kill, resumed_from, passed_over = MOMENTS[moment]
-    options = {**SETTINGS, **SPREADS[spread], "dataloader_num_workers": workers}
+    options = {**SETTINGS, **BATCHES[batches], "dataloader_num_workers": workers}
     killed = run(tmp_path / "run", kill, **options)
     assert killed.code == -9, killed.stderr
     ended = run(tmp_path / "run", **options)
     assert ended.code == 0, ended.stderr
     assert f"Resumed from {tmp_path}/run/checkpoint-{resumed_from}." in ended.stdout
     assert re.findall(r"Passed over .*checkpoint-(\d+):", ended.stdout) == ([str(passed_over)] if passed_over else [])
-    assert_same_end(tmp_path / "run", uninterrupted(spread))
+    assert_same_end(tmp_path / "run", uninterrupted(batches))
 
 
 def test_resumption_is_said_before_training_goes_on(tmp_path):
@@ -140,8 +140,8 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path):
     add(*range(20))
     options = {**SETTINGS, "data": tmp_path / "set", "split": "80/10/10"}
     assert run(tmp_path / "run", ("after_step", 2), **options).code == -9
-    two = run_in_two_processes(tmp_path / "run", **options)
-    assert two[0].code == 1 and "holds a run with processes=1, not 2: " in two[0].stderr
+    processes = run_in_two_processes(tmp_path / "run", **options)
+    assert processes[0].code == 1 and "holds a run with processes=1, not 2: " in processes[0].stderr
     add(0)
     changed = run(tmp_path / "run", **options)
     assert changed.code == 1 and "holds a run with files_sha256=" in changed.stderr
@@ -171,11 +171,11 @@ def test_mean_of_the_last_epochs_is_alike_after_a_resume(tmp_path):
 
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
-    options = {**SETTINGS, **SPREADS["4x2"]}
+    options = {**SETTINGS, **BATCHES["4x2"]}
     killed = run_in_two_processes(tmp_path / "run", ("after_step", 2), num_train_epochs=1, **options)
-    assert [one.code for one in killed] == [-9, -9]
+    assert [process.code for process in killed] == [-9, -9]
     ended = run_in_two_processes(tmp_path / "run", num_train_epochs=1, **options)
-    assert [one.code for one in ended] == [0, 0], ended
+    assert [process.code for process in ended] == [0, 0], ended
     whole = run_in_two_processes(tmp_path / "whole", num_train_epochs=1, **options)
     assert whole[0].code == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole", step=2)
@@ -201,19 +201,19 @@ def assert_same_end(found, expected, step=6):
 def losses_of(folder):
     """The training losses of the log, as the curves show them."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [(one["step"], one["loss"]) for one in history if "loss" in one]
+    return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
 
 
-def assert_equal(one, other):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for pair in zip(one, other, strict=True):
+def assert_equal(value, expected):
+    if isinstance(value, torch.Tensor):
+        assert torch.equal(value, expected)
+    elif isinstance(value, dict):
+        assert value.keys() == expected.keys()
+        for key in value:
+            assert_equal(value[key], expected[key])
+    elif isinstance(value, list):
+        assert len(value) == len(expected)
+        for pair in zip(value, expected, strict=True):
             assert_equal(*pair)
     else:
-        assert one == other
+        assert value == expected

@@ -79,8 +79,8 @@ def test_finished_run_scores_nothing_again(ended):
     assert [line.split()[1] for line in scorings.splitlines()] == ["validation", "test"]
     before = (folder / "out/results.json").stat().st_mtime_ns
     argv = [str(folder / "tiny.yaml"), "--output_dir", str(folder / "out")]
-    again = runs.finish(runs.start(argv))
-    assert again.code == 0 and "is finished" in again.stdout and "Dice" in again.stdout
+    repeated = runs.finish(runs.start(argv))
+    assert repeated.code == 0 and "is finished" in repeated.stdout and "Dice" in repeated.stdout
     assert (folder / "out/scorings.log").read_text() == scorings
     assert (folder / "out/results.json").stat().st_mtime_ns == before
 
@@ -94,7 +94,7 @@ def test_three_classes_from_black_and_white_masks(tmp_path):
     assert results["data"]["boundary_width"] == 3
     for part in ("validation", "test"):
         per_class = results["metrics"][part]["per_class"]
-        assert [one["label"] for one in per_class] == ["polyp", "boundary"]
+        assert [metrics["label"] for metrics in per_class] == ["polyp", "boundary"]
         assert f"{per_class[1]['present']['dice']['value']:.4f}" in finished.stdout
     validation = results["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert validation == pytest.approx(results["run"]["best"]["dice"], abs=1e-6)
@@ -149,8 +149,8 @@ def test_check_data_reads_the_labels_as_training_does(tmp_path, data):
     mask = data / "masks/frame4.png"
     Image.fromarray(np.asarray(Image.open(mask)) // 127).save(mask)  # labels 0 and 2
     fields = {"data": data, "split": "80/10/10", "check_data": "true"}
-    for more, bad in (({"model.num_labels": 3}, 1), ({"model.num_labels": 3, "boundary_width": 3}, 2)):
-        assert f"of them bad: {bad}\n" in run(tmp_path / "run", **fields, **more).stdout
+    for options, bad in (({"model.num_labels": 3}, 1), ({"model.num_labels": 3, "boundary_width": 3}, 2)):
+        assert f"of them bad: {bad}\n" in run(tmp_path / "run", **fields, **options).stdout
     assert_one_error(run(tmp_path / "run", boundary_width=3, **fields), "num_labels=2")
 
 
@@ -160,7 +160,7 @@ def test_empty_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "message"),
     [
         ({"model.backbone": "resnet81", "model.base_channels": None, "model.depth": None}, "resnet81"),
         ({"model.padding": "valid", "image_size": 33}, "padding='valid'"),
@@ -177,14 +177,14 @@ def test_empty_folder_is_named(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_input_is_one_line(tmp_path, fields, named):
-    assert_one_error(run(tmp_path / "run", **fields), named)
+def test_wrong_input_is_one_line(tmp_path, fields, message):
+    assert_one_error(run(tmp_path / "run", **fields), message)
 
 
-def assert_one_error(ended, named):
+def assert_one_error(ended, message):
     assert ended.code == 1 and "Traceback" not in ended.stderr, ended
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert named in line, line
+    assert message in line, line
 
 
 def test_results_hold_the_command_and_the_settings(ended):
@@ -196,7 +196,7 @@ def test_results_hold_the_command_and_the_settings(ended):
 
 def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     ended = {name: run(tmp_path / name, calibrate=name) for name in ("false", "true")}
-    assert [one.code for one in ended.values()] == [0, 0], ended["true"].stderr
+    assert [process.code for process in ended.values()] == [0, 0], ended["true"].stderr
     plain, fitted = (read_results(tmp_path / name / "results.json") for name in ("false", "true"))
     assert "calibration" not in plain
     record, validation = fitted["calibration"], fitted["metrics"]["validation"]
@@ -208,8 +208,8 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     assert record["dice_before"] == plain["metrics"]["validation"]["per_image"]["dice"]["value"]
     assert record["loss_before"] == plain["metrics"]["validation"]["loss"]["value"]
     assert record["loss_after"] == validation["loss"]["value"]
-    for row, own in zip(record["by_size"], validation["by_size"], strict=True):
-        assert (row["images"], row["dice_after"]) == (own["images"], own["dice"]["value"])
+    for row, expected in zip(record["by_size"], validation["by_size"], strict=True):
+        assert (row["images"], row["dice_after"]) == (expected["images"], expected["dice"]["value"])
     befores = [row["recall_before"] for row in record["by_size"]]
     assert befores == [row["recall"]["value"] for row in plain["metrics"]["validation"]["by_size"]]
     heads = [
@@ -227,9 +227,9 @@ def test_half_precision_is_what_is_stored_and_scored(tmp_path):
     ended = run(tmp_path / "run", calibrate="true", half_precision="true", score_test="false", draws=True)
     assert ended.code == 0, ended.stderr
     stored = load_file(tmp_path / "run/model.safetensors")
-    assert {str(one.dtype) for one in stored.values()} == {"torch.float16", "torch.int64"}
+    assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.float16", "torch.int64"}
     model = UNetForSemanticSegmentation.from_pretrained(tmp_path / "run")
-    assert {one.dtype for one in model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
     results = read_results(tmp_path / "run/results.json")
     validation = results["metrics"]["validation"]
     assert set(results["metrics"]) == {"validation"}
@@ -250,7 +250,7 @@ def test_training_samples_may_have_a_size_of_their_own(tmp_path):
         fields = {"image_size": image_size, "train_size": train_size, "num_train_epochs": 1, "logging_steps": 1}
         assert run(tmp_path / name, **fields).code == 0
         history = read_history(tmp_path / name, {})
-        losses[name] = [next(one[key] for one in history if key in one) for key in ("loss", "eval_loss")]
+        losses[name] = [next(entry[key] for entry in history if key in entry) for key in ("loss", "eval_loss")]
     assert losses["own"][0] == losses["small"][0] != losses["large"][0]
     assert losses["own"][1] not in (losses["small"][1], losses["large"][1])
     assert json.loads((tmp_path / "own/preprocessor_config.json").read_text())["size"] == {"height": 48, "width": 48}
@@ -301,10 +301,10 @@ class TestDistillation:
         frames = normal_frames(tmp_path / "frames")
         ended = run(tmp_path / "run", teacher=teacher, unlabelled=frames, teacher_flips="true", num_train_epochs=1)
         assert ended.code == 0, ended.stderr
-        one = read_results(tmp_path / "run/results.json")["run"]
+        record = read_results(tmp_path / "run/results.json")["run"]
         steps = [read_history(tmp_path / name, {})[-1]["step"] for name in ("run", "teacher")]
         assert steps[0] == steps[1] + 1  # 8 frames are one more batch
-        assert one["teacher"] == ["teacher"] and one["settings"]["unlabelled"] == "frames"
+        assert record["teacher"] == ["teacher"] and record["settings"]["unlabelled"] == "frames"
         weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "teacher")]
         assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -323,12 +323,12 @@ class TestDistillation:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "said"), [("SIGINT", 130, "stopped:"), ("SIGTERM", 143, "stopped by SIGTERM:")]
+    ("sent", "code", "message"), [("SIGINT", 130, "stopped:"), ("SIGTERM", 143, "stopped by SIGTERM:")]
 )
-def test_a_run_that_is_told_to_stop_says_so_in_one_line(tmp_path, sent, code, said):
+def test_a_run_that_is_told_to_stop_says_so_in_one_line(tmp_path, sent, code, message):
     ended = run(tmp_path / "run", ("after_step", 4, sent), dataloader_num_workers=1)
     assert ended.code == code
-    assert [line for line in ended.stderr.splitlines() if line] == [f"{said} repeat the command to go on."]
+    assert [line for line in ended.stderr.splitlines() if line] == [f"{message} repeat the command to go on."]
     assert run(tmp_path / "run").code == 0
 
 
@@ -356,14 +356,14 @@ def test_a_path_of_the_machine_is_in_no_record(tmp_path, data):
 def test_half_precision_keeps_what_float16_cant_hold(tmp_path):
     torch.manual_seed(0)
     model = small_model(base_channels=4, depth=2)
-    norm = next(one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d))
+    norm = next(layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d))
     norm.running_var[0] = 1e5
     save_checkpoint(model, UNetImageProcessor(size=32), tmp_path, half_precision=True)
     stored = load_file(tmp_path / "model.safetensors")
-    assert [str(one.dtype) for one in stored.values()].count("torch.float32") == 1
+    assert [str(tensor.dtype) for tensor in stored.values()].count("torch.float32") == 1
     loaded = UNetForSemanticSegmentation.from_pretrained(tmp_path)
-    assert max(one.running_var.max() for one in loaded.modules() if isinstance(one, torch.nn.BatchNorm2d)) == 1e5
-    assert all(one.isfinite().all() for one in loaded.state_dict().values() if one.is_floating_point())
+    assert max(layer.running_var.max() for layer in loaded.modules() if isinstance(layer, torch.nn.BatchNorm2d)) == 1e5
+    assert all(tensor.isfinite().all() for tensor in loaded.state_dict().values() if tensor.is_floating_point())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -69,16 +69,16 @@ def test_two_workers_share_the_trials_and_one_that_fails_stops_none(recipe, tmp_
     sweep = start(TWO, path, "--output_dir", str(folder), "--max_samples", "4", "--num_train_epochs", "1")
     stdout, stderr = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, stderr
-    found = {trial.user_attrs["name"]: trial for trial in trials_of(folder)}
-    assert {name: trial.state for name, trial in found.items()} == {
+    trials = {trial.user_attrs["name"]: trial for trial in trials_of(folder)}
+    assert {name: trial.state for name, trial in trials.items()} == {
         "unet-none-resnet18": TrialState.COMPLETE,
         "unet-timm-resnet18": TrialState.FAIL,  # there is no Hub here
         "resunet-none-resnet18": TrialState.COMPLETE,
         "resunet-timm-resnet18": TrialState.FAIL,
     }
     assert len(trials_of(folder)) == 4
-    assert [runs_in(folder / "trials" / f"{name}.log") for name in found] == [1, 1, 1, 1]
-    by_start = sorted(found.values(), key=lambda trial: trial.datetime_start)
+    assert [runs_in(folder / "trials" / f"{name}.log") for name in trials] == [1, 1, 1, 1]
+    by_start = sorted(trials.values(), key=lambda trial: trial.datetime_start)
     assert by_start[1].datetime_start < by_start[0].datetime_complete, "one after the other"
     page = (folder / "leaderboard.md").read_text("utf-8")
     assert "- unet-timm-resnet18: " in page and "backbone_weights" in page
@@ -142,10 +142,10 @@ def release(lock):
 
 
 def test_two_workers_never_hold_the_same_trial(sweep):
-    one, other = Worker(sweep), Worker(sweep)
-    (first, held, _), (second, also_held, _) = one.take(), other.take()
+    worker, other = Worker(sweep), Worker(sweep)
+    (first, held, _), (second, also_held, _) = worker.take(), other.take()
     assert {first.user_attrs["name"], second.user_attrs["name"]} == {"1", "2"}
-    assert one.take() == (None, None, False), "both are other workers' now"
+    assert worker.take() == (None, None, False), "both are other workers' now"
     release(held), release(also_held)
 
 
@@ -154,15 +154,15 @@ def test_a_trial_whose_worker_died_is_taken_up_again_by_its_folder_only(sweep, r
     elsewhere = parse_sweep(
         [recipe("grid: {seed: [1, 2]}"), "--output_dir", str(tmp_path / "far" / "study"), *storage]
     )
-    here, far = Worker(sweep), Worker(elsewhere)
-    first, held, _ = here.take()
+    worker, distant = Worker(sweep), Worker(elsewhere)
+    first, held, _ = worker.take()
     release(held)  # as when its process ends
-    second, also_held, _ = far.take()
+    second, also_held, _ = distant.take()
     assert second.user_attrs["name"] == "2", "the first belongs to the other folder"
-    again, held, _ = here.take()
+    again, held, _ = worker.take()
     assert again.number == first.number
     release(held), release(also_held)
-    assert far.take()[0].number == second.number
+    assert distant.take()[0].number == second.number
 
 
 def test_a_run_that_outlives_its_worker_is_waited_for(sweep):
@@ -186,10 +186,10 @@ def test_a_repeated_command_tries_failed_trials_again_with_the_same_settings(rec
         trial.set_user_attr("error", "no reason")
         worker.study.tell(trial, state=TrialState.FAIL) if number else worker.study.tell(trial, 0.5)
         release(held)
-    again = Worker(space)
-    waiting = again.trials(TrialState.WAITING)
-    assert [one.user_attrs["name"] for one in waiting] == [trial.user_attrs["name"]]
-    retried, held, _ = again.take()
+    repeated = Worker(space)
+    waiting = repeated.trials(TrialState.WAITING)
+    assert [attempt.user_attrs["name"] for attempt in waiting] == [trial.user_attrs["name"]]
+    retried, held, _ = repeated.take()
     assert retried.suggest_int("seed", 0, 99) == seed
     release(held)
     assert len(Worker(space).trials()) == 3
@@ -224,7 +224,7 @@ def test_each_launched_process_is_a_worker_by_itself(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("visible", "gpus", "number", "own"),
+    ("visible", "gpus", "number", "expected"),
     [
         (None, 2, "1", "1"),
         ("4,5", 8, "0", "4"),
@@ -236,25 +236,25 @@ def test_each_launched_process_is_a_worker_by_itself(monkeypatch):
         (None, 0, "1", None),
     ],
 )
-def test_each_worker_takes_its_own_of_the_gpus(monkeypatch, visible, gpus, number, own):
+def test_each_worker_takes_its_own_of_the_gpus(monkeypatch, visible, gpus, number, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", number), ("CUDA_VISIBLE_DEVICES", visible or "")):
         monkeypatch.setenv(name, value)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     become_worker()
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == own
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which monkeypatch takes away
 
 
 def test_names_with_dots_have_files_of_their_own(recipe, tmp_path):
     path = recipe("grid: {learning_rate: [0.0001, 0.001]}")
     sweep = parse_sweep([path, "--output_dir", str(tmp_path / "study")])
-    one, other = Worker(sweep), Worker(sweep)
-    taken = [one.take(), other.take()]
-    assert {trial.user_attrs["name"] for trial, _, _ in taken} == {"0.0001", "0.001"}
+    worker, other = Worker(sweep), Worker(sweep)
+    trials = [worker.take(), other.take()]
+    assert {trial.user_attrs["name"] for trial, _, _ in trials} == {"0.0001", "0.001"}
     assert len({sweep.beside(name, ".log") for name in sweep.cells}) == 2
-    for _, held, _ in taken:
+    for _, held, _ in trials:
         release(held)
 
 

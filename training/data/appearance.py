@@ -85,9 +85,9 @@ COLOURS = (0.35, 0.8, 1.7), (0.25, 0.6, 1.3), (0.4, 1.3, 1.1), (1.5, 0.9, 0.35),
 def _bump(draw, height, width):
     """A smooth hill of height 1, float32 H x W, at a random place."""
     center = draw.uniform(size=2)
-    spread = draw.uniform(0.15, 0.6)
-    rows = np.exp(-0.5 * ((np.linspace(0, 1, height) - center[0]) / spread) ** 2)
-    columns = np.exp(-0.5 * ((np.linspace(0, 1, width) - center[1]) / spread) ** 2)
+    deviation = draw.uniform(0.15, 0.6)
+    rows = np.exp(-0.5 * ((np.linspace(0, 1, height) - center[0]) / deviation) ** 2)
+    columns = np.exp(-0.5 * ((np.linspace(0, 1, width) - center[1]) / deviation) ** 2)
     return np.outer(rows, columns).astype(np.float32)
 
 

@@ -76,5 +76,5 @@ TRANSFORMS = {
 
 
 def _refuse(message, name, known):
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise UserError(f"{message}; did you mean {near[0]}?")
+    best = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise UserError(f"{message}; did you mean {best[0]}?")

@@ -1,6 +1,6 @@
 """The check before any training: are the pairs sound, what do the masks hold, does the split leak?
 
-`check` reads every pair once and never stops at a bad one; `format_check` tells the result to a person.
+`check` reads every pair once and never stops at a bad one; `format_check` writes the result as text.
 """
 
 import datasets
@@ -49,9 +49,9 @@ def check(
 
 def format_check(report: dict) -> str:
     """The report of `check` in lines for a person."""
-    values, split, found = report["mask_values"], report["split"], report["leaks"]
+    values, split, leaked = report["mask_values"], report["split"], report["leaks"]
     sizes = [
-        f"{side} {' / '.join(f'{number:g}' for number in spread.values())}" for side, spread in report["sizes"].items()
+        f"{side} {' / '.join(f'{number:g}' for number in bounds.values())}" for side, bounds in report["sizes"].items()
     ]
     area = ", ".join(f"{quantile} {share:.1%}" for quantile, share in report["polyp_area"].items())
     pixels = f"0 {values['zero']:.1%}, 255 {values['white']:.1%}, between {values['between']:.1%} of the pixels"
@@ -65,8 +65,8 @@ def format_check(report: dict) -> str:
         f"split           {split['name']} (split_seed {split['seed']}): "
         + ", ".join(f"{part} {size}" for part, size in split["sizes"].items()),
         f"split sha256    {split['sha256']}",
-        f"stems in two parts   {_counted(found['stems'])}",
-        f"identical images     {_counted([' = '.join(names) for names in found['identical']])}",
+        f"stems in two parts   {_counted(leaked['stems'])}",
+        f"identical images     {_counted([' = '.join(names) for names in leaked['identical']])}",
         f"test images with a twin in train or validation   {_counted(split['twins'])}",
     ]
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
@@ -131,11 +131,11 @@ def _split(partition: Partition) -> dict:
 
 
 def _leaks(rows: datasets.Dataset, partition: Partition) -> dict:
-    found = leaks(rows, partition)
+    leaked = leaks(rows, partition)
     return {
-        "stems": list(found.stems),
-        "identical": [list(names) for names in found.identical],
-        "twins": [list(pair) for pair in found.twins],
+        "stems": list(leaked.stems),
+        "identical": [list(names) for names in leaked.identical],
+        "twins": [list(pair) for pair in leaked.twins],
     }
 
 

@@ -1,7 +1,7 @@
 """COCO instances to rows: every annotation of an image, polygon or run lengths, becomes one mask of class indices.
 
-The format is that of Lin et al. 2014 ("Microsoft COCO"), as annotation tools export it: ids as texts, one polygon in
-place of a list of them, a Windows' or another machine's paths are read as they are meant.
+The format is that of Lin et al. 2014 ("Microsoft COCO"), as annotation tools export it: ids may be texts, one polygon
+may stand in place of a list of them, and paths may be those of Windows or of another machine.
 """
 
 import io
@@ -24,7 +24,7 @@ from hub_unets.training.errors import UserError
 LISTS = "images", "annotations", "categories"
 BACKGROUNDS = {"background", "bg"}
 NAME_KEYS = "file_name", "path", "coco_url", "flickr_url"
-LONGEST_TAIL = 8  # folders of another machine's path that may be there here, too
+LONGEST_TAIL = 8  # last parts of another machine's path that are looked for here
 
 
 class _Image(NamedTuple):
@@ -44,8 +44,8 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
 
     Polygons, compressed and uncompressed run lengths are drawn in the file's order, the later over the earlier, crowds
     too (tools mark brushed masks as such); an image without annotations has an empty mask. A category is the label of
-    its name, or of its supercategory's, whatever the case; one called background marks nothing. With two labels what
-    is called otherwise is left out, and said.
+    its name, or of its supercategory's, whatever the case; one called background marks nothing. With two labels other
+    categories are left out and reported.
 
     Args:
         path: the .json file.
@@ -60,10 +60,10 @@ def coco_rows(path: Path, images: str | None = None, id2label: dict[int, str] | 
     if content is None:
         raise UserError(f"{path}: not COCO instances, which have {', '.join(LISTS)}: export it as COCO instances")
     mask_api()
-    listed = _images(path, content["images"], _image_folders(path, images))
+    coco_images = _images(path, content["images"], _image_folders(path, images))
     label_of = _labels(path, content, id2label)
-    annotations, empty, rows = _by_image(path, content["annotations"], listed, label_of), [], []
-    for image, name in zip(listed, _names(listed), strict=True):
+    annotations, empty, rows = _by_image(path, content["annotations"], coco_images, label_of), [], []
+    for image, name in zip(coco_images, _names(coco_images), strict=True):
         mask = _mask(path, image, annotations[image.key], label_of, empty)
         picture = {"bytes": None, "path": str(image.file)}
         rows.append({"name": name, "image": picture, "annotation": {"bytes": _png(mask), "path": None}})
@@ -77,8 +77,8 @@ def _content(path: Path) -> dict | None:
         content = json.loads(path.read_bytes()) if path.is_file() else None
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in LISTS)
-    return content if sound else None
+    has_lists = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in LISTS)
+    return content if has_lists else None
 
 
 def _key(value: object) -> str | None:
@@ -130,29 +130,29 @@ def _images(path: Path, entries: list, folders: list[Path]) -> list[_Image]:
 
 
 def _file_name(path: Path, number: int, entry: dict) -> str:
-    named = (entry.get(key) for key in NAME_KEYS)
-    found = next((text for text in named if isinstance(text, str) and text.strip()), None)
-    if found is None:
+    candidates = (entry.get(key) for key in NAME_KEYS)
+    name = next((text for text in candidates if isinstance(text, str) and text.strip()), None)
+    if name is None:
         raise UserError(f"{path}: images[{number}] (id {entry.get('id')}) has no file_name: export it again")
-    return found.replace("\\", "/")
+    return name.replace("\\", "/")
 
 
 def _image_file(path: Path, name: str, entry: dict, folders: list[Path]) -> Path:
     """The image here. A path from elsewhere is looked for by its last folders, then by its last name."""
-    plain = unquote(urlsplit(name).path) if "://" in name else name
-    plain = plain.partition("?d=")[2] or plain  # Label Studio's local files
-    parts = [part for part in PurePosixPath(plain).parts if part not in ("/", "..")][-LONGEST_TAIL:]
+    decoded = unquote(urlsplit(name).path) if "://" in name else name
+    decoded = decoded.partition("?d=")[2] or decoded  # Label Studio's local files
+    parts = [part for part in PurePosixPath(decoded).parts if part not in ("/", "..")][-LONGEST_TAIL:]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    last = [unquote(parts[-1]), re.sub(r"^[0-9a-f]{8}-", "", parts[-1])] if parts else []  # Label Studio's uploads
-    files = [folder / tail for tail in (plain, *tails, *last) for folder in folders]
+    names = [unquote(parts[-1]), re.sub(r"^[0-9a-f]{8}-", "", parts[-1])] if parts else []  # Label Studio's uploads
+    files = [folder / tail for tail in (decoded, *tails, *names) for folder in folders]
     url = entry.get("coco_url")
     if isinstance(url, str) and url.startswith("file://"):
         files.append(Path(unquote(url.removeprefix("file://"))))
-    found = next((file.absolute() for file in files if _is_file(file)), None)
-    if found is None:
-        places = first_few(map(str, dict.fromkeys(file.parent for file in files)), 5)
-        raise UserError(f"{path}: no {name} in {places}: name the images' folder as image_column")
-    return found
+    match = next((file.absolute() for file in files if _is_file(file)), None)
+    if match is None:
+        folder_names = first_few(map(str, dict.fromkeys(file.parent for file in files)), 5)
+        raise UserError(f"{path}: no {name} in {folder_names}: name the images' folder as image_column")
+    return match
 
 
 def _is_file(path: Path) -> bool:
@@ -172,15 +172,15 @@ def _names(images: list[_Image]) -> list[str]:
 
 def _by_image(path: Path, entries: list, images: list[_Image], label_of: dict[str, int]) -> dict[str, list]:
     """The annotations of each image that have a label, with what they are called in an error."""
-    found = {image.key: [] for image in images}
+    annotations = {image.key: [] for image in images}
     for number, entry in _objects(path, entries, "annotations"):
-        where = _where(path, number, entry)
+        source = _source(path, number, entry)
         key = _key(entry.get("image_id"))
-        if key not in found:
-            raise UserError(f"{where} is of image {entry.get('image_id')}, which is not listed: list or remove it")
+        if key not in annotations:
+            raise UserError(f"{source} is of image {entry.get('image_id')}, which is not listed: list or remove it")
         if label_of[_key(entry.get("category_id"))]:
-            found[key].append((where, entry))
-    return found
+            annotations[key].append((source, entry))
+    return annotations
 
 
 def _labels(path: Path, content: dict, id2label: dict[int, str] | None) -> dict[str, int]:
@@ -190,20 +190,20 @@ def _labels(path: Path, content: dict, id2label: dict[int, str] | None) -> dict[
     for number, entry in _objects(path, content["annotations"], "annotations"):
         key = _key(entry.get("category_id"))
         if key not in names:
-            where, category = _where(path, number, entry), entry.get("category_id")
-            raise UserError(f"{where} is of category {category}, which is not listed: list or remove it")
+            source, category = _source(path, number, entry), entry.get("category_id")
+            raise UserError(f"{source} is of category {category}, which is not listed: list or remove it")
         used[key] += 1
-    wanted = {0: "background", 1: "polyp"} if id2label is None else id2label
-    found = {key: _label(names[key], wanted) for key in names}
-    unknown = {names[key][0]: count for key, count in used.items() if found[key] is None}
+    label_names = {0: "background", 1: "polyp"} if id2label is None else id2label
+    label_of = {key: _label(names[key], label_names) for key in names}
+    unknown = {names[key][0]: count for key, count in used.items() if label_of[key] is None}
     if not unknown:
-        return found
-    if 1 in found.values() and len(wanted) == 2:
-        said = [f"{name} ({count})" for name, count in unknown.items()]
-        say_left_out(path, said, f"categories that are not called {wanted[1]}, with so many annotations")
-        return {key: label or 0 for key, label in found.items()}
+        return label_of
+    if 1 in label_of.values() and len(label_names) == 2:
+        counts = [f"{name} ({count})" for name, count in unknown.items()]
+        say_left_out(path, counts, f"categories that are not called {label_names[1]}, with so many annotations")
+        return {key: label or 0 for key, label in label_of.items()}
     if id2label is None:
-        return {key: 1 if label is None else label for key, label in found.items()}
+        return {key: 1 if label is None else label for key, label in label_of.items()}
     raise UserError(
         f"{path}: no label is called {first_few(sorted(unknown))}; the model's are {', '.join(id2label.values())}: "
         "name the categories in model.id2label, or rename them in the file"
@@ -227,10 +227,10 @@ def _category_names(path: Path, entries: list) -> dict[str, tuple[str, str]]:
     return names
 
 
-def _label(names: tuple[str, str], wanted: dict[int, str]) -> int | None:
+def _label(names: tuple[str, str], label_names: dict[int, str]) -> int | None:
     """The label that a category's name, or else its supercategory, is called; None for none."""
-    labels = {_plain(name): int(label) for label, name in wanted.items()}
-    labels |= {name.lower(): int(label) for label, name in wanted.items()}
+    labels = {_plain(name): int(label) for label, name in label_names.items()}
+    labels |= {name.lower(): int(label) for label, name in label_names.items()}
     for name in names:
         for spelling in (name.lower(), _plain(name)):
             if spelling in labels:
@@ -250,10 +250,10 @@ def _mask(path: Path, image: _Image, annotations: list, label_of: dict[str, int]
     """Class indices, uint8 H x W; names in `empty` the annotations that mark no pixel."""
     height, width = _size(path, image)
     mask = np.zeros((height, width), np.uint8)
-    for where, annotation in annotations:
-        inside = annotation_pixels(where, annotation.get("segmentation"), height, width)
-        mask[inside] = label_of[_key(annotation["category_id"])]
-        if not inside.any():
+    for source, annotation in annotations:
+        pixels = annotation_pixels(source, annotation.get("segmentation"), height, width)
+        mask[pixels] = label_of[_key(annotation["category_id"])]
+        if not pixels.any():
             empty.append(f"{annotation.get('id')} of {image.name}")
     return mask
 
@@ -264,8 +264,8 @@ def _size(path: Path, image: _Image) -> tuple[int, int]:
     sides = [whole_number(side) for side in given]
     if any(side in (None, 0, "") for side in given):
         try:
-            with Image.open(image.file) as opened:
-                sides = upright_size(opened)[::-1]
+            with Image.open(image.file) as picture:
+                sides = upright_size(picture)[::-1]
         except Exception as error:  # Pillow's decoders raise more than OSError
             raise UserError(f"{image.file}: {path.name} gives no size, and it is not a readable image") from error
     if None in sides or min(sides) < 1 or sides[0] * sides[1] > Image.MAX_IMAGE_PIXELS:
@@ -276,9 +276,9 @@ def _size(path: Path, image: _Image) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _where(path: Path, number: int, annotation: dict) -> str:
-    named = _key(annotation.get("id"))
-    return f"{path}: annotation {named}" if named else f"{path}: annotations[{number}]"
+def _source(path: Path, number: int, annotation: dict) -> str:
+    key = _key(annotation.get("id"))
+    return f"{path}: annotation {key}" if key else f"{path}: annotations[{number}]"
 
 
 def _png(mask: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: a named split of a source, reproducible to the digit.
+"""A named split of a source into train, validation and test, exactly reproducible.
 
 A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
 drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5",
@@ -31,7 +31,7 @@ PUBLISHED = {  # the lists of training and of test stems
 DRAWN = {"80/10/10": 0.1, "half-validation": 0.053}  # the share of validation, and of test
 FOLD = re.compile(r"fold-(\d+)-of-(\d+)")
 HELD_OUT = 0.1  # of a training part that is given, for validation
-OTHERS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
+OTHER_SPLITS = f'use "own" (the source\'s own parts) or one of {", ".join(DRAWN)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Partition:
 
     @property
     def sha256(self) -> str:
-        """The digest of who is where: the sorted lines "part<tab>name"."""
+        """The digest of the split: the sorted lines "part<tab>name"."""
         lines = sorted(f"{part}\t{name}\n" for part in PARTS for name in self.names_of(part))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def files_sha256(self) -> str:
-        """The digest of what the files hold: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
+        """The digest of the files' contents: the sorted lines "name<tab>image's sha256<tab>mask's sha256"."""
         lines = sorted("\t".join(row) + "\n" for row in zip(self.names, self.digests, self.mask_digests, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -76,7 +76,7 @@ class Partition:
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """What one part knows of another: the same stem, a byte-identical image, or a twin (test name, other name)."""
+    """What two parts share: the same stem, a byte-identical image, or a twin (test name, other name)."""
 
     stems: tuple[str, ...]
     identical: tuple[tuple[str, ...], ...]
@@ -97,7 +97,7 @@ def make_partition(
         raise UserError(f"split must be one of {known}, got {split!r}")
     rows = datasets.concatenate_datasets(list(source.values()))
     names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
-    origin = [part for part, own in source.items() for _ in range(len(own))]
+    origin = [part for part, part_rows in source.items() for _ in range(len(part_rows))]
     _refuse_repeated_names(names, origin)
     groups = _groups(names, digests, sequences_of(names, rows["image"]))
     rng = np.random.default_rng(split_seed)
@@ -114,9 +114,9 @@ def make_partition(
     parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
     masks = tuple(file_digest(mask) for mask in rows["annotation"])
     partition = Partition(split, split_seed, *parts, names=names, digests=digests, mask_digests=masks)
-    found = leaks(rows, partition)
-    _refuse_leaks(found, split)
-    return rows, dataclasses.replace(partition, twins=tuple(sorted({test for test, _ in found.twins})))
+    leaked = leaks(rows, partition)
+    _refuse_leaks(leaked, split)
+    return rows, dataclasses.replace(partition, twins=tuple(sorted({test for test, _ in leaked.twins})))
 
 
 def leaks(rows: datasets.Dataset, partition: Partition, digests: Iterable[str] | None = None) -> Leaks:
@@ -161,13 +161,13 @@ def _published(split: str, names: tuple[str, ...], groups: list[list[int]], rng:
 
 
 def _own(origin: list[str], groups: list[list[int]], rng: np.random.Generator) -> list[list]:
-    found = sorted(set(origin))
-    if not {"train", "test"} <= set(found) <= set(PARTS):
+    present = sorted(set(origin))
+    if not {"train", "test"} <= set(present) <= set(PARTS):
         raise UserError(
             f'split "own" needs a train and a test part, and besides only validation; the source has '
-            f"{', '.join(found) or 'no rows'}: use one of {', '.join((*DRAWN, *PUBLISHED))}"
+            f"{', '.join(present) or 'no rows'}: use one of {', '.join((*DRAWN, *PUBLISHED))}"
         )
-    train, validation, test = ([index for index, part in enumerate(origin) if part == wanted] for wanted in PARTS)
+    train, validation, test = ([index for index, part in enumerate(origin) if part == name] for name in PARTS)
     if not validation:
         train, validation = _cut(_within(groups, train), [max(1, round(HELD_OUT * len(train)))], rng)
     return [train, validation, test]
@@ -188,26 +188,26 @@ def _fold(number: int, count: int, groups: list[list[int]], rng: np.random.Gener
     test = folds.pop(number - 1)
     if not test:
         raise UserError(f"{len(groups)} images, or groups that stay together, are too few for {count} folds")
-    others = _within(groups, sum(folds, []))
-    size = max(round(HELD_OUT * sum(map(len, others))), min(map(len, others)))
-    train, validation = _cut(others, [size], rng)
+    remaining = _within(groups, sum(folds, []))
+    size = max(round(HELD_OUT * sum(map(len, remaining))), min(map(len, remaining)))
+    train, validation = _cut(remaining, [size], rng)
     return [train, validation, test]
 
 
 def _cut(groups: list[list[int]], sizes: list[int], rng: np.random.Generator) -> list[list[int]]:
     """The rest and one list per size: whole groups in random order, each going where it still fits."""
     parts = [[] for _ in sizes]
-    rest = []
+    remainder = []
     for number in rng.permutation(len(groups)):
         fits = (part for part, size in zip(parts, sizes, strict=True) if len(part) + len(groups[number]) <= size)
-        next(fits, rest).extend(groups[number])
-    if not all([rest, *parts]):
+        next(fits, remainder).extend(groups[number])
+    if not all([remainder, *parts]):
         count = sum(map(len, groups))
         raise UserError(
             f"{count} images ({len(groups)} when twins and identical files count once) are too few for parts of "
             f"{', '.join(map(str, sizes))} and a rest to train on: add images, or give a source with its own parts"
         )
-    return [rest, *parts]
+    return [remainder, *parts]
 
 
 def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[str, str]) -> list[list[int]]:
@@ -229,16 +229,16 @@ def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[st
 
 
 def _within(groups: list[list[int]], indices: list[int]) -> list[list[int]]:
-    kept = set(indices)
-    inside = ([index for index in group if index in kept] for group in groups)
-    return [group for group in inside if group]
+    members = set(indices)
+    restricted = ([index for index in group if index in members] for group in groups)
+    return [group for group in restricted if group]
 
 
 def _refuse_repeated_names(names: tuple[str, ...], origin: list[str]) -> None:
-    where = {}
+    parts_by_name = {}
     for name, part in zip(names, origin, strict=True):
-        where.setdefault(name, []).append(part)
-    twice = [f"{name} ({' and '.join(parts)})" for name, parts in sorted(where.items()) if len(parts) > 1]
+        parts_by_name.setdefault(name, []).append(part)
+    twice = [f"{name} ({' and '.join(parts)})" for name, parts in sorted(parts_by_name.items()) if len(parts) > 1]
     if twice:
         raise UserError(
             f"{len(twice)} stems are twice in the source: {first_few(twice)}: keep each image in one part, "
@@ -249,7 +249,7 @@ def _refuse_repeated_names(names: tuple[str, ...], origin: list[str]) -> None:
 def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -> None:
     if not has_stems(names):
         raise UserError(
-            f'split "{split}" is a list of file stems and the source has none (only row numbers): {OTHERS}'
+            f'split "{split}" is a list of file stems and the source has none (only row numbers): {OTHER_SPLITS}'
         )
     missing, extra = sorted(set(listed) - set(names)), sorted(set(names) - set(listed))
     if missing or extra:
@@ -257,16 +257,16 @@ def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -
         details += f" ({first_few(missing)})" if missing else ""
         details += f", {len(extra)} images are in no list ({first_few(extra)})" if extra else ""
         raise UserError(
-            f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHERS}'
+            f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHER_SPLITS}'
         )
 
 
-def _refuse_leaks(found: Leaks, split: str) -> None:
-    if found.stems:
-        raise UserError(f'split "{split}": stems in two parts: {first_few(found.stems)}: keep each in one part')
-    if found.identical:
-        pairs = first_few(" = ".join(names) for names in found.identical)
+def _refuse_leaks(leaked: Leaks, split: str) -> None:
+    if leaked.stems:
+        raise UserError(f'split "{split}": stems in two parts: {first_few(leaked.stems)}: keep each in one part')
+    if leaked.identical:
+        pairs = first_few(" = ".join(names) for names in leaked.identical)
         raise UserError(
-            f'split "{split}": {len(found.identical)} byte-identical images are in two parts: {pairs}: '
+            f'split "{split}": {len(leaked.identical)} byte-identical images are in two parts: {pairs}: '
             f"take them out of one part, or draw the split anew with {', '.join(DRAWN)}"
         )

@@ -262,5 +262,5 @@ def _draw_text(rng: np.random.Generator, image: np.ndarray) -> None:
     top, grey = height * rng.uniform(0.06, 0.3), int(rng.integers(170, 256))
     for line in range(rng.integers(1, 7)):
         text = "".join(rng.choice(ALPHABET, rng.integers(3, 10)))
-        place = round(height * 0.02), round(top + line * height * 0.055)
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_PLAIN, height / 420, (grey,) * 3, 1, cv2.LINE_AA)
+        position = round(height * 0.02), round(top + line * height * 0.055)
+        cv2.putText(image, text, position, cv2.FONT_HERSHEY_PLAIN, height / 420, (grey,) * 3, 1, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Frames without a polyp, made of frames with one: what a data set in which every image holds a polyp can't teach.
+"""Frames without a polyp, made from frames with one, for data sets in which every image holds a polyp.
 
 Two transforms for a recipe's `augmentation` list, `PolypFreeCrop` and `PaintOut`, which leave a sample as it is where
 they can't take its polyp away; and the crop on which false alarms are counted. Pixels of every label above 0 count as
@@ -13,8 +13,8 @@ from albumentations.core.type_definitions import Targets
 from hub_unets.training.errors import UserError
 
 CANDIDATES = 64  # rectangles, or places to copy from, that are tried
-CELLS = 64  # along the longer side of a frame whose largest polyp-free part is looked for
-DARK = 40  # a pixel whose brightest channel is below shows no mucosa
+CELLS = 64  # along the longer side of a frame, when its largest polyp-free part is searched
+DARK = 40  # a pixel whose brightest channel is below this shows no mucosa
 
 
 class PolypFreeCrop(albumentations.DualTransform):
@@ -39,14 +39,14 @@ class PolypFreeCrop(albumentations.DualTransform):
     def get_params_dependent_on_data(self, params, data):
         height, width = data["mask"].shape
         sides = self.random_generator.uniform(self.min_side, 1, (CANDIDATES, 2))
-        places = self.random_generator.uniform(0, 1, (CANDIDATES, 2))
+        positions = self.random_generator.uniform(0, 1, (CANDIDATES, 2))
         extent = np.maximum(np.rint(sides * (height, width)).astype(int), 1)
-        start = np.rint(places * ((height, width) - extent)).astype(int)
+        start = np.rint(positions * ((height, width) - extent)).astype(int)
         free = _pixels_inside(data["mask"] > 0, start, start + extent) == 0
         if not free.any():
             return {"box": None}
-        chosen = np.argmax(free * extent.prod(axis=1))
-        (top, left), (bottom, right) = start[chosen], start[chosen] + extent[chosen]
+        best = np.argmax(free * extent.prod(axis=1))
+        (top, left), (bottom, right) = start[best], start[best] + extent[best]
         return {"box": (slice(top, bottom), slice(left, right))}
 
     def apply(self, img, box, **params):
@@ -97,15 +97,15 @@ class PaintOut(albumentations.DualTransform):
         high = covered.shape[0] - rows.max(), covered.shape[1] - columns.max()
         shifts = self.random_generator.integers(low, np.maximum(high, np.add(low, 1)), (CANDIDATES, 2))
         ring = cv2.dilate(covered, np.ones((2 * reach + 1,) * 2, np.uint8)) - covered
-        around = np.argwhere(ring)[:: max(1, int(ring.sum()) // 500)]
-        best, least = None, np.inf
+        ring_pixels = np.argwhere(ring)[:: max(1, int(ring.sum()) // 500)]
+        best, lowest_cost = None, np.inf
         for shift in shifts:
             if covered[rows + shift[0], columns + shift[1]].any():
                 continue
-            there = np.clip(around + shift, 0, np.array(covered.shape) - 1)
-            seen = image[tuple(around.T)].astype(np.float32) - image[tuple(there.T)]
-            if (cost := float(np.abs(seen).mean())) < least:
-                best, least = shift, cost
+            shifted = np.clip(ring_pixels + shift, 0, np.array(covered.shape) - 1)
+            differences = image[tuple(ring_pixels.T)].astype(np.float32) - image[tuple(shifted.T)]
+            if (cost := float(np.abs(differences).mean())) < lowest_cost:
+                best, lowest_cost = shift, cost
         return best
 
     def apply(self, img, painted, **params):
@@ -132,8 +132,8 @@ def largest_free_crop(image, labels, min_side=1 / 3):
     cell = max(1, -(-max(height, width) // CELLS))
     rows, columns = -(-height // cell), -(-width // cell)
     padded = np.pad(labels > 0, ((0, rows * cell - height), (0, columns * cell - width)))
-    held = padded.reshape(rows, cell, columns, cell).any((1, 3))
-    top, left, bottom, right = (int(edge) * cell for edge in _largest_rectangle(~held))
+    occupied = padded.reshape(rows, cell, columns, cell).any((1, 3))
+    top, left, bottom, right = (int(edge) * cell for edge in _largest_rectangle(~occupied))
     box = left, top, min(right, width), min(bottom, height)
     if box[2] - box[0] < min_side * width or box[3] - box[1] < min_side * height:
         return None

@@ -1,8 +1,8 @@
 """From a row to arrays: the upright RGB image, and the labels as class indices.
 
-A mask is what a viewer shows of it, or is refused by name. It is understood before it is resized: whether its values
-are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127, is decided by
-`labels_of` and nowhere else. There, too, a polyp's boundary becomes a label of its own.
+A mask is read as a viewer shows it, or refused by name, before it is resized. `labels_of` alone decides whether its
+values are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127. It also makes
+a polyp's boundary a label of its own.
 """
 
 import errno
@@ -55,34 +55,34 @@ def read_image(value: dict, name: str) -> Image.Image:
     try:
         return to_rgb(image)
     except ValueError as error:
-        raise UserError(f"{_where(value, name)}: {error}") from error
+        raise UserError(f"{_source(value, name)}: {error}") from error
 
 
 def read_mask(value: dict, name: str) -> Mask:
     """The stored mask as one upright channel.
 
     Raises UserError, naming the file, where it can't be decoded, holds colours, several pictures or what is no number
-    from 0, or where what it shows isn't clear: see `_of_palette` and `_on_black`.
+    from 0, or where what it shows isn't clear: see `_palette_mask` and `_on_black`.
     """
-    image, where = _open(value, name, one_picture=True), _where(value, name)
+    image, source = _open(value, name, one_picture=True), _source(value, name)
     lossy = image.format in LOSSY or image.info.get("compression") in LOSSY_IN_TIFF
     image = upright(image)
     if image.mode == "P":
-        return _of_palette(image, lossy, where)
+        return _palette_mask(image, lossy, source)
     values = np.asarray(_plain(image))
     if values.ndim == 3:
-        values = _on_black(values, where) if values.shape[-1] in (2, 4) else values
+        values = _on_black(values, source) if values.shape[-1] in (2, 4) else values
         spread = np.ptp(values, axis=2).max()
         if spread > NOISE:
             raise UserError(
-                f"{where}: a mask in colours: which colour is which class is not known; save it as class indices "
+                f"{source}: a mask in colours: which colour is which class is not known; save it as class indices "
                 "(PNG, one channel), or as black and white"
             )
         dark = values[..., 0].max() <= NOISE  # then another channel may hold more
         return Mask(values.max(axis=2) if dark else values[..., 0], lossy, indexed=not lossy and spread == 0)
-    sound = np.isfinite(values) & (values >= 0)
-    if not sound.all():
-        raise UserError(f"{where}: a mask with the value {values[~sound][0]}: write class indices, or 0 and 255")
+    is_valid = np.isfinite(values) & (values >= 0)
+    if not is_valid.all():
+        raise UserError(f"{source}: a mask with the value {values[~is_valid][0]}: write class indices, or 0 and 255")
     return Mask(values, lossy, indexed=not lossy and image.mode != "1")
 
 
@@ -106,7 +106,7 @@ def read_labels(value: dict, name: str, num_labels: int = 2, boundary_width: int
     With `boundary_width` the polyp's boundary then becomes label 2; see `with_boundary`.
     Raises UserError where a mask fits neither, so that cutting at 127 would silently give nothing.
     """
-    return labels_of(read_mask(value, name), _where(value, name), num_labels, boundary_width)
+    return labels_of(read_mask(value, name), _source(value, name), num_labels, boundary_width)
 
 
 def read_pair(row: dict, num_labels: int = 2, boundary_width: int | None = None) -> tuple[Image.Image, np.ndarray]:
@@ -164,8 +164,8 @@ def _class_indices(mask: Mask, name: str, num_labels: int) -> np.ndarray:
 
 
 def _are_classes(values: np.ndarray, num_labels: int) -> bool:
-    inner = np.setdiff1d(values, [IGNORE])  # 255 is white, or to be ignored
-    return bool(inner.any() and np.isin(inner, np.arange(num_labels)).all())
+    classes = np.setdiff1d(values, [IGNORE])  # 255 is white, or to be ignored
+    return bool(classes.any() and np.isin(classes, np.arange(num_labels)).all())
 
 
 def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None:
@@ -179,54 +179,54 @@ def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None
 
 
 def _require_black_and_white(mask: Mask, name: str, num_labels: int) -> None:
-    found = np.unique(mask.values)
-    largest = max(found[found != IGNORE], default=0)
-    if mask.lossy and len(found) > 1 and found[-1] <= NOISE:  # plain black may come back as one dark grey
+    values = np.unique(mask.values)
+    largest = max(values[values != IGNORE], default=0)
+    if mask.lossy and len(values) > 1 and values[-1] <= NOISE:  # plain black may come back as one dark grey
         raise UserError(
-            f"{name}: all but black, found {_listed(found)}: class indices do not survive a lossy format: export the "
+            f"{name}: all but black, found {_listed(values)}: class indices do not survive a lossy format: export the "
             "masks as PNG"
         )
     if mask.lossy:
-        odd = NOISE < found[-1] <= THRESHOLD
+        is_wrong = NOISE < values[-1] <= THRESHOLD
     else:
         classes = mask.indexed and num_labels > 2 and largest > 0
-        odd = 0 < largest <= THRESHOLD or found[-1] > IGNORE or classes
-    if odd:
+        is_wrong = 0 < largest <= THRESHOLD or values[-1] > IGNORE or classes
+    if is_wrong:
         raise UserError(
-            f"{name}: labels out of range: found {_listed(found)}; a mask holds class indices 0..{num_labels - 1} "
+            f"{name}: labels out of range: found {_listed(values)}; a mask holds class indices 0..{num_labels - 1} "
             "(one channel, lossless; 255 is ignored), or 0 and 255: raise num_labels or export the mask again"
         )
 
 
 def _listed(values: np.ndarray) -> str:
-    few = [str(value) for value in values.tolist()]
-    return ", ".join(few if len(few) <= 8 else [*few[:4], "...", *few[-3:]])
+    texts = [str(value) for value in values.tolist()]
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:4], "...", *texts[-3:]])
 
 
-def _of_palette(image: Image.Image, lossy: bool, where: str) -> Mask:
+def _palette_mask(image: Image.Image, lossy: bool, source: str) -> Mask:
     """A mask of mode P, upright.
 
     Its indices are classes where entry 0 shows black and each other one that occurs a colour of its own. Where those
     that occur are greys, the mask may be read as what it shows. Raises UserError where neither holds.
     """
     indices = np.asarray(image)
-    used, places = np.unique(indices, return_inverse=True)
+    used_indices, inverse = np.unique(indices, return_inverse=True)
     palette = _palette(image)
-    colours = _on_black(palette[used][None], where)[0]
+    colours = _on_black(palette[used_indices][None], source)[0]
     background = palette[0, :3] * (palette[0, 3:] / 255)
-    others = colours[used > 0]
-    apart = len(np.unique(others, axis=0)) == len(others) and (others.max(axis=1) > NOISE).all()
-    greys = np.ptp(colours, axis=1).max() <= NOISE
-    shown = colours[:, 0][places].reshape(indices.shape) if greys else None
-    if greys and (colours[:, 0] == used).all():
+    foreground = colours[used_indices > 0]
+    are_distinct = len(np.unique(foreground, axis=0)) == len(foreground) and (foreground.max(axis=1) > NOISE).all()
+    are_grey = np.ptp(colours, axis=1).max() <= NOISE
+    shown_greys = colours[:, 0][inverse].reshape(indices.shape) if are_grey else None
+    if are_grey and (colours[:, 0] == used_indices).all():
         return Mask(indices, lossy, indexed=not lossy)
-    if background.max() <= NOISE and apart:
-        return Mask(indices, lossy, not lossy, shown)
-    if greys:
-        return Mask(shown, lossy, indexed=not lossy)
+    if background.max() <= NOISE and are_distinct:
+        return Mask(indices, lossy, not lossy, shown_greys)
+    if are_grey:
+        return Mask(shown_greys, lossy, indexed=not lossy)
     raise UserError(
-        f"{where}: a palette whose entry 0 is not black, or which shows two classes alike: which colour is background "
-        "is not known; save the class indices without a palette (PNG, one channel), or black and white"
+        f"{source}: a palette whose entry 0 is not black, or which shows two classes alike: which colour is "
+        "background is not known; save the class indices without a palette (PNG, one channel), or black and white"
     )
 
 
@@ -240,7 +240,7 @@ def _palette(image: Image.Image) -> np.ndarray:
     return palette
 
 
-def _on_black(values: np.ndarray, where: str) -> np.ndarray:
+def _on_black(values: np.ndarray, source: str) -> np.ndarray:
     """H x W x (colours, opacity) as H x W x colours, uint8: what is transparent is background.
 
     Raises UserError where opacity and colours do not say the same: something black is opaque beside what is
@@ -249,10 +249,10 @@ def _on_black(values: np.ndarray, where: str) -> np.ndarray:
     colours, opacity = values[..., :-1], values[..., -1]
     if opacity.min() >= IGNORE - NOISE:
         return colours
-    seen, bright = opacity > THRESHOLD, colours.max(axis=-1) > NOISE
-    if (seen & ~bright).any() or (bright.any() and not seen.any()):
+    opaque, bright = opacity > THRESHOLD, colours.max(axis=-1) > NOISE
+    if (opaque & ~bright).any() or (bright.any() and not opaque.any()):
         raise UserError(
-            f"{where}: a mask whose transparency and colours disagree about what is background: flatten it to black "
+            f"{source}: a mask whose transparency and colours disagree about what is background: flatten it to black "
             "and white, without transparency"
         )
     return (colours * (opacity[..., None] / IGNORE)).astype(np.uint8)
@@ -269,13 +269,13 @@ def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
-        raise UserError(f"{_where(value, name)}: too large an image ({error}); {limit}") from error
+        raise UserError(f"{_source(value, name)}: too large an image ({error}); {limit}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
-        raise UserError(f"{_where(value, name)}: not a readable image ({reason}): replace the file") from error
+        raise UserError(f"{_source(value, name)}: not a readable image ({reason}): replace the file") from error
     if count > 1:
-        raise UserError(f"{_where(value, name)}: a mask of {count} pictures: join them into one")
+        raise UserError(f"{_source(value, name)}: a mask of {count} pictures: join them into one")
     return image
 
 
@@ -289,5 +289,5 @@ def _stored(value: dict) -> io.BytesIO:
     return io.BytesIO(path.read_bytes())
 
 
-def _where(value: dict, name: str) -> str:
+def _source(value: dict, name: str) -> str:
     return f"{name} ({value['path']})" if value.get("path") else name

@@ -1,7 +1,4 @@
-"""What all sources give: rows of name, image and annotation, which stay encoded, and the names of their parts.
-
-Here, too, is what counts as an image file, and how what is left out is said.
-"""
+"""What all sources share: columns of a row, names of parts, what an image file is, how omissions are printed."""
 
 import os
 import re
@@ -37,8 +34,8 @@ def has_stems(names: Iterable[str]) -> bool:
 def first_few(names: Iterable[str], limit: int = 3) -> str:
     """The first `limit` names and how many more there are, for an error or a report."""
     names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    suffix = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + suffix
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -47,18 +44,18 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The image files below a folder, sorted, and what else lies there, apart from hidden files and systems' own.
+    """The image files below a folder, sorted, and the other files there, without hidden and system files.
 
-    What is no plain file (a FIFO, a device), and a link to a folder, is never opened, and belongs to the others, as
-    does a file whose name is not UTF-8, which no table can hold.
+    Special files (a FIFO, a device) and links to folders are never opened; they are among the others, and so is a file
+    whose name is not UTF-8, which no table can hold.
     """
     files, others = [], []
-    for place, folders, names in os.walk(folder):
+    for directory, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_debris(name))
-        others += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
-        for path in (Path(place, name) for name in names if not is_debris(name)):
-            wanted = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
-            (files if wanted else others).append(path)
+        others += [path for path in (Path(directory, name) for name in folders) if path.is_symlink()]
+        for path in (Path(directory, name) for name in names if not is_debris(name)):
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
+            (files if is_image else others).append(path)
     return sorted(files), sorted(others)
 
 
@@ -72,12 +69,12 @@ def is_text(name: str) -> bool:
 
 
 def is_debris(name: str) -> bool:
-    """Whether a file or folder is hidden or a system's own, which nobody counts as left out."""
+    """Whether a file or folder is hidden or made by the system, and so not counted as left out."""
     return name.startswith((".", "__")) or name.lower() in DEBRIS
 
 
-def say_left_out(where: object, names: Iterable[str], why: str) -> None:
+def say_left_out(source: object, names: Iterable[str], reason: str) -> None:
     """One line on stderr, of the first process alone, that counts and names what is not used; none without names."""
     names = sorted(names)
     if names and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(f"{where}: left out {len(names)} {why}: {first_few(names)}", file=sys.stderr, flush=True)
+        print(f"{source}: left out {len(names)} {reason}: {first_few(names)}", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ NOT_WRITTEN = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
-VERSION = "version 2"  # of how masks are read: another one makes every cache anew
+VERSION = "version 2"  # of how masks are read; a new one rebuilds every cache
 
 _FEATURES = datasets.Features(
     {
@@ -39,7 +39,7 @@ _FEATURES = datasets.Features(
 
 
 def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boundary_width=None):
-    """The rows decoded and resized, as a `datasets.Dataset` that lies on disk and is mapped, never held, in memory.
+    """The rows decoded and resized, as a memory-mapped `datasets.Dataset` on disk.
 
     Args:
         rows: Dataset with name, image, annotation (encoded).

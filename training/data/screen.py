@@ -8,7 +8,7 @@ from albumentations.core.type_definitions import Targets
 from hub_unets.modeling.view import view_of
 from hub_unets.training.errors import UserError
 
-PLACES = 16  # that are tried for a second picture; the one with the least of the view below it is taken
+PLACES = 16  # tried for a second picture; the one that covers least of the view is taken
 OVER = 0.25  # share of the pieces that lie over the view, not below it
 CHARACTERS = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/.-"]
 
@@ -58,29 +58,29 @@ class Screen(albumentations.DualTransform):
         extent = np.maximum(np.rint(size * [draw.uniform(*self.height), draw.uniform(*self.width)]), 2).astype(int)
         top, left = np.rint(draw.uniform(size=2) * (size - extent)).astype(int)
         box = np.s_[top : top + extent[0], left : left + extent[1]]
-        shown = np.zeros(size, bool)
-        shown[box] = shape = _shape(draw, *extent)
-        pieces = self._pieces(data.get("frames") or [(image, mask)], shown)
-        over = draw.random(len(pieces)) < OVER
+        view = np.zeros(size, bool)
+        view[box] = shape = _shape(draw, *extent)
+        pieces = self._pieces(data.get("frames") or [(image, mask)], view)
+        is_over = draw.random(len(pieces)) < OVER
         screen, labels = np.zeros_like(image), np.zeros_like(mask)
         screen[:] = draw.integers(0, 16, 3, np.uint8)
-        for number in np.flatnonzero(~over):
+        for number in np.flatnonzero(~is_over):
             pieces[number](screen, labels)
         part = _box_of(view_of(image))
-        marked = cv2.resize(mask[part], extent[::-1].tolist(), interpolation=cv2.INTER_NEAREST)
+        view_labels = cv2.resize(mask[part], extent[::-1].tolist(), interpolation=cv2.INTER_NEAREST)
         np.copyto(screen[box], _resized(image[part], extent), where=shape[..., None])
-        np.copyto(labels[box], marked, where=shape)
-        for number in np.flatnonzero(over):
+        np.copyto(labels[box], view_labels, where=shape)
+        for number in np.flatnonzero(is_over):
             pieces[number](screen, labels)
         return {"screen": screen, "labels": labels}
 
-    def _pieces(self, frames, shown):
+    def _pieces(self, frames, view):
         """Functions that paint what is not the view into an image and its labels."""
         draw = self.random_generator
-        pieces = [_coloured_box(draw, *shown.shape) for _ in range(draw.integers(self.boxes + 1))]
-        pieces += [_line_of_text(draw, *shown.shape) for _ in range(draw.integers(self.lines + 1))]
+        pieces = [_coloured_box(draw, *view.shape) for _ in range(draw.integers(self.boxes + 1))]
+        pieces += [_line_of_text(draw, *view.shape) for _ in range(draw.integers(self.lines + 1))]
         if draw.random() < self.second_picture:
-            pieces.append(_second_picture(draw, shown, frames[int(draw.integers(len(frames)))][0]))
+            pieces.append(_second_picture(draw, view, frames[int(draw.integers(len(frames)))][0]))
         return pieces
 
     def apply(self, img, screen, **params):
@@ -125,9 +125,9 @@ def _coloured_box(draw, height, width):
     def paint(image, labels):
         box = np.s_[top : top + sides[0], left : left + sides[1]]
         if line and min(sides) > 2 * line:
-            inner = image[box][line:-line, line:-line].copy()
+            interior = image[box][line:-line, line:-line].copy()
             image[box] = colour
-            image[box][line:-line, line:-line] = inner
+            image[box][line:-line, line:-line] = interior
         else:
             image[box], labels[box] = colour, 0
 
@@ -137,23 +137,23 @@ def _coloured_box(draw, height, width):
 def _line_of_text(draw, height, width):
     """A few letters and digits, white or coloured; the labels below them stay."""
     text = "".join(draw.choice(CHARACTERS, draw.integers(2, 14)))
-    place = int(draw.uniform(0, 0.9) * width), int(draw.uniform(0.03, 1) * height)
+    position = int(draw.uniform(0, 0.9) * width), int(draw.uniform(0.03, 1) * height)
     scale = draw.uniform(0.1, 0.2) * height / 100  # a letter is 20 scale pixels high
     colour = (255, 255, 255) if draw.random() < 0.5 else draw.integers(80, 256, 3).tolist()
 
     def paint(image, labels):
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+        cv2.putText(image, text, position, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
     return paint
 
 
-def _second_picture(draw, shown, frame):
+def _second_picture(draw, view, frame):
     """A small picture, mirrored or not, at that one of 16 places where it covers least of the view."""
-    sides = np.maximum(draw.uniform(0.12, 0.35) * np.array(shown.shape), 1).astype(int)
+    sides = np.maximum(draw.uniform(0.12, 0.35) * np.array(view.shape), 1).astype(int)
     sides[1] = max(1, int(sides[1] * draw.uniform(0.7, 1.3)))
-    places = np.rint(draw.uniform(size=(PLACES, 2)) * (shown.shape - sides)).astype(int)
-    boxes = [np.s_[top : top + sides[0], left : left + sides[1]] for top, left in places]
-    box = min(boxes, key=lambda one: np.count_nonzero(shown[one]))
+    corners = np.rint(draw.uniform(size=(PLACES, 2)) * (view.shape - sides)).astype(int)
+    boxes = [np.s_[top : top + sides[0], left : left + sides[1]] for top, left in corners]
+    box = min(boxes, key=lambda candidate: np.count_nonzero(view[candidate]))
     small = _resized(frame, sides)
     small = small[:: draw.choice([-1, 1]), :: draw.choice([-1, 1])]
 

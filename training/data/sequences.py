@@ -20,17 +20,17 @@ def sequences_of(names, images):
         UserError: a table without these columns, or one that lacks an image.
     """
     folders = {Path(image["path"]).parent.parent for image in images if image.get("path")}
-    found = {}
+    sequences = {}
     for path in sorted(folder / TABLE for folder in folders):
         if path.is_file():
-            found |= _read(path)
-    missing = [name for name in names if name not in found]
-    if found and missing:
+            sequences |= _read(path)
+    missing = [name for name in names if name not in sequences]
+    if sequences and missing:
         raise UserError(
             f"{TABLE} names no sequence of {len(missing)} images: {first_few(missing)}: add them, or take the table "
             "away, and neighbouring frames may come to different parts"
         )
-    return {name: found[name] for name in names} if found else {}
+    return {name: sequences[name] for name in names} if sequences else {}
 
 
 def _read(path):

@@ -1,8 +1,8 @@
-"""From wherever the data lies to rows: a DatasetDict whose rows hold name, image and annotation.
+"""Any source of data to rows: a DatasetDict whose rows hold name, image and annotation.
 
-`load_source` is the entry; below it come the kinds of source in the order in which it asks: phantoms, a folder, a zip,
-a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes", "path"}.
-`load_images` gives a table's images where there need not be masks.
+`load_source` is the entry; below it are the kinds of source in the order in which it tries them: phantoms, a folder, a
+zip, a parquet file, a COCO file, a Hub id. `name` is the stem; `image` and `annotation` stay encoded, as {"bytes",
+"path"}. `load_images` gives a table's images where masks are not needed.
 """
 
 import difflib
@@ -32,7 +32,7 @@ from hub_unets.training.data.rows import (
     upright_size,
 )
 from hub_unets.training.data.zips import unzipped
-from hub_unets.training.errors import UserError
+from hub_unets.training.errors import UserError, first_line
 
 MASK_WORDS = {*MASK_FOLDERS, "label", "annotation", "segmentation", "seg", "gt", "truth", "groundtruth"}
 
@@ -129,12 +129,12 @@ def load_images(data: str) -> dict[str, datasets.Dataset]:
         loaded = _parquet([path], path.parent)
     else:
         loaded = _load(data, data)
-    found = {part: (rows, _image_alone(rows.features, f"{data} ({part})")) for part, rows in loaded.items()}
-    names = _names(found)
+    parts = {part: (rows, _image_alone(rows.features, f"{data} ({part})")) for part, rows in loaded.items()}
+    names = _names(parts)
     return {
         part: rows.select_columns([image]).rename_columns({image: "image"}).cast_column("image", ENCODED)
         .add_column("name", names[part])
-        for part, (rows, image) in found.items()
+        for part, (rows, image) in parts.items()
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def holds_masks(folder: Path) -> bool:
 
 
 def _phantoms(data: str) -> datasets.DatasetDict:
-    given = {}
+    options = {}
     for key, value in urllib.parse.parse_qsl(data.partition("?")[2], keep_blank_values=True):
         if key not in MOST:
             nearest = difflib.get_close_matches(key, MOST, n=1, cutoff=0)[0]
@@ -153,8 +153,8 @@ def _phantoms(data: str) -> datasets.DatasetDict:
             raise UserError(f"{data}: {key} must be a whole number, got {value!r}; write for example {key}=128")
         if int(value) > MOST[key]:
             raise UserError(f"{data}: {key} must be at most {MOST[key]}, got {value}")
-        given[key] = int(value)
-    return phantom_parts(**given)
+        options[key] = int(value)
+    return phantom_parts(**options)
 
 
 def _folder(
@@ -171,14 +171,14 @@ def _folder(
         return pairs
     if tables := _tables(folder):
         return _table(_parquet(tables, folder), str(folder), image_column, mask_column)
-    inside = subfolders(folder)
-    if len(inside) == 1:  # a zip often wraps everything in one folder
-        return _folder(inside[0], image_column, mask_column, id2label)
-    found = first_few([sub.name for sub in inside], 8) or "no folders"
+    folders = subfolders(folder)
+    if len(folders) == 1:  # a zip often wraps everything in one folder
+        return _folder(folders[0], image_column, mask_column, id2label)
+    listing = first_few([sub.name for sub in folders], 8) or "no folders"
     raise UserError(
         f"{folder}: needs a folder of images ({'|'.join(IMAGE_FOLDERS)}) and one of masks ({'|'.join(MASK_FOLDERS)}), "
         f"also in train/, validation/ and test/, or metadata.csv with file_name and mask_file_name, or a COCO "
-        f".json; found {found}: "
+        f".json; found {listing}: "
         "rename them, or name them as image_column and mask_column"
     )
 
@@ -193,12 +193,12 @@ def _zip(path: Path, *options: object) -> dict[str, datasets.Dataset]:
 
 def _metadata_names_masks(folder: Path) -> bool:
     files = [
-        file for end in ("csv", "jsonl") for where in ("", "*/") for file in folder.glob(f"{where}metadata.{end}")
+        file for end in ("csv", "jsonl") for prefix in ("", "*/") for file in folder.glob(f"{prefix}metadata.{end}")
     ]
-    return any("_file_name" in _first_line(file) for file in files if file.is_file())
+    return any("_file_name" in _header(file) for file in files if file.is_file())
 
 
-def _first_line(path: Path) -> str:
+def _header(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline(10_000)
 
@@ -207,96 +207,95 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*.parquet") if file.is_file())
 
 
-def _say_unlisted(where: Path, folders: list[Path], parts: dict[str, datasets.Dataset]) -> None:
+def _say_unlisted(source: Path, folders: list[Path], parts: dict[str, datasets.Dataset]) -> None:
     """Names the images in `folders` that no row has for its image or mask."""
     columns = [rows.data.column(column) for rows in parts.values() for column in ("image", "annotation")]
     paths = [pyarrow.compute.struct_field(column, "path").to_pylist() for column in columns]
     listed = {os.path.realpath(path) for column in paths for path in column if path and "\0" not in path}
     files = {file for folder in folders for file in image_files(folder)[0]}
     unlisted = [file.name for file in files if os.path.realpath(file) not in listed]
-    say_left_out(where, unlisted, "images that are not listed")
+    say_left_out(source, unlisted, "images that are not listed")
 
 
 def _coco_files(folder: Path) -> dict[str, Path]:
     """The COCO files of a folder, of its annotations/ and of its parts' folders, by part."""
-    places = [sub for sub in subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
-    found = {}
-    for file in [file for place in (folder, *places) for file in sorted(place.glob("*.json")) if is_coco(file)]:
+    folders = [sub for sub in subfolders(folder) if sub.name.lower() in PARTS or sub.name.lower() == "annotations"]
+    files = {}
+    for file in [file for parent in (folder, *folders) for file in sorted(parent.glob("*.json")) if is_coco(file)]:
         words = [file.parent.name.lower(), *re.split(r"[^a-z]+", file.stem.lower())]
         part = next((PARTS[word] for word in words if word in PARTS), "train")
-        if part in found:
-            raise UserError(f"{folder}: two COCO files, {found[part].name} and {file.name}: give one of them as data")
-        found[part] = file
-    return found
+        if part in files:
+            raise UserError(f"{folder}: two COCO files, {files[part].name} and {file.name}: give one of them as data")
+        files[part] = file
+    return files
 
 
 def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
     parts = {part: coco_rows(file, images, id2label) for part, file in files.items()}
     folders = {Path(value["path"]).parent for rows in parts.values() for value in rows["image"]}
-    outermost = [one for one in folders if not folders & set(one.parents)]
+    outermost = [folder for folder in folders if not folders & set(folder.parents)]
     _say_unlisted(next(iter(files.values())), outermost, parts)
     return parts
 
 
 def _parquet(files: list[Path], root: Path) -> datasets.DatasetDict:
-    """Loads parquet files; the part is told by a word of the path, and all are train where no path has one."""
-    data_files, others = {}, []
+    """Loads parquet files; a word of the path names the part, and all files are train where no path has one."""
+    data_files, unassigned = {}, []
     for file in files:
         words = re.split(r"[^a-z]+", str(file.relative_to(root)).lower()) if len(files) > 1 else []
         part = next((PARTS[word] for word in words if word in PARTS), None)
-        others.append(str(file)) if part is None else data_files.setdefault(part, []).append(str(file))
+        unassigned.append(str(file)) if part is None else data_files.setdefault(part, []).append(str(file))
     if data_files:
-        others = [Path(file).relative_to(root).as_posix() for file in others]
-        say_left_out(root, others, "tables whose names say neither train, validation nor test")
-    data_files = data_files or {"train": others}
+        unassigned = [Path(file).relative_to(root).as_posix() for file in unassigned]
+        say_left_out(root, unassigned, "tables whose names say neither train, validation nor test")
+    data_files = data_files or {"train": unassigned}
     return _load("parquet", str(files[0] if len(files) == 1 else root), data_files=data_files)
 
 
-def _load(builder: str, where: str, **options) -> datasets.DatasetDict:
+def _load(builder: str, source: str, **options) -> datasets.DatasetDict:
     try:
         return datasets.load_dataset(builder, **options)
     except Exception as error:  # the Hub, the network, pyarrow and datasets each raise their own
         cause = error
         while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__:
-            cause = cause.__cause__  # it says only that there was an error
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
-        raise UserError(f"{where}: neither here nor loadable as a data set ({reason}); {FORMS}") from error
+            cause = cause.__cause__  # the outer error gives no reason
+        raise UserError(f"{source}: neither here nor loadable as a data set ({first_line(cause)}); {FORMS}") from error
 
 
-def _table(parts: dict, where: str, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:
-    found = {}
+def _table(parts: dict, source: str, image_column: str | None, mask_column: str | None) -> dict[str, datasets.Dataset]:
+    tables = {}
     for key, rows in parts.items():
-        image, mask = _image_and_mask(rows.features, f"{where} ({key})", image_column, mask_column)
+        image, mask = _image_and_mask(rows.features, f"{source} ({key})", image_column, mask_column)
         part = PARTS.get(key, key)
-        if part in found:
-            raise UserError(f"{where}: two parts are called {part}: merge {key} into the other one")
-        found[part] = rows, image, mask
-    names = _names({part: (rows, image) for part, (rows, image, _) in found.items()})
-    return {part: _standard(*row, names[part], f"{where} ({part})") for part, row in found.items()}
+        if part in tables:
+            raise UserError(f"{source}: two parts are called {part}: merge {key} into the other one")
+        tables[part] = rows, image, mask
+    names = _names({part: (rows, image) for part, (rows, image, _) in tables.items()})
+    return {part: _standard(*row, names[part], f"{source} ({part})") for part, row in tables.items()}
 
 
-def _image_and_mask(features: dict, where: str, image: str | None, mask: str | None) -> tuple[str, str]:
+def _image_and_mask(features: dict, source: str, image: str | None, mask: str | None) -> tuple[str, str]:
     columns = [name for name, feature in features.items() if _holds_images(feature)]
     listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
-    for option, given in ("image_column", image), ("mask_column", mask):
-        if given and given not in columns:
-            raise UserError(f"{where}: {option}={given!r} is not an image column; {listing}")
+    for option, requested in ("image_column", image), ("mask_column", mask):
+        if requested and requested not in columns:
+            raise UserError(f"{source}: {option}={requested!r} is not an image column; {listing}")
     free = [column for column in columns if column not in (image, mask)]
     masks = [mask] if mask else [column for column in free if _is_mask(column)]
     images = [image] if image else [column for column in free if column not in masks]
     for option, kind, chosen in ("image_column", "images", images), ("mask_column", "masks", masks):
         if len(chosen) != 1:
             count = f"{len(chosen)} columns may hold" if chosen else "no image column looks like"
-            raise UserError(f"{where}: {count} the {kind}; {listing}: name one as {option}")
+            raise UserError(f"{source}: {count} the {kind}; {listing}: name one as {option}")
     return images[0], masks[0]
 
 
-def _image_alone(features: dict, where: str) -> str:
+def _image_alone(features: dict, source: str) -> str:
     columns = [name for name, feature in features.items() if _holds_images(feature)]
     images = [name for name in columns if not _is_mask(name)]
     if len(images) != 1:
         listing = f"image columns: {', '.join(columns) or 'none'}; all columns: {', '.join(features)}"
-        raise UserError(f"{where}: {len(images)} columns may hold the images; {listing}: give their files instead")
+        raise UserError(f"{source}: {len(images)} columns may hold the images; {listing}: give their files instead")
     return images[0]
 
 
@@ -332,19 +331,19 @@ def _stem(value: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name  # a dot may be part of a name
 
 
-def _standard(rows: datasets.Dataset, image: str, mask: str, names: list[str], where: str) -> datasets.Dataset:
+def _standard(rows: datasets.Dataset, image: str, mask: str, names: list[str], source: str) -> datasets.Dataset:
     rows = rows.select_columns([image, mask]).rename_columns({image: "image", mask: "annotation"})
     try:
         rows = rows.cast_column("image", ENCODED).cast_column("annotation", ENCODED).add_column("name", names)
     except (ValueError, TypeError, pyarrow.ArrowException) as error:
-        raise UserError(f"{where}: {image} and {mask} hold no images ({error}): write them as files") from error
-    for column, called in ("image", image), ("annotation", mask):
-        _require_files(rows, column, names, f"{where}: column {called}")
+        raise UserError(f"{source}: {image} and {mask} hold no images ({error}): write them as files") from error
+    for column, source_column in ("image", image), ("annotation", mask):
+        _require_files(rows, column, names, f"{source}: column {source_column}")
     return rows.select_columns(["name", "image", "annotation"])
 
 
-def _require_files(rows: datasets.Dataset, column: str, names: list[str], where: str) -> None:
+def _require_files(rows: datasets.Dataset, column: str, names: list[str], source: str) -> None:
     fields = [pyarrow.compute.struct_field(rows.data.column(column), field) for field in ("bytes", "path")]
-    missing = pyarrow.compute.and_(*(pyarrow.compute.is_null(field) for field in fields)).to_pylist()
-    if alone := [name for name, none in zip(names, missing, strict=True) if none]:
-        raise UserError(f"{where}: no file for {first_few(alone)} ({len(alone)} in all): add it, or take the row away")
+    nulls = pyarrow.compute.and_(*(pyarrow.compute.is_null(field) for field in fields)).to_pylist()
+    if gaps := [name for name, null in zip(names, nulls, strict=True) if null]:
+        raise UserError(f"{source}: no file for {first_few(gaps)} ({len(gaps)} in all): add it, or take the row away")

@@ -1,4 +1,4 @@
-"""A zip's files as a folder: unpacked once, and nothing in it leads outside or grows without end."""
+"""A zip's files as a folder: unpacked once, and refused where it leads outside or unpacks to too many bytes."""
 
 import errno
 import re
@@ -17,7 +17,7 @@ MAX_UNZIPPED_BYTES = 20 * 2**30
 
 MAX_UNZIPPED_RATIO = 100
 
-OURS = errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE  # errors of the cache, not of the zip
+CACHE_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE  # not of the zip
 
 
 def unzipped(path: Path) -> Path:
@@ -55,7 +55,7 @@ def _unpack(path: Path, folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # zlib, lzma, zipfile, struct and the file system each raise their own
-        if isinstance(error, OSError) and error.errno in OURS:
+        if isinstance(error, OSError) and error.errno in CACHE_ERRORS:
             raise OSError(f"{path}: can't be unpacked into {folder.parent} ({error.strerror}): make room") from error
         reason = str(error) or type(error).__name__
         raise UserError(f"{path}: not a readable zip ({reason}): download or pack it again") from error

@@ -36,10 +36,10 @@ class CloseUp(albumentations.DualTransform):
 
     def get_params_dependent_on_data(self, params, data):
         draw = self.random_generator
-        polyp = _one_polyp(draw, data["mask"])
+        polyp = _random_polyp(draw, data["mask"])
         if polyp is None:
             return {"box": None}
-        side = np.sqrt(polyp.mean() / _drawn(draw, self.area))
+        side = np.sqrt(polyp.mean() / _log_uniform(draw, self.area))
         if side >= 1:
             return {"box": None}
         size = np.array(polyp.shape)
@@ -76,8 +76,8 @@ class ShrinkPolyp(PaintOut):
 
     def get_params_dependent_on_data(self, params, data):
         draw, mask = self.random_generator, data["mask"]
-        polyp = _one_polyp(draw, mask)
-        scale = 1 if polyp is None else np.sqrt(_drawn(draw, self.area) / polyp.mean())
+        polyp = _random_polyp(draw, mask)
+        scale = 1 if polyp is None else np.sqrt(_log_uniform(draw, self.area) / polyp.mean())
         reach = round(max(self.margin * max(mask.shape), 3 / scale))  # 3 pixels around the small polyp
         if scale >= 1 or not _is_whole(data["image"], polyp, reach):
             return {"painted": None}
@@ -93,13 +93,13 @@ class ShrinkPolyp(PaintOut):
         extent = np.array(small.shape)
         corners = self.random_generator.integers(0, np.array(labels.shape) - extent + 1, (8, 2))
         boxes = [np.s_[top : top + extent[0], left : left + extent[1]] for top, left in corners]
-        box = max(boxes, key=lambda one: (image[one].max(axis=2) >= DARK).mean())
+        box = max(boxes, key=lambda candidate: (image[candidate].max(axis=2) >= DARK).mean())
         if (image[box].max(axis=2) < DARK).mean() > 0.05:
             return
         polyp = (small > 0).astype(np.float32)
         alpha = np.minimum(2 * cv2.GaussianBlur(polyp, (0, 0), max(0.7, min(extent) / 24)), 1)[..., None]
-        around = cv2.dilate(polyp, np.ones((3, 3))) == 0
-        shift = image[box][around].mean(axis=0) - patch[around].mean(axis=0)
+        margin = cv2.dilate(polyp, np.ones((3, 3))) == 0
+        shift = image[box][margin].mean(axis=0) - patch[margin].mean(axis=0)
         blended = alpha * (patch + shift) + (1 - alpha) * image[box]
         image[box] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
         labels[box] = small
@@ -113,12 +113,12 @@ def _require_shares(area):
         raise UserError(f"area must be two shares in 0..1, the lower first, got {list(area)}.")
 
 
-def _drawn(draw, limits):
+def _log_uniform(draw, limits):
     """A number between two limits, evenly in its logarithm."""
     return float(np.exp(draw.uniform(*np.log(limits))))
 
 
-def _one_polyp(draw, mask):
+def _random_polyp(draw, mask):
     """One connected region of the mask, bool H x W, each as likely; None where there is none."""
     count, regions = cv2.connectedComponents((mask > 0).astype(np.uint8))
     return None if count == 1 else regions == draw.integers(1, count)
@@ -127,9 +127,9 @@ def _one_polyp(draw, mask):
 def _is_whole(image, polyp, reach):
     """Whether neither the frame's border nor a black margin is within `reach` pixels of the polyp."""
     framed = np.pad(polyp, reach)
-    near = cv2.dilate(framed.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
-    inner = near[reach:-reach, reach:-reach]
-    return np.count_nonzero(inner) == np.count_nonzero(near) and (image[inner].max(axis=1) < DARK).mean() < 0.02
+    region = cv2.dilate(framed.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
+    inside = region[reach:-reach, reach:-reach]
+    return np.count_nonzero(inside) == np.count_nonzero(region) and (image[inside].max(axis=1) < DARK).mean() < 0.02
 
 
 def _shrunk(image, labels, reach, scale):

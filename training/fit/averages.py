@@ -1,4 +1,4 @@
-"""The mean of the last epochs' weights, which no noisy validation chooses (Izmailov et al. 2018)."""
+"""The mean of the last epochs' weights, independent of a noisy validation (Izmailov et al. 2018)."""
 
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel

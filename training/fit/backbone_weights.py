@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hub_unets.modeling.encoder import create_backbone
-from hub_unets.training.errors import UserError
+from hub_unets.training.errors import UserError, first_line
 
 
 def load_backbone_weights(model, source):
@@ -37,16 +37,16 @@ def load_backbone_weights(model, source):
         loaded = _create(name, model.config.num_channels, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # the Hub client, timm and safetensors each raise their own
         if source != "timm":
-            raise UserError(f"backbone_weights: {source} does not fit {name}: {_first_line(error)}") from error
+            raise UserError(f"backbone_weights: {source} does not fit {name}: {first_line(error)}") from error
         raise OSError(
-            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); {_alternatives(name)}."
+            f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}); {_alternatives(name)}."
         ) from error
     _require_all_loaded(random, loaded, name, source)
     model.encoder.backbone.load_state_dict(loaded.state_dict())
 
 
 def _create(name, num_channels, **options):
-    """The backbone from one seed; timm's word of classification weights that no pyramid has is not passed on."""
+    """The backbone from one seed; timm's warning about unused classification weights is silenced."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -77,7 +77,3 @@ def _alternatives(name):
         f"give a local file with timm's weights of {name} (--backbone_weights FILE.safetensors), or train from "
         "scratch (--backbone_weights none)"
     )
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

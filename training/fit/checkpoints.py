@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run can trust: complete or passed over, and never the last one lost."""
+"""Checkpoints that survive a kill: incomplete ones are passed over, and the last complete one is never lost."""
 
 import contextlib
 import errno
@@ -32,11 +32,11 @@ class CheckpointKeeper(TrainerCallback):
             control.should_save = False  # saved after the epoch's validation; a resume from here would skip that
 
 
-def remove_older(output_dir, kept):
-    """Remove the checkpoints before the newest of the steps `kept` that are not among them."""
-    kept = kept - {None}
+def remove_older(output_dir, kept_steps):
+    """Remove the checkpoints before the newest of the steps `kept_steps` that are not among them."""
+    kept_steps = kept_steps - {None}
     for step, folder in checkpoints(output_dir):
-        if step < max(kept) and step not in kept:
+        if step < max(kept_steps) and step not in kept_steps:
             shutil.rmtree(folder)
 
 
@@ -53,16 +53,16 @@ def is_complete(folder):
     """Whether every file is there as it was when the checkpoint was marked."""
     try:
         files = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
-        return all(_is_as_marked(Path(folder) / name, kept) for name, kept in files.items())
+        return all(_is_as_marked(Path(folder) / name, record) for name, record in files.items())
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return False
 
 
-def _is_as_marked(path, kept):
+def _is_as_marked(path, record):
     """Whether a file has its size and sha256; earlier markers hold the size alone."""
-    if isinstance(kept, int):
-        return path.stat().st_size == kept
-    return path.stat().st_size == kept["size"] and _sha256(path) == kept["sha256"]
+    if isinstance(record, int):
+        return path.stat().st_size == record
+    return path.stat().st_size == record["size"] and _sha256(path) == record["sha256"]
 
 
 def _sha256(path):
@@ -82,12 +82,12 @@ def require_best(output_dir, step):
 
 def checkpoints(output_dir):
     """(step, folder) of every checkpoint, complete or not, oldest first."""
-    found = []
+    numbered = []
     for folder in Path(output_dir).glob("checkpoint-*"):
         match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
         if match and folder.is_dir():
-            found.append((int(match[1]), folder))
-    return sorted(found)
+            numbered.append((int(match[1]), folder))
+    return sorted(numbered)
 
 
 def last_complete(output_dir):
@@ -115,17 +115,17 @@ def naming_write_errors(path):
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _of_full_disk(error)
+        reason = _full_disk_reason(error)
         if reason is None:
             raise
         last, _ = last_complete(Path(path).parent)
-        kept = f"the last complete checkpoint, {last}, is kept" if last else "there is no complete checkpoint yet"
+        hint = f"the last complete checkpoint, {last}, is kept" if last else "there is no complete checkpoint yet"
         raise OSError(
-            f"{path} can't be written ({reason}); {kept}: make room and repeat the command to resume."
+            f"{path} can't be written ({reason}); {hint}: make room and repeat the command to resume."
         ) from error
 
 
-def _of_full_disk(error):
+def _full_disk_reason(error):
     """Why nothing more can be written; None of any other error."""
     text = str(error).partition("\n")[0]
     if isinstance(error, OSError):
@@ -186,14 +186,14 @@ class RunFolder:
 
     def _check_settings(self):
         try:
-            before = self._stored_settings()
-            if before is None:
+            stored = self._stored_settings()
+            if stored is None:
                 _write_json(self.path / SETTINGS, self.settings)
                 return
         except OSError as error:
             raise self._unwritable(error) from error
-        for name in sorted({*before, *self.settings}):
-            old, new = before.get(name), self.settings.get(name)
+        for name in sorted({*stored, *self.settings}):
+            old, new = stored.get(name), self.settings.get(name)
             if old != new:
                 raise UserError(
                     f"{self.called} {self.path} holds a run with {name}={old}, not {new}: "

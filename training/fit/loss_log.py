@@ -8,7 +8,7 @@ FILE = "loss.json"
 
 
 class LossLog:
-    """Sums the loss of each optimizer step without a word to the host until a log line, a validation or a save.
+    """Sums the loss of each optimizer step on the device until a log line, a validation or a save needs it.
 
     Attributes:
         logged_step: the step of the last log line.

@@ -125,7 +125,7 @@ LOSSES = {function.__name__: function for function in (bce, ce, dice, focal, tve
 def parameters(name):
     """What a recipe may set of a loss: its keyword-only arguments to their defaults."""
     signature = inspect.signature(LOSSES[name]).parameters.values()
-    return {one.name: one.default for one in signature if one.kind is one.KEYWORD_ONLY}
+    return {parameter.name: parameter.default for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 class WeightedSum:
@@ -163,14 +163,14 @@ class WeightedSum:
 def _refuse_unknown(name):
     loss, dot, parameter = name.partition(".")
     if loss not in LOSSES:
-        near = difflib.get_close_matches(loss, LOSSES, n=1, cutoff=0)
-        raise UserError(f"loss.{name} is unknown; did you mean {near[0]}? There are {', '.join(LOSSES)}.")
+        best = difflib.get_close_matches(loss, LOSSES, n=1, cutoff=0)
+        raise UserError(f"loss.{name} is unknown; did you mean {best[0]}? There are {', '.join(LOSSES)}.")
     known = parameters(loss)
     if dot and not known:
         raise UserError(f"loss.{name} is unknown: {loss} has no parameters.")
     if dot and parameter not in known:
-        near = difflib.get_close_matches(parameter, known, n=1, cutoff=0)
-        raise UserError(f"loss.{name} is unknown; did you mean {loss}.{near[0]}? {loss} has {', '.join(known)}.")
+        best = difflib.get_close_matches(parameter, known, n=1, cutoff=0)
+        raise UserError(f"loss.{name} is unknown; did you mean {loss}.{best[0]}? {loss} has {', '.join(known)}.")
 
 
 def _chosen(loss, fields):

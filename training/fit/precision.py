@@ -1,4 +1,4 @@
-"""What computes in float32 although training on a CPU is in bfloat16: depthwise convolutions that are slow in it."""
+"""Depthwise convolutions that are slow in bfloat16 on a CPU compute in float32."""
 
 import torch
 from torch import nn
@@ -9,9 +9,9 @@ class Float32Conv2d(nn.Conv2d):
 
     def forward(self, features):
         kind = features.device.type
-        wanted = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
         with torch.autocast(kind, enabled=False):
-            return super().forward(features.float()).to(wanted)
+            return super().forward(features.float()).to(dtype)
 
 
 def depthwise_in_float32(model):

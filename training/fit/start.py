@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
-from hub_unets.training.errors import UserError
+from hub_unets.training.errors import UserError, first_line
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-OF_ENCODER = ("num_channels", "backbone", "base_channels", "depth", "padding", "batch_norm", "detail_channels")
-OF_LABELS = ("num_labels", "id2label", "binary_head")
+ENCODER_FIELDS = ("num_channels", "backbone", "base_channels", "depth", "padding", "batch_norm", "detail_channels")
+LABEL_FIELDS = ("num_labels", "id2label", "binary_head")
 
 
 class Start(NamedTuple):
@@ -66,17 +66,18 @@ def _config_of(path, source):
         raise UserError(f"start_from: {CONFIG} of {source}: {error}") from error
 
 
-def with_start_fields(given, variant, config):
-    """The fields of a network that starts from a checkpoint: those given, and for the others the checkpoint's.
+def with_start_fields(model_fields, variant, config):
+    """The fields of a network that starts from a checkpoint: `model_fields`, and for the others the checkpoint's.
 
     Args:
-        given: the `model:` fields of recipe and command line.
+        model_fields: the `model:` fields of recipe and command line.
         variant: the network's; where it is not the checkpoint's, only fields of encoder and labels are taken over.
         config: the checkpoint's.
     """
-    same_variant = variant == config.model_type
-    names = [name for name in config_fields(type(config)) if name not in OF_LABELS] if same_variant else OF_ENCODER
-    fields = {name: getattr(config, name) for name in names} | given
+    network_fields = [name for name in config_fields(type(config)) if name not in LABEL_FIELDS]
+    names = network_fields if variant == config.model_type else ENCODER_FIELDS
+
+    fields = {name: getattr(config, name) for name in names} | model_fields
     count = len(fields["id2label"]) if "id2label" in fields else fields.get("num_labels", config.num_labels)
     if count == config.num_labels:
         fields = {"id2label": config.id2label, "binary_head": config.binary_head} | fields
@@ -98,29 +99,29 @@ def load_start(model, source):
         UserError: files that are missing or broken, another backbone, or an encoder of which nothing fits.
     """
     path, repo_id, commit = _find(source, CONFIG)
-    there, here = _config_of(path, source), model.config
+    start, config = _config_of(path, source), model.config
     path, *_ = _find(f"{repo_id}@{commit}" if commit else source, WEIGHTS)
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise UserError(f"start_from: {WEIGHTS} of {source} is not a safetensors file: {error}") from error
-    own = model.state_dict()
-    parts = ("encoder.", "decoder.", "head.") if there.model_type == here.model_type else ("encoder.",)
+    state = model.state_dict()
+    parts = ("encoder.", "decoder.", "head.") if start.model_type == config.model_type else ("encoder.",)
     fitting = {
         name: tensor
         for name, tensor in weights.items()
-        if name in own and tensor.shape == own[name].shape and name.startswith(parts)
+        if name in state and tensor.shape == state[name].shape and name.startswith(parts)
     }
-    differences = _differences(here, there)
-    if _backbone(here) != _backbone(there) or not any(
+    differences = _differences(config, start)
+    if _backbone(config) != _backbone(start) or not any(
         name.startswith("encoder.") and tensor.dim() > 1 for name, tensor in fitting.items()
     ):
         raise UserError(
-            f"start_from: the encoder of {source} ({_described(there)}) is not that of this run "
-            f"({_described(here)}): {differences}. Leave these fields out, and the checkpoint's are taken."
+            f"start_from: the encoder of {source} ({_described(start)}) is not that of this run "
+            f"({_described(config)}): {differences}. Leave these fields out, and the checkpoint's are taken."
         )
     model.load_state_dict(fitting, strict=False)
-    return Start(repo_id, commit, _summary(source, commit, own, fitting, differences))
+    return Start(repo_id, commit, _summary(source, commit, state, fitting, differences))
 
 
 def _find(source, name):
@@ -135,8 +136,8 @@ def _find(source, name):
     except RemoteEntryNotFoundError as error:
         raise UserError(_missing(source, name)) from error
     except (OSError, ValueError) as error:  # the client's own are of both
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise OSError(f"start_from: {source} is no folder, and the Hub does not give it ({reason})") from error
+        message = f"start_from: {source} is no folder, and the Hub does not give it ({first_line(error)})"
+        raise OSError(message) from error
     return path, repo_id, path.parent.name  # the client's cache: snapshots/COMMIT/NAME
 
 
@@ -156,21 +157,23 @@ def _described(config):
     return f"{config.model_type}, {config.backbone or f'plain, {config.base_channels} channels'}"
 
 
-def _differences(here, there):
+def _differences(config, start):
     """Where the configs of two networks differ, as text."""
-    names = [name for name in config_fields(type(here)) if name not in ("id2label", "binary_head")]
-    pairs = [("variant", here.model_type, there.model_type)] + [
-        (f"model.{name}", getattr(here, name), getattr(there, name)) for name in names if hasattr(there, name)
+    names = [name for name in config_fields(type(config)) if name not in ("id2label", "binary_head")]
+    pairs = [("variant", config.model_type, start.model_type)] + [
+        (f"model.{name}", getattr(config, name), getattr(start, name)) for name in names if hasattr(start, name)
     ]
-    if here.num_labels == there.num_labels:
-        pairs.append(("model.binary_head", here.binary_head, there.binary_head))
-    return ", ".join(f"{name} is {one} here and {other} there" for name, one, other in pairs if one != other)
+    if config.num_labels == start.num_labels:
+        pairs.append(("model.binary_head", config.binary_head, start.binary_head))
+    return ", ".join(f"{name} is {value} here and {other} there" for name, value, other in pairs if value != other)
 
 
-def _summary(source, commit, own, fitting, differences):
+def _summary(source, commit, state, fitting, differences):
     counts = []
     for part in ("encoder", "decoder", "head"):
-        loaded, of = (sum(name.startswith(f"{part}.") for name in names) for names in (fitting, own))
-        counts.append(f"{part} {loaded} of {of} tensors")
-    reason = f"; the others are drawn anew: {differences or 'the file lacks them'}" if len(fitting) < len(own) else ""
+        loaded, total = (sum(name.startswith(f"{part}.") for name in names) for names in (fitting, state))
+        counts.append(f"{part} {loaded} of {total} tensors")
+    lacking = f"; the others are drawn anew: {differences or 'the file lacks them'}"
+    reason = lacking if len(fitting) < len(state) else ""
+
     return f"Started from {source}{f', commit {commit}' if commit else ''}: {', '.join(counts)}{reason}."

@@ -49,19 +49,19 @@ class Teacher:
         """
         images = self._images(pixel_values)
         with torch.inference_mode():
-            total = sum(self._probabilities(*one, images, size) for one in self.models)
+            total = sum(self._probabilities(*teacher, images, size) for teacher in self.models)
         return (total / len(self.models)).clone()  # a tensor of inference mode can't be a target
 
     def _images(self, pixel_values):
         """uint8 arrays H x W x 3, as they were before the batch's processor normalised and mirrored them."""
         processor = self.processor
         mean, std = (
-            pixel_values.new_tensor(one)[:, None, None] for one in (processor.image_mean, processor.image_std)
+            pixel_values.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std)
         )
         margin = processor.mirror_margin
         height, width = pixel_values.shape[-2:]
-        inner = pixel_values[..., margin : height - margin, margin : width - margin]
-        pixels = ((inner * std + mean) / processor.rescale_factor).round().clamp(0, 255)
+        visible = pixel_values[..., margin : height - margin, margin : width - margin]
+        pixels = ((visible * std + mean) / processor.rescale_factor).round().clamp(0, 255)
         return list(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
 
     def _probabilities(self, model, processor, images, size):
@@ -74,8 +74,8 @@ class Teacher:
         if logits.shape[1] == 1:
             polyp = logits.sigmoid()
             return polyp if self.binary else torch.cat([1 - polyp, polyp], dim=1)
-        of_labels = logits.softmax(dim=1)
-        return of_labels[:, polyp_labels_of(model.config)].sum(dim=1, keepdim=True) if self.binary else of_labels
+        softmax = logits.softmax(dim=1)
+        return softmax[:, polyp_labels_of(model.config)].sum(dim=1, keepdim=True) if self.binary else softmax
 
 
 def soft_cross_entropy(logits, probabilities):

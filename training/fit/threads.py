@@ -1,4 +1,4 @@
-"""What a process asks of the machine: CPU threads, memory that it keeps, and the processes asked for beside it."""
+"""A process's CPU threads and memory allocator, and a check of how many processes the launcher started."""
 
 import ctypes
 import os

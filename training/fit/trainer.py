@@ -121,9 +121,9 @@ class UNetTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step with each image's weight, and how many images all processes hold."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        accumulated = self.args.gradient_accumulation_steps
-        steps_per_epoch = math.ceil(len(self.callback_handler.train_dataloader) / accumulated)
-        first = self.state.global_step % steps_per_epoch * accumulated
+        accumulation = self.args.gradient_accumulation_steps
+        steps_per_epoch = math.ceil(len(self.callback_handler.train_dataloader) / accumulation)
+        first = self.state.global_step % steps_per_epoch * accumulation
         for number, batch in enumerate(batches, start=first):
             batch["weight"] = self._weights(number, len(batch["labels"])).to(device)
         images = sum((batch["weight"].sum() for batch in batches), torch.zeros((), device=device))
@@ -174,26 +174,26 @@ class UNetTrainer(Trainer):
         self._require_converging(None if math.isfinite(loss) else self.state.global_step, "validation loss")
         return metrics
 
-    def _require_converging(self, step, what="loss"):
+    def _require_converging(self, step, quantity="loss"):
         """Raise UserError where there is a step at which something was not finite."""
         if step is None:
             return
-        last, _ = last_complete(self.args.output_dir)
-        kept = f"{last}, the last good checkpoint, is kept" if last else "there is no good checkpoint yet"
+        checkpoint, _ = last_complete(self.args.output_dir)
+        hint = f"{checkpoint}, the last good checkpoint, is kept" if checkpoint else "there is no good checkpoint yet"
         raise UserError(
-            f"training diverged at step {step}: the {what} is not finite; {kept}. Lower learning_rate (it is "
+            f"training diverged at step {step}: the {quantity} is not finite; {hint}. Lower learning_rate (it is "
             f"{self.args.learning_rate}) or max_grad_norm, or take precision fp32, in another output_dir"
-            + (f" (--start_from {last} goes on from it)." if last else ".")
+            + (f" (--start_from {checkpoint} goes on from it)." if checkpoint else ".")
         )
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, and for each image its row and pixel counts at the original size, so that memory stays flat."""
-        scored = model if self.ema is None else self.ema.module
+        scored_model = model if self.ema is None else self.ema.module
         natives, rows = inputs.pop("native"), inputs.pop("row")
         inputs = {name: tensor.to(self.args.device) for name, tensor in inputs.items()}
         with self.accelerator.autocast():
-            loss, outputs = self.compute_loss(scored.eval(), inputs, return_outputs=True)
+            loss, outputs = self.compute_loss(scored_model.eval(), inputs, return_outputs=True)
         sizes = [native.shape for native in natives]
         masks = self.processor.post_process_semantic_segmentation(outputs, sizes)
         classes = foreground_classes(self.model.config.num_labels)
@@ -230,7 +230,7 @@ class UNetTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """As Trainer's; a plateau is one of a metric that is better when greater, not of a loss, as it is there."""
+        """As Trainer's, but a plateau is that of the metric for the best model, which may be better when greater."""
         if self.args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
             mode = "max" if self.args.greater_is_better else "min"
             self.args.lr_scheduler_kwargs = {"mode": mode, **(self.args.lr_scheduler_kwargs or {})}
@@ -238,7 +238,7 @@ class UNetTrainer(Trainer):
 
     def get_decay_parameter_names(self, model):
         """Weights of convolutions and linear layers; norms, biases and layer scales are vectors in every backbone."""
-        return [name for name, one in model.named_parameters() if one.dim() > 1 and "bias" not in name]
+        return [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and "bias" not in name]
 
     def _save_ema(self, folder):
         if self.ema is not None:
@@ -267,10 +267,10 @@ class UNetTrainer(Trainer):
         else:
             _load_ema(self.ema, f"{folder}/{EMA_FILE}")
             self.model.load_state_dict(self.ema.module.state_dict())
-        found = next(one for one in self.state.log_history if one["step"] == step and "eval_dice" in one)
-        return {"step": step, "epoch": found["epoch"], "dice": found["eval_dice"]}
+        best = next(entry for entry in self.state.log_history if entry["step"] == step and "eval_dice" in entry)
+        return {"step": step, "epoch": best["epoch"], "dice": best["eval_dice"]}
 
-    # What transformers calls private, here and nowhere else; tests/training/fit/test_contract.py holds it.
+    # Overrides of transformers' private methods, all in this section; tests/training/fit/test_contract.py checks them.
 
     def _leave_the_loss_as_it_is(self):
         """compute_loss divides by the images of the whole step: the Trainer must neither count tokens nor divide."""
@@ -373,8 +373,8 @@ def checked_collate(items, config):
 
 def is_finite(model):
     """Whether all of a model's weights and statistics are."""
-    tensors = [one for one in model.state_dict().values() if one.is_floating_point()]
-    return bool(torch.stack([one.isfinite().all() for one in tensors]).all())
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def foreground_classes(num_labels):

@@ -64,10 +64,10 @@ def summarize_boundaries(values, sizes):
     nsd, hd95 = np.asarray(values, np.float64).T
     shares = hd95 / np.hypot(*np.asarray(sizes, np.float64).T)
     figures = {"nsd": nsd, "hd95": hd95, "hd95_share": shares}
-    return {name: mean_with_interval(of_images) for name, of_images in figures.items()}
+    return {name: mean_with_interval(image_values) for name, image_values in figures.items()}
 
 
 def _bounding_box(mask):
     """Slices of the rows and columns from the first to the last that the mask has a pixel in."""
     lines = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
-    return tuple(slice(found[0], found[-1] + 1) for found in lines)
+    return tuple(slice(indices[0], indices[-1] + 1) for indices in lines)

@@ -53,22 +53,22 @@ def calibrate(model, processor, rows, half_precision=False):
     pixels, regions = choose(dice, alarms)
     processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
     after = score(model, processor, rows, task, crops=True, progress="Score with thresholds")
-    first, second = before.summary(), after.summary()
-    half = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
+    old, new = before.summary(), after.summary()
+    middle = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
     record = {
         "images": len(rows),
         "temperature": temperature,
         "threshold": processor.mask_threshold,
         "score_threshold": processor.score_threshold,
-        "loss_before": first["loss"]["value"],
-        "loss_after": second["loss"]["value"],
-        "ece_before": first["calibration"]["ece"],
-        "ece_after": second["calibration"]["ece"],
-        "dice_before": first["per_image"]["dice"]["value"],
-        "dice_after": second["per_image"]["dice"]["value"],
-        "false_alarms_before": float(alarms[half, 0]),
+        "loss_before": old["loss"]["value"],
+        "loss_after": new["loss"]["value"],
+        "ece_before": old["calibration"]["ece"],
+        "ece_after": new["calibration"]["ece"],
+        "dice_before": old["per_image"]["dice"]["value"],
+        "dice_after": new["per_image"]["dice"]["value"],
+        "false_alarms_before": float(alarms[middle, 0]),
         "false_alarms_after": float(alarms[pixels, regions]),
-        "by_size": [_cost_of_size(*rows) for rows in zip(first["by_size"], second["by_size"], strict=True)],
+        "by_size": [_cost_of_size(*rows) for rows in zip(old["by_size"], new["by_size"], strict=True)],
     }
     return Calibration(record, after)
 
@@ -132,7 +132,7 @@ def by_thresholds(model, processor, rows):
         crop = largest_free_crop(image, labels, MIN_SIDE)
         for dims in FLIPS:
             regions = _regions(model, processor, mirrored(image, dims))
-            dice += [dice_by_score(*found, mirrored(labels, dims)) for found in regions]
+            dice += [dice_by_score(*result, mirrored(labels, dims)) for result in regions]
             if crop is not None:
                 crops += 1
                 highest = [max(scores, default=-1) for _, scores in _regions(model, processor, mirrored(crop, dims))]
@@ -149,18 +149,18 @@ def _regions(model, processor, image):
     """At each of THRESHOLDS the ids of the regions of an image, uint8 H x W x 3, and their scores."""
     outputs, sizes = model(pixel_values(model, processor, image)), [image.shape[:2]]
     for threshold in THRESHOLDS:
-        (found,) = processor.post_process_instance_segmentation(
+        (result,) = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes
         )
-        yield found["segmentation"].numpy(), [one["score"] for one in found["segments_info"]]
+        yield result["segmentation"].numpy(), [segment["score"] for segment in result["segments_info"]]
 
 
 def dice_by_score(ids, scores, labels):
     """An image's Dice, float64 SCORES, where the regions that score below each of SCORES are dropped."""
     pixels, true = (
-        np.bincount(ids[chosen], minlength=len(scores) + 1)[1:] for chosen in (labels != IGNORE, labels == 1)
+        np.bincount(ids[selection], minlength=len(scores) + 1)[1:] for selection in (labels != IGNORE, labels == 1)
     )
-    kept = np.array(scores)[None] >= SCORES[:, None]
-    tp, marked = kept @ true, kept @ pixels
+    is_kept = np.array(scores)[None] >= SCORES[:, None]
+    tp, marked = is_kept @ true, is_kept @ pixels
     missed = np.count_nonzero(labels == 1) - tp
     return metrics_from_counts(np.stack([tp, marked - tp, missed, np.ones_like(tp)], axis=-1))["dice"]

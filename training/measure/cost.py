@@ -29,7 +29,8 @@ def cpu_milliseconds(load, size, rounds=3):
     Args:
         load: {name: a function that returns the model}; one model at a time is in memory.
         size: {name: side in pixels of `pixel_values`}.
-        rounds: how often every model's turn comes, so that a busy minute does not fall on one of them.
+        rounds: how often each model is timed in turn, so that a busy minute does not slow one of them alone.
+
 
     Returns:
         dict: name to milliseconds.

@@ -18,7 +18,7 @@ DEFINITION = (
 
 def summarize_crops(pixels):
     """Marked pixels of each image's crop, None where it has none, to how many crops there are and the share marked."""
-    return share_marked([one for one in pixels if one is not None], "crops")
+    return share_marked([count for count in pixels if count is not None], "crops")
 
 
 def marked_on_frames(segment, labels, rows, progress=""):
@@ -46,7 +46,7 @@ def marked_pixels(segment, labels, image):
     return int(np.isin(mask, labels).sum())
 
 
-def share_marked(pixels, of="frames"):
+def share_marked(pixels, unit="frames"):
     """How many there are, and the share with a marked pixel with its 95 % bootstrap interval; None without any."""
     alarms = np.array(pixels) > 0
-    return {of: len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}
+    return {unit: len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}

@@ -22,5 +22,5 @@ class FlippedOutput(NamedTuple):
 def predict_with_flips(model, pixel_values):
     """Run the model on `pixel_values`, B x 3 x H x W, and its mirror images, one after another, and mirror back."""
     logits = torch.stack([model(pixel_values=pixel_values.flip(dims))["logits"].flip(dims) for dims in FLIPS]).float()
-    of_polyp = logits.sigmoid()[:, :, 0] if logits.shape[2] == 1 else 1 - logits.softmax(dim=2)[:, :, 0]
-    return FlippedOutput(logits.mean(dim=0), of_polyp.std(dim=0, correction=0))
+    foreground = logits.sigmoid()[:, :, 0] if logits.shape[2] == 1 else 1 - logits.softmax(dim=2)[:, :, 0]
+    return FlippedOutput(logits.mean(dim=0), foreground.std(dim=0, correction=0))

@@ -34,10 +34,10 @@ def count_pixels(prediction, reference, classes=((1,),)):
         predicted = prediction == labels[0] if len(labels) == 1 else np.isin(prediction, labels)
         truth = reference == number
         ignored = np.count_nonzero(reference == 255)
-        both = np.count_nonzero(predicted & truth)
+        hits = np.count_nonzero(predicted & truth)
         positives = np.count_nonzero(predicted & (reference != 255) if ignored else predicted)
         truths = np.count_nonzero(truth)
-        rows.append((both, positives - both, truths - both, reference.size - ignored - positives - truths + both))
+        rows.append((hits, positives - hits, truths - hits, reference.size - ignored - positives - truths + hits))
     return np.array(rows, np.int64)
 
 
@@ -88,19 +88,19 @@ def by_size(counts):
     share = (counts[:, 0] + counts[:, 2]) / np.maximum(counts.sum(axis=1), 1)
     rows = []
     for above, up_to in itertools.pairwise(SIZES):
-        chosen = counts[(share > above) & (share <= up_to)]
-        if len(chosen):
-            metrics = metrics_from_counts(chosen)
+        in_range = counts[(share > above) & (share <= up_to)]
+        if len(in_range):
+            metrics = metrics_from_counts(in_range)
             figures = {name: mean_with_interval(metrics[name]) for name in ("dice", "recall")}
-            rows.append({"above": above, "up_to": up_to, "images": len(chosen), **figures})
+            rows.append({"above": above, "up_to": up_to, "images": len(in_range), **figures})
     return rows
 
 
 def _where_present(counts):
     """Counts images x 4 of one class to how many images hold it, and its Dice there; None where none does."""
-    held = counts[counts[:, 0] + counts[:, 2] > 0]
-    dice = mean_with_interval(metrics_from_counts(held)["dice"]) if len(held) else None
-    return {"images": len(held), "dice": dice}
+    present = counts[counts[:, 0] + counts[:, 2] > 0]
+    dice = mean_with_interval(metrics_from_counts(present)["dice"]) if len(present) else None
+    return {"images": len(present), "dice": dice}
 
 
 def mean_with_interval(values):

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: the reliability table of pooled pixels, and its error ECE."""
+"""Calibration of the probabilities: the reliability table of pooled pixels, and its error ECE."""
 
 TABLE_BINS = 20
 DEFINITION = (

@@ -61,24 +61,24 @@ class Scores:
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
-        chosen = [index for index, name in enumerate(self.names) if names is None or name in names]
-        counts = np.stack([self.counts[index] for index in chosen])
-        losses = [self.losses[index] for index in chosen]
-        summary = {"images": len(chosen), **summarize(counts), "loss": mean_with_interval(losses)}
+        indices = [index for index, name in enumerate(self.names) if names is None or name in names]
+        counts = np.stack([self.counts[index] for index in indices])
+        losses = [self.losses[index] for index in indices]
+        summary = {"images": len(indices), **summarize(counts), "loss": mean_with_interval(losses)}
         if counts.shape[1] == 1:
             summary["by_size"] = by_size(counts[:, 0])
         if "per_class" in summary:
-            named = zip(self.class_names, summary["per_class"], strict=True)
-            summary["per_class"] = [{"label": name, **one} for name, one in named]
+            classes = zip(self.class_names, summary["per_class"], strict=True)
+            summary["per_class"] = [{"label": name, **class_metrics} for name, class_metrics in classes]
         if self.polyps:
-            summary["polyps"] = summarize_polyps([self.polyps[index] for index in chosen])
+            summary["polyps"] = summarize_polyps([self.polyps[index] for index in indices])
         if self.boundaries:
-            sizes = [self.sizes[index] for index in chosen]
-            summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in chosen], sizes)
+            sizes = [self.sizes[index] for index in indices]
+            summary["boundary"] = summarize_boundaries([self.boundaries[index] for index in indices], sizes)
         if self.crops:
-            summary["false_alarms"] = summarize_crops([self.crops[index] for index in chosen])
+            summary["false_alarms"] = summarize_crops([self.crops[index] for index in indices])
         if self.tables:
-            table = reliability_table(sum(self.tables[index] for index in chosen))
+            table = reliability_table(sum(self.tables[index] for index in indices))
             summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
         return summary
 
@@ -114,8 +114,8 @@ def score(model, processor, rows, task=None, threshold=None, flips=False, crops=
         images, truths = [read_image(row["image"], row["name"]) for row in batch], [task.truth(row) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
-        masks, each_logits = segment(images)
-        for row, truth, mask, logits in zip(batch, truths, masks, each_logits, strict=True):
+        masks, batch_logits = segment(images)
+        for row, truth, mask, logits in zip(batch, truths, masks, batch_logits, strict=True):
             _require_finite(logits, row["name"])
             _add(scores, row["name"], truth, mask, _at_size(task.evidence(logits), truth.shape), task.classes)
         if crops and len(task.classes) == 1:
@@ -145,10 +145,10 @@ def _add(scores, name, truth, mask, logits, classes):
     scores.counts.append(count_pixels(mask, truth, classes))
     scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
     if len(classes) == 1:
-        predicted, there = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
-        scores.polyps.append(count_polyps(predicted, there))
+        predicted_polyp, true_polyp = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
+        scores.polyps.append(count_polyps(predicted_polyp, true_polyp))
         if is_installed():
-            scores.boundaries.append(boundary_distances(predicted, there))
+            scores.boundaries.append(boundary_distances(predicted_polyp, true_polyp))
     if logits.shape[1] == 1:
         _add_histograms(scores, truth, logits[0, 0])
 
@@ -162,8 +162,8 @@ def _add_histograms(scores, truth, logits):
     scores.tables.append(np.stack([*histograms, sums]).reshape(3, TABLE_BINS, -1).sum(axis=2))
     metrics = metrics_from_counts(threshold_counts(histograms))
     scores.by_threshold += np.stack([metrics[name] for name in CURVES])
-    places = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
-    by_logit = _by_truth(places.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS)
+    positions = (logits / LOGIT_LIMIT + 1) / 2 * LOGIT_BINS
+    by_logit = _by_truth(positions.long().clamp(0, LOGIT_BINS - 1).cpu().numpy(), truth, LOGIT_BINS)
     scores.logits += by_logit / by_logit.sum()
 
 
@@ -181,5 +181,5 @@ def threshold_counts(histograms):
     """One image's pixels of background and of polyp, 2 x BINS by probability, to counts at CURVE_THRESHOLDS x 4."""
     false_positives, true_positives = (np.cumsum(side[::-1])[::-1][1:] for side in histograms)
     negatives, positives = histograms.sum(axis=1)
-    rest = (positives - true_positives, negatives - false_positives)
-    return np.stack([true_positives, false_positives, *rest], axis=1)
+    unmarked = (positives - true_positives, negatives - false_positives)
+    return np.stack([true_positives, false_positives, *unmarked], axis=1)

@@ -1,4 +1,4 @@
-"""What counts as what when a model is scored: the classes, the labels of the masks, a boundary as a class."""
+"""What a model is scored for: its classes, the labels of the masks, a boundary as a class."""
 
 from dataclasses import dataclass
 
@@ -70,5 +70,5 @@ class Task:
         """One image's logits C x h x w; grouped ones of several labels as the polyp's log-odds, 1 x h x w."""
         if not self.is_grouped or logits.shape[0] == 1:
             return logits
-        rest = [label for label in range(logits.shape[0]) if label not in self.labels]
-        return (logits[self.labels].logsumexp(0) - logits[rest].logsumexp(0))[None]
+        other_labels = [label for label in range(logits.shape[0]) if label not in self.labels]
+        return (logits[self.labels].logsumexp(0) - logits[other_labels].logsumexp(0))[None]

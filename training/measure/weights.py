@@ -23,7 +23,7 @@ def read_shapes(path):
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
     except (SafetensorError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {str(error)[:300]}; {CURE}.") from error
 
@@ -41,8 +41,8 @@ def load_weights(model_class, folder):
         model, info = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     for name in sorted(info["missing_keys"]):
         raise UserError(f"{path} is damaged, or not of this config.json: tensor {name!r} is missing; {CURE}.")
-    for name, found, wanted in sorted(info["mismatched_keys"], key=str):
-        shapes = f"{tuple(found)}, the network takes {tuple(wanted)}"
+    for name, shape, expected in sorted(info["mismatched_keys"], key=str):
+        shapes = f"{tuple(shape)}, the network takes {tuple(expected)}"
         raise UserError(f"{path} is damaged, or not of this config.json: tensor {name!r} is {shapes}; {CURE}.")
     return model.eval()
 

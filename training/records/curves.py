@@ -62,12 +62,12 @@ def threshold_curves(
     for (name, values), colour, style in zip(scores.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=True):
         ax.plot(x, np.asarray(values, float)[order], style, color=rgb(colour), label=name, lw=2)
     y = np.asarray(dice, float)[order]
-    at_chosen = f"chosen {chosen:.3g}"
-    if len(known := np.flatnonzero(np.isfinite(y))):
-        best = known[y[known].argmax()]
+    chosen_label = f"chosen {chosen:.3g}"
+    if len(finite := np.flatnonzero(np.isfinite(y))):
+        best = finite[y[finite].argmax()]
         _mark(ax, x[best], y[best], f"best Dice {y[best]:.3f} at {x[best]:.3g}")
-        at_chosen += f": Dice {np.interp(chosen, x[known], y[known]):.3f}"
-    ax.axvline(chosen, color=rgb(VERMILLION), ls=":", lw=2, label=at_chosen)
+        chosen_label += f": Dice {np.interp(chosen, x[finite], y[finite]):.3f}"
+    ax.axvline(chosen, color=rgb(VERMILLION), ls=":", lw=2, label=chosen_label)
     ax.set_title("Validation scores by threshold", size=11)
     ax.set_ylabel("score (0 to 1)")
     dress(ax, "probability threshold")
@@ -77,7 +77,7 @@ def threshold_curves(
 def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = "test") -> None:
     """The Dice on `part` of each row of `training.records.leaderboard.ranked` with its interval, a panel a group.
 
-    An open dot is really behind the first of its group; a full one is that first, or not told apart from it.
+    An open dot is really behind the first of its group; a full one is the first, or its difference may be chance.
     """
     groups = {}
     for row in rows:
@@ -86,13 +86,13 @@ def leaderboard(rows: Sequence[dict], path: str | Path, title: str, part: str = 
     figure = new_figure(7.5, 0.8 + 0.27 * sum(sizes) + 0.45 * len(sizes), layout="constrained")
     axes = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[size + 0.8 for size in sizes])
     for ax, (group, members) in zip(axes[:, 0], groups.items(), strict=True):
-        for place, row in enumerate(members):
+        for y, row in enumerate(members):
             dice, behind = row["dice"], row["difference"] is not None and row["difference"]["low"] > 0
             value, low, high = (_number(dice[key]) for key in ("value", "low", "high"))
-            spread = [[value - low], [high - value]]
+            interval = [[value - low], [high - value]]
             fill = "white" if behind else rgb(BLUE)
-            ax.errorbar(value, place, xerr=spread, fmt="o", color=rgb(BLUE), mfc=fill, ms=5, lw=1.2)
-            ax.plot(_number(row["validation_dice"]), place, "|", color=rgb(VERMILLION), ms=9, mew=1.8)
+            ax.errorbar(value, y, xerr=interval, fmt="o", color=rgb(BLUE), mfc=fill, ms=5, lw=1.2)
+            ax.plot(_number(row["validation_dice"]), y, "|", color=rgb(VERMILLION), ms=9, mew=1.8)
         ax.set_yticks(range(len(members)), [row["name"] for row in members], size=8)
         ax.set_ylim(len(members) - 0.4, -0.6)
         ax.set_title(group, size=9, loc="left")
@@ -174,7 +174,7 @@ def reliability(scores, path):
         scores: {"validation", "test"} to Scores.
         path: of the PNG file.
     """
-    tables = {part: reliability_table(sum(one.tables)) for part, one in scores.items() if one.tables}
+    tables = {part: reliability_table(sum(values.tables)) for part, values in scores.items() if values.tables}
     if not tables:
         return
     figure = new_figure(4 * len(tables), 4.6, layout="constrained")

@@ -33,15 +33,16 @@ def write_out_of_fold(name, folders, output):
         UserError: a run that left its test part unseen, or an image in two folds.
     """
     results = [read_results(Path(folder) / "results.json") for folder in folders]
-    scores = Scores(class_names=[one["label"] for one in _test_of(results[0], folders[0]).get("per_class", ())])
-    for folder, one in zip(folders, results, strict=True):
-        _test_of(one, folder)
+    first = results[0]
+    classes = _test_metrics(first, folders[0]).get("per_class", ())
+    scores = Scores(class_names=[metrics["label"] for metrics in classes])
+    for folder, result in zip(folders, results, strict=True):
+        _test_metrics(result, folder)
         read_scores(Path(folder) / "per_image.csv", "test", scores)
     twice = {image for image in scores.names if scores.names.count(image) > 1}
     if twice:
         raise UserError(f"{name}: {sorted(twice)[0]} is a test image of two folds: give each fold's run once.")
-    first = results[0]
-    digest = hashlib.sha256("".join(one["data"]["sha256"] for one in results).encode()).hexdigest()
+    digest = hashlib.sha256("".join(result["data"]["sha256"] for result in results).encode()).hexdigest()
     merged = {
         "run": {"name": name, "model_type": first["run"]["model_type"], "settings": first["run"]["settings"]},
         "data": first["data"]
@@ -52,7 +53,7 @@ def write_out_of_fold(name, folders, output):
             "twins": [],
         },
         "environment": first["environment"],
-        "cost": {"training_seconds": sum(one["cost"]["training_seconds"] for one in results)},
+        "cost": {"training_seconds": sum(result["cost"]["training_seconds"] for result in results)},
     }
     return write_results(output, merged, {"test": scores})
 
@@ -76,7 +77,7 @@ def read_scores(path, part, scores):
             scores.crops.append(None if row[ALARM_COLUMNS[0]] == "" else int(row[ALARM_COLUMNS[0]]))
 
 
-def _test_of(results, folder):
+def _test_metrics(results, folder):
     if "test" not in results["metrics"]:
         raise UserError(f"{folder}: its test part, the fold, was not scored: folds need score_test, which is false.")
     return results["metrics"]["test"]

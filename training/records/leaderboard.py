@@ -70,11 +70,11 @@ def is_pretrained(results):
 def group_of(results, rank_within=()):
     """What two runs must share to be compared: the split, what weights they started from, and the settings named."""
     settings = results["run"]["settings"]
-    named = [settings.get(name, "default") for name in rank_within]
+    values = [settings.get(name, "default") for name in rank_within]
     weights = "pretrained encoder" if is_pretrained(results) else "from scratch"
     if "start_from" in settings:
         weights = f"started from {settings['start_from']}"
-    return ", ".join([*named, weights, f"split {results['data']['sha256'][:8]}"])
+    return ", ".join([*values, weights, f"split {results['data']['sha256'][:8]}"])
 
 
 def ranked(entries):
@@ -85,7 +85,7 @@ def ranked(entries):
     many comparisons as the group has, leaves out 0.
     """
     groups = {}
-    for entry in sorted(entries, key=lambda one: (-_or_worst(one.validation_dice), one.name)):
+    for entry in sorted(entries, key=lambda trial: (-_or_worst(trial.validation_dice), trial.name)):
         groups.setdefault(entry.group, []).append(entry)
     return [row for group in sorted(groups) for row in _ranked_group(groups[group])]
 
@@ -202,13 +202,11 @@ def _cell(name, value):
 def _write_csv(path, rows):
     flat = [
         {
-            inner: number
+            f"{name}{suffix}": number
             for name, value in row.items()
-            for inner, number in (
-                {f"{name}_{key}": one for key, one in value.items()}.items()
-                if isinstance(value, dict)
-                else [(name, value)]
-            )
+            for suffix, number in (
+                {f"_{key}": value[key] for key in value} if isinstance(value, dict) else {"": value}
+            ).items()
         }
         for row in rows
     ]

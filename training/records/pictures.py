@@ -38,17 +38,17 @@ def first_batch(
         raise ValueError(
             f"images and masks must be as many, at least one, got {len(images)} and {len(masks)}: pass a whole batch"
         )
-    shown = list(zip(images, masks, strict=True))[:max_images]
-    for number, (image, mask) in enumerate(shown):
+    pairs = list(zip(images, masks, strict=True))[:max_images]
+    for number, (image, mask) in enumerate(pairs):
         _check_picture(f"image {number}", image, mask=mask)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = min(4, len(pairs))
+    rows = -(-len(pairs) // columns)
     figure = new_figure(max(4.5, 2.3 * columns), 2.5 * rows + 0.4, layout="constrained")
     height, width = np.shape(images[0])[:2]
-    figure.suptitle(f"First training batch: {len(shown)} of {len(images)} images, {width} x {height} pixels", size=11)
+    figure.suptitle(f"First training batch: {len(pairs)} of {len(images)} images, {width} x {height} pixels", size=11)
     for ax in figure.subplots(rows, columns, squeeze=False).flat:
         ax.set_axis_off()
-    for ax, (image, mask) in zip(figure.axes, shown, strict=False):
+    for ax, (image, mask) in zip(figure.axes, pairs, strict=False):
         _draw_picture(ax, outlined(image, mask))
         ax.set_title(f"mask {100 * np.mean(_foreground(mask)):.1f} % of pixels", size=8)
     save_figure(figure, path)
@@ -97,12 +97,12 @@ def error_overlay(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) 
     A pixel is a false positive where background is predicted as a class, a false negative where a class is predicted
     as background, and of the wrong class where the classes differ. Pixels ignored in the truth stay grey.
     """
-    valid, found, there = truth != IGNORED, prediction > 0, truth > 0
+    valid, predicted, labelled = truth != IGNORED, prediction > 0, truth > 0
     kinds = {
-        "true positive": there & (prediction == truth),
-        "false positive": ~there & found,
-        "false negative": there & ~found,
-        "wrong class": there & found & (prediction != truth),
+        "true positive": labelled & (prediction == truth),
+        "false positive": ~labelled & predicted,
+        "false negative": labelled & ~predicted,
+        "wrong class": labelled & predicted & (prediction != truth),
     }
     overlay = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     for kind, pixels in kinds.items():
@@ -211,17 +211,17 @@ def _legend_rows(cases: Sequence[dict], class_names: dict[int, str]) -> dict[str
     }
     kinds = {kind: colour for kind, colour in ERROR_COLOURS.items() if kind != "wrong class" or len(classes) > 1}
     several = max(len(classes), len(class_names) - 1) > 1  # a class of several may be alone in these cases
-    shown = (classes if several else {}) | ({"ignored": IGNORED_COLOUR} if IGNORED in present else {})
-    return {"errors": kinds} | ({"truth, prediction": shown} if shown else {})
+    mask_colours = (classes if several else {}) | ({"ignored": IGNORED_COLOUR} if IGNORED in present else {})
+    return {"errors": kinds} | ({"truth, prediction": mask_colours} if mask_colours else {})
 
 
 def _draw_legend(figure: Figure, y: float, name: str, colours: dict[str, Sequence[int]]) -> None:
     """Draws `name` and a patch for each colour in one line, y inches below the top."""
     _side_text(figure, y, name)
     width, height = figure.get_size_inches()
-    place = {"loc": "center left", "bbox_to_anchor": (LABEL / width, 1 - y / height), "borderaxespad": 0}
+    position = {"loc": "center left", "bbox_to_anchor": (LABEL / width, 1 - y / height), "borderaxespad": 0}
     handles = [Patch(color=rgb(colour), label=label) for label, colour in colours.items()]
-    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, borderpad=0, **place)
+    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, borderpad=0, **position)
 
 
 def _side_text(figure: Figure, y: float, text: str) -> None:

@@ -44,31 +44,32 @@ def write_results(folder, results, scores, twins=(), history=()):
     Returns:
         str: the figures, to print.
     """
-    metrics = {part: one.summary() for part, one in scores.items()}
+    metrics = {part: part_scores.summary() for part, part_scores in scores.items()}
     tested = scores["test"].names if "test" in scores else []
-    without = [name for name in tested if name not in set(twins)]
-    if 0 < len(without) < len(tested):
-        metrics["test_without_twins"] = scores["test"].summary(set(without))
-    last = metrics[[*scores][-1]]
-    results = {"schema_version": 1, **results, "definitions": definitions(last), "metrics": metrics}
+    without_twins = [name for name in tested if name not in set(twins)]
+    if 0 < len(without_twins) < len(tested):
+        metrics["test_without_twins"] = scores["test"].summary(set(without_twins))
+    last_metrics = metrics[[*scores][-1]]
+    results = {"schema_version": 1, **results, "definitions": definitions(last_metrics), "metrics": metrics}
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_per_image(folder / "per_image.csv", scores, set(twins))
+    rows = [row for part, part_scores in scores.items() for row in _rows(part, part_scores, set(twins))]
+    _write_rows(folder / "per_image.csv", rows)
     if history:
-        _write_history(folder / HISTORY, history)
+        _write_rows(folder / HISTORY, history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
 
 
-def _write_history(path, history):
-    """A row for each entry of the log; what an entry lacks, or has no finite number for, is left empty."""
+def _write_rows(path, rows):
+    """A CSV file of dictionaries; a value that is missing or None is left empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for entry in history for name in entry)), restval="")
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
 
 
 def read_history(folder, results):
@@ -130,10 +131,10 @@ def summary_lines(results):
             f"precision {metrics['per_image']['precision']['value']:.4f}   "
             f"recall {metrics['per_image']['recall']['value']:.4f}   loss {metrics['loss']['value']:.4f}"
         )
-        if found := list(_report_figures(metrics)):
-            yield "  " + "   ".join(found)
-        for one in metrics.get("per_class", ()):
-            yield _class_line(one, metrics["images"])
+        if figures := list(_report_figures(metrics)):
+            yield "  " + "   ".join(figures)
+        for class_metrics in metrics.get("per_class", ()):
+            yield _class_line(class_metrics, metrics["images"])
     if frames := results.get("negatives"):
         marked = frames["marked"]
         yield (
@@ -159,19 +160,20 @@ def _report_figures(metrics):
         yield f"ECE {calibration['ece']:.4f}"
 
 
-def _class_line(one, images):
+def _class_line(class_metrics, images):
     """A class's Dice over all images, over those that hold it, and pooled."""
-    over_all, present = one["per_image"]["dice"], one["present"]
-    where = f"{present['dice']['value']:.4f}" if present["images"] else "-"
+    over_all, present = class_metrics["per_image"]["dice"], class_metrics["present"]
+    present_dice = f"{present['dice']['value']:.4f}" if present["images"] else "-"
     return (
-        f"  {one['label']:<30}Dice {over_all['value']:.4f} ({over_all['low']:.4f}-{over_all['high']:.4f})   "
-        f"where present {where} ({present['images']} of {images} images)   "
-        f"pooled Dice {one['pooled']['dice']['value']:.4f}"
+        f"  {class_metrics['label']:<30}Dice {over_all['value']:.4f} ({over_all['low']:.4f}-{over_all['high']:.4f})   "
+        f"where present {present_dice} ({present['images']} of {images} images)   "
+        f"pooled Dice {class_metrics['pooled']['dice']['value']:.4f}"
     )
 
 
 def data_record(data, partition, boundary_width=None):
-    """What `results.json` says of the data; a local path is kept by its last name only."""
+    """What `results.json` says of the data; of a local path only the last name."""
+
     local = Path(data.partition("?")[0]).expanduser().exists()
     return {
         "source": Path(data).name if local else data,
@@ -185,7 +187,7 @@ def data_record(data, partition, boundary_width=None):
 
 
 def without_folder(text):
-    """The last name of an absolute path: results are published, and a machine's folders are nobody's business."""
+    """The last name of an absolute path: results are published without a machine's folders."""
     return Path(text).name if Path(text).is_absolute() else text
 
 
@@ -206,17 +208,6 @@ def cpu_name():
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _write_per_image(path, scores, twins):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = None
-        for part, one in scores.items():
-            for row in _rows(part, one, twins):
-                if writer is None:
-                    writer = csv.DictWriter(file, fieldnames=list(row))
-                    writer.writeheader()
-                writer.writerow(row)
 
 
 def _rows(part, scores, twins):
@@ -267,8 +258,8 @@ def read_per_image(path):
             reason = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)[:200]
             raise UserError(f"{path.name}, line {number}: {reason}") from error
     for part, scores in parts.items():
-        for (number, row), written in zip(lines[part], _rows(part, scores, twins), strict=True):
-            _require_same(f"{path.name}, line {number}", row, {name: str(value) for name, value in written.items()})
+        for (number, row), expected in zip(lines[part], _rows(part, scores, twins), strict=True):
+            _require_same(f"{path.name}, line {number}", row, {name: str(value) for name, value in expected.items()})
     return parts, twins
 
 
@@ -276,25 +267,25 @@ def _add_row(scores, row):
     """Append what one row of per_image.csv says to Scores."""
     counts = [int(value) for name, value in row.items() if str(name).startswith(COUNTS)]
     distances = [float(row[name]) for name in boundaries.BOUNDARY_COLUMNS if name in row]
-    found = [int(row[name]) for name in polyps.POLYP_COLUMNS if name in row]
+    regions = [int(row[name]) for name in polyps.POLYP_COLUMNS if name in row]
     crops = [int(row[name]) if row[name] else None for name in false_alarms.ALARM_COLUMNS if name in row]
     size, loss = (int(row["height"]), int(row["width"])), float(row["loss"])
-    if not all(0 <= value < 10**15 for value in (*counts, *distances, *found, *size, loss, *filter(None, crops))):
+    if not all(0 <= value < 10**15 for value in (*counts, *distances, *regions, *size, loss, *filter(None, crops))):
         raise ValueError("numbers must be from 0, and below 10^15")
     scores.names.append(row["name"])
     scores.sizes.append(size)
     scores.counts.append(np.array(counts, np.int64).reshape(-1, len(COUNTS)))
     scores.losses.append(loss)
     scores.class_names = [str(number) for number in range(1, len(scores.counts[0]) + 1)]
-    scores.polyps += [np.array(found, np.int64)] if found else []
+    scores.polyps += [np.array(regions, np.int64)] if regions else []
     scores.boundaries += [tuple(distances)] if distances else []
     scores.crops += crops
 
 
-def _require_same(where, row, written):
+def _require_same(source, row, expected):
     """Raise UserError unless a row has the columns and texts that are written of its counts."""
-    if list(row) != list(written):
-        raise UserError(f"{where}: the columns must be {', '.join(written)}")
-    for name, text in written.items():
+    if list(row) != list(expected):
+        raise UserError(f"{source}: the columns must be {', '.join(expected)}")
+    for name, text in expected.items():
         if row[name] != text:
-            raise UserError(f"{where}: {name} is {str(row[name])[:80]}, its counts give {text}")
+            raise UserError(f"{source}: {name} is {str(row[name])[:80]}, its counts give {text}")

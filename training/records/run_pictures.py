@@ -22,12 +22,12 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
         path = folder / "thresholds.png"
         curves.threshold_curves(CURVE_THRESHOLDS, *metrics, path, chosen=processor.mask_threshold)
     reliability(scores, folder / "reliability.png")
-    part, scored = [*scores.items()][-1]
-    dice = metrics_from_counts(np.stack(scored.counts))["dice"].mean(axis=1)
+    part, part_scores = [*scores.items()][-1]
+    dice = metrics_from_counts(np.stack(part_scores.counts))["dice"].mean(axis=1)
     by_name = {name: index for index, name in enumerate(rows["name"])}
-    for kind, names in zip(("typical", "worst"), pictures.pick_cases(dice, scored.names), strict=True):
+    for kind, names in zip(("typical", "worst"), pictures.pick_cases(dice, part_scores.names), strict=True):
         cases = [
-            case(rows[by_name[name]], model, processor, dice[scored.names.index(name)], boundary_width)
+            case(rows[by_name[name]], model, processor, dice[part_scores.names.index(name)], boundary_width)
             for name in names
         ]
         title = f"{kind.capitalize()} {part} cases"

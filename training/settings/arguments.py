@@ -51,15 +51,15 @@ def parse(argv=None):
         config_class = find_variant(variant)[0]
     parser = _parser(config_class)
     parser.set_defaults(variant=variant)
-    given = {f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}
-    for name in [name for name in given if overrides.get(name) == ["null"]]:
-        del given[name], overrides[name]
-    given |= overrides
-    _refuse_unknown(given, parser)
-    _refuse_several_values(given, parser)
+    options = {f"--{name}": texts_of(value, "." in name) for name, value in recipe.items()}
+    for name in [name for name in options if overrides.get(name) == ["null"]]:
+        del options[name], overrides[name]
+    options |= overrides
+    _refuse_unknown(options, parser)
+    _refuse_several_values(options, parser)
     with about_input():
         arguments, namespace = parser.parse_args_into_dataclasses(
-            [text for name, texts in given.items() if texts is not None for text in as_options(name, texts)]
+            [text for name, texts in options.items() if texts is not None for text in as_options(name, texts)]
         )
     model = _nested(namespace, "model.")
     _refuse_wrong_types(model, config_class, parser)
@@ -69,7 +69,7 @@ def parse(argv=None):
     _refuse_wrong_model(model, config_class)
     loss = _nested(namespace, "loss.") or {"bce": 1.0, "dice": 1.0}
     _refuse_wrong_losses(loss, parser)
-    settings = {name.removeprefix("--"): " ".join(texts) for name, texts in given.items() if texts is not None}
+    settings = {name.removeprefix("--"): " ".join(texts) for name, texts in options.items() if texts is not None}
     return arguments, model, loss, settings
 
 
@@ -81,48 +81,48 @@ def _parser(config_class):
         description="Train a U-Net, score it, and build its Hub repository.",
         allow_abbrev=False,
     )
-    documented = argument_help(config_class)
-    nested = {"type": value_of, "nargs": "+", "default": argparse.SUPPRESS}
+    help_texts = argument_help(config_class)
+    model_options = {"type": value_of, "nargs": "+", "default": argparse.SUPPRESS}
     for name, default in config_fields(config_class).items():
-        parser.add_argument(f"--model.{name}", **nested, help=f"{documented.get(name)} (default: {default})")
-    number = {"type": value_of, "nargs": "+"}
+        parser.add_argument(f"--model.{name}", **model_options, help=f"{help_texts.get(name)} (default: {default})")
+    loss_options = {"type": value_of, "nargs": "+"}
     for name, function in LOSSES.items():
-        parser.add_argument(f"--loss.{name}", **number, help=f"weight of: {function.__doc__.split('.')[0]}")
-        documented = _documented(function)
+        parser.add_argument(f"--loss.{name}", **loss_options, help=f"weight of: {function.__doc__.split('.')[0]}")
+        help_texts = _documented(function)
         for parameter, default in parameters(name).items():
-            explained = f"{documented.get(parameter)} (default: {default:.4g})"
-            parser.add_argument(f"--loss.{name}.{parameter}", **number, help=explained)
+            help_text = f"{help_texts.get(parameter)} (default: {default:.4g})"
+            parser.add_argument(f"--loss.{name}.{parameter}", **loss_options, help=help_text)
     return parser
 
 
 def argument_help(config_class):
     """The `Args:` of a config class and the classes above it: name to one line."""
-    documented = {"num_labels": "classes, the background included."}
+    texts = {"num_labels": "classes, the background included."}
     for owner in reversed(config_class.__mro__):
-        documented |= _documented(owner)
-    return documented
+        texts |= _documented(owner)
+    return texts
 
 
 def _documented(owner):
     """The `Args:` of one docstring: name to one line."""
-    found = re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.getdoc(owner) or "", flags=re.MULTILINE)
-    return {name: " ".join(line.split()).replace("%", "%%") for name, line in found}
+    matches = re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.getdoc(owner) or "", flags=re.MULTILINE)
+    return {name: " ".join(line.split()).replace("%", "%%") for name, line in matches}
 
 
-def _refuse_unknown(given, parser):
+def _refuse_unknown(options, parser):
     known = list(parser._option_string_actions)
-    for name in given:
+    for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            beside = [one.removeprefix("--") for one in known if one.startswith(f"{name.rpartition('.')[0]}.")]
+            best = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            siblings = [flag.removeprefix("--") for flag in known if flag.startswith(f"{name.rpartition('.')[0]}.")]
             parser.error(
-                f"unknown field {name.removeprefix('--')}; did you mean {near[0].removeprefix('--')}?"
-                + (f" There are {', '.join(beside)}." if beside else "")
+                f"unknown field {name.removeprefix('--')}; did you mean {best[0].removeprefix('--')}?"
+                + (f" There are {', '.join(siblings)}." if siblings else "")
             )
 
 
-def _refuse_several_values(given, parser):
-    for name, texts in given.items():
+def _refuse_several_values(options, parser):
+    for name, texts in options.items():
         if texts and len(texts) > 1 and parser._option_string_actions[name].nargs not in ("+", "*"):
             parser.error(f"{name.removeprefix('--')} takes one value, got {' '.join(texts)[:80]}")
 
@@ -131,9 +131,9 @@ def _refuse_wrong_types(model, config_class, parser):
     """A config field whose default is a number, a truth value or a text takes no other; the config checks the rest."""
     defaults = config_fields(config_class)
     for name, value in model.items():
-        wanted = type(defaults[name])
-        if wanted in (bool, int, str) and type(value) is not wanted:
-            parser.error(f"model.{name} must be of type {wanted.__name__}, got {value!r}.")
+        expected = type(defaults[name])
+        if expected in (bool, int, str) and type(value) is not expected:
+            parser.error(f"model.{name} must be of type {expected.__name__}, got {value!r}.")
 
 
 def _refuse_wrong_model(model, config_class):
@@ -163,10 +163,10 @@ def _refuse_wrong_model(model, config_class):
 def _refuse_wrong_labels(model, parser):
     """A config makes its labels fit one another, as a fine-tuning call needs it; a recipe says what it means."""
     names, count = model.get("id2label"), model.get("num_labels")
-    named = len(names) if isinstance(names, dict) else None
-    if None not in (named, count) and named != count:
-        parser.error(f"model.id2label has {named} names, model.num_labels is {count}: leave one of them out.")
-    labels = next((number for number in (count, named) if number is not None), 2)
+    name_count = len(names) if isinstance(names, dict) else None
+    if None not in (name_count, count) and name_count != count:
+        parser.error(f"model.id2label has {name_count} names, model.num_labels is {count}: leave one of them out.")
+    labels = next((number for number in (count, name_count) if number is not None), 2)
     if model.get("binary_head") and labels != 2:
         parser.error(f"model.binary_head needs exactly 2 labels, got {labels}: leave it out.")
 
@@ -179,8 +179,8 @@ def _refuse_wrong_losses(loss, parser):
 
 
 def _nested(namespace, prefix):
-    found = {}
+    nested = {}
     for name, values in vars(namespace).items():
         if name.startswith(prefix) and values is not None:
-            found[name.removeprefix(prefix)] = values[0] if len(values) == 1 else values
-    return found
+            nested[name.removeprefix(prefix)] = values[0] if len(values) == 1 else values
+    return nested

@@ -1,4 +1,4 @@
-"""Settings as a record may print them: a machine's folders and a database's password are nobody's business."""
+"""Settings as a record may print them: without a machine's folders and a database's password."""
 
 import re
 import shlex
@@ -41,13 +41,13 @@ def command_of(script, argv):
 def _value(name, text):
     if name in SECRETS:
         return without_folders(without_password(text))
-    place, query, rest = text.partition("?")
-    if name in PATHS and _is_elsewhere(place):
-        return re.split(r"[/\\]", place.rstrip("/\\"))[-1] + query + rest
+    path, query, tail = text.partition("?")
+    if name in PATHS and _is_elsewhere(path):
+        return re.split(r"[/\\]", path.rstrip("/\\"))[-1] + query + tail
     return without_folders(text)
 
 
-def _is_elsewhere(place):
+def _is_elsewhere(path):
     """Whether a path leads out of the folder that the command was run in."""
-    is_absolute = Path(place).is_absolute() or PureWindowsPath(place).is_absolute()
-    return is_absolute or place.startswith(("~", "file://")) or ".." in re.split(r"[/\\]", place)
+    is_absolute = Path(path).is_absolute() or PureWindowsPath(path).is_absolute()
+    return is_absolute or path.startswith(("~", "file://")) or ".." in re.split(r"[/\\]", path)

@@ -1,4 +1,4 @@
-"""Recipe files: YAML of a bounded size to flat names and values, with those of the recipe that one stands on."""
+"""Recipe files: YAML of limited size to flat names and values, including those of the recipe it is based on."""
 
 import contextlib
 import difflib
@@ -11,7 +11,7 @@ from hub_unets.training.errors import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NESTED = ("model", "loss", "grid", "space")
-WHOLE = ("loss", "grid", "space")  # a recipe's own takes the place of the one that it stands on; model: name by name
+WHOLE = ("loss", "grid", "space")  # replace the base recipe's as a whole; `model` is merged field by field
 LONGEST_RECIPE = 100_000  # bytes, and values
 
 
@@ -22,26 +22,26 @@ def find_recipe(name, folder="."):
             if path.is_file():
                 return path
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
-    raise UserError(f"no recipe {name!r}; did you mean {near[0]}? There are {', '.join(known)}, or give a .yaml file.")
+    best = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0)
+    raise UserError(f"no recipe {name!r}; did you mean {best[0]}? There are {', '.join(known)}, or give a .yaml file.")
 
 
-def read_recipe(path, above=()):
-    """A recipe as flat names, `model.backbone`, to values, with those of the recipe it stands on.
+def read_recipe(path, ancestors=()):
+    """A recipe as flat names, `model.backbone`, to values, including those of the recipe it is based on.
 
     Raises:
-        UserError: not YAML, not a mapping of names to values, or recipes that stand on one another.
+        UserError: not YAML, not a mapping of names to values, or recipes that are based on one another.
     """
     path = Path(path).resolve()
-    if path in above:
+    if path in ancestors:
         raise UserError(f"{path} stands on itself: recipe must name another one.")
-    own = _flat(path)
-    base = own.pop("recipe", None)
+    own_fields = _flat(path)
+    base = own_fields.pop("recipe", None)
     if not isinstance(base, str | None):
         raise UserError(f"{path}: recipe must be the name or the path of another one, got {base!r}.")
-    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*above, path))
-    replaced = tuple(f"{whole}." for whole in WHOLE if any(name.startswith(f"{whole}.") for name in own))
-    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own
+    inherited = {} if base is None else read_recipe(find_recipe(base, path.parent), (*ancestors, path))
+    replaced = tuple(f"{section}." for section in WHOLE if any(name.startswith(f"{section}.") for name in own_fields))
+    return {name: value for name, value in inherited.items() if not name.startswith(replaced)} | own_fields
 
 
 def _flat(path):
@@ -56,7 +56,7 @@ def _flat(path):
         if name in NESTED:
             if not isinstance(value, dict):
                 raise UserError(f"{path}: {name} must map names to values, got {repr(value)[:80]}.")
-            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            flat |= {f"{name}.{key}": item for key, item in value.items()}
         else:
             flat[name] = value
     return flat
@@ -83,17 +83,17 @@ def _yaml(path):
     return content
 
 
-def _values(value, counted):
+def _values(value, counts):
     """How many values there are below one, aliases written out. Raises RecursionError for one that holds itself."""
     if not isinstance(value, (list, dict)):
         return 1
-    if id(value) not in counted:
-        counted[id(value)] = math.nan  # until its own are counted
-        inner = value if isinstance(value, list) else value.values()
-        counted[id(value)] = 1 + sum(_values(one, counted) for one in inner)
-    if math.isnan(counted[id(value)]):
+    if id(value) not in counts:
+        counts[id(value)] = math.nan  # until its own are counted
+        items = value if isinstance(value, list) else value.values()
+        counts[id(value)] = 1 + sum(_values(item, counts) for item in items)
+    if math.isnan(counts[id(value)]):
         raise RecursionError
-    return counted[id(value)]
+    return counts[id(value)]
 
 
 def run_fields(recipe):

@@ -1,6 +1,6 @@
 """The fields of a run: transformers' TrainingArguments, and those that only segmentation has."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 import yaml
@@ -185,9 +185,9 @@ class RunArguments(TrainingArguments):
         if not (torch.cuda.is_available() or torch.backends.mps.is_available() or _is_xpu_available()):
             self.use_cpu = True
         precision = default_precision(self.use_cpu) if self.precision == "auto" else self.precision
-        asked = self.bf16, self.fp16
+        requested = self.bf16, self.fp16
         self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
-        if any(asked) and asked != (self.bf16, self.fp16):
+        if any(requested) and requested != (self.bf16, self.fp16):
             raise UserError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
@@ -205,8 +205,3 @@ def default_precision(use_cpu):
 
 def _is_xpu_available():
     return hasattr(torch, "xpu") and torch.xpu.is_available()
-
-
-def default_settings():
-    """The default of every field of RunArguments that has one."""
-    return {one.name: one.default for one in fields(RunArguments)}

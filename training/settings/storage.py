@@ -1,4 +1,4 @@
-"""A sweep's database: a server that goes away for a while is waited for, and its password is never printed."""
+"""A sweep's database: calls wait for a server that is away for a while, and its password is never printed."""
 
 import functools
 import logging
@@ -55,8 +55,8 @@ def open_storage(url):
     return storage
 
 
-def _patient(call, shown):
-    """A call of the storage that is made again while the server is away, for PATIENCE_SECONDS."""
+def _patient(call, shown_url):
+    """The call, repeated for up to PATIENCE_SECONDS while the server is away."""
 
     @functools.wraps(call)
     def patient(*arguments, **options):
@@ -71,11 +71,11 @@ def _patient(call, shown):
             except StorageInternalError as error:
                 if time.monotonic() - started > PATIENCE_SECONDS:
                     raise OSError(
-                        f"the sweep's database, {shown}, has not answered for {PATIENCE_SECONDS // 60} minutes: "
+                        f"the sweep's database, {shown_url}, has not answered for {PATIENCE_SECONDS // 60} minutes: "
                         "repeat the command when it does; finished trials are not trained again."
                     ) from error
                 if not is_repeated:
-                    print(f"The sweep's database, {shown}, does not answer: waiting for it.", flush=True)
+                    print(f"The sweep's database, {shown_url}, does not answer: waiting for it.", flush=True)
                 is_repeated = True
                 time.sleep(POLL_SECONDS)
 
@@ -83,6 +83,6 @@ def _patient(call, shown):
 
 
 def quiet_optuna():
-    """Leave it to our own lines to say that a server is away: Optuna's have a traceback, and the URL in them."""
+    """Silence Optuna's and SQLAlchemy's logs: they would print a traceback and the URL of a server that is away."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)

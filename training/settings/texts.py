@@ -10,35 +10,35 @@ from hub_unets.training.errors import UserError
 
 def pairs(argv):
     """--name value [value ...] or --name=value to {"--name": [values]}; the last of a name wins."""
-    found, name = {}, None
+    options, name = {}, None
     for text in argv:
         if text.startswith("--"):
             name, equals, value = text.partition("=")
             name = f"--{name[2:].replace('-', '_')}"
-            found[name] = [value] if equals else []
+            options[name] = [value] if equals else []
         elif name is None:
             raise UserError(f"unexpected {text!r}: a recipe comes first, then --name value.")
         else:
-            found[name].append(text)
-    return found
+            options[name].append(text)
+    return options
 
 
 def texts_of(value, nested):
     """A YAML value as command-line texts; None leaves the default. A nested list is one text: it may hold one item."""
     if value is None:
         return None
-    if value and isinstance(value, list) and not nested and all(isinstance(one, (int, float, str)) for one in value):
+    if value and isinstance(value, list) and not nested and all(isinstance(item, int | float | str) for item in value):
         return [str(item) for item in value]
     return [json.dumps(value) if isinstance(value, (list, dict)) else str(value)]
 
 
 def as_options(name, texts):
-    """One value joined to its name, so that one like --this is none of the command's own names."""
+    """One value is joined to its name by =, so that a value like --this is not read as an option."""
     return [f"{name}={texts[0]}"] if len(texts) == 1 else [name, *texts]
 
 
 def value_of(text):
-    """Command-line text as YAML reads it, and 1e-4 as the number it is."""
+    """Command-line text as YAML reads it, but 1e-4 as a number."""
     try:
         return float(text) if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else yaml.safe_load(text)
     except yaml.YAMLError:

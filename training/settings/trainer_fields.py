@@ -70,7 +70,7 @@ def check_trainer_fields(arguments):
     Args:
         arguments: RunArguments as they were given, before transformers completes them.
     """
-    changed = {one.name for one in fields(arguments) if _off(getattr(arguments, one.name)) != _off(_default(one))}
+    changed = {item.name for item in fields(arguments) if _off(getattr(arguments, item.name)) != _off(_default(item))}
     for name, cure in REFUSED.items():
         if name in changed:
             raise UserError(f"{name} can't be set: {cure}.")
@@ -98,14 +98,14 @@ def _check_reports(arguments, changed):
 
 
 def _off(value):
-    return None if not value or value == "no" else value  # the command line's reader gives another of these
+    return None if not value or value == "no" else value  # the parser may give any of these for the same default
 
 
-def _default(one):
+def _default(field):
     return (
-        one.default
-        if one.default is not MISSING
+        field.default
+        if field.default is not MISSING
         else None
-        if one.default_factory is MISSING
-        else one.default_factory()
+        if field.default_factory is MISSING
+        else field.default_factory()
     )

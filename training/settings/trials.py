@@ -17,7 +17,7 @@ LONGEST = 120  # characters of a trial's name: a file's has 255 bytes at most
 
 @dataclass
 class Sweep:
-    """What is swept.
+    """A sweep: its dimensions, and what all of its trials share.
 
     Attributes:
         recipe: as given on the command line.
@@ -46,19 +46,19 @@ class Sweep:
 
     def __post_init__(self):
         labels = itertools.product(*self.choices.values())
-        chosen = [dict(zip(self.choices, cell, strict=True)) for cell in labels]
+        grid = [dict(zip(self.choices, cell, strict=True)) for cell in labels]
         if self.space:
             self.cells = {f"trial-{number:03d}": {} for number in range(self.trials)}
         else:
-            self.cells = dict(zip(_names(["-".join(cell.values()) for cell in chosen]), chosen, strict=True))
+            self.cells = dict(zip(_names(["-".join(cell.values()) for cell in grid]), grid, strict=True))
 
     def folds_of_choices(self):
         """The trials of each choice, one a fold: {name of the choice: names}."""
-        found = {}
+        trials_by_choice = {}
         for name, cell in self.cells.items():
             choice = "-".join(label for dimension, label in cell.items() if dimension != "split")
-            found.setdefault(choice or Path(self.recipe).stem, []).append(name)
-        return dict(zip(_names(list(found)), found.values(), strict=True))
+            trials_by_choice.setdefault(choice or Path(self.recipe).stem, []).append(name)
+        return dict(zip(_names(list(trials_by_choice)), trials_by_choice.values(), strict=True))
 
     def folder(self, name):
         return self.output_dir / "trials" / name
@@ -69,8 +69,8 @@ class Sweep:
 
     def arguments(self, settings, output_dir):
         """The command line of one run."""
-        given = [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
-        return [self.recipe, *self.overrides, *given, "--output_dir", str(output_dir)]
+        options = [text for name, texts in settings.items() for text in (f"--{name}", *texts)]
+        return [self.recipe, *self.overrides, *options, "--output_dir", str(output_dir)]
 
 
 def parse_sweep(argv):
@@ -84,35 +84,35 @@ def parse_sweep(argv):
         raise UserError(
             "a recipe with grid: or space:, or with --folds, comes first, as in `training/sweep.py family`."
         )
-    given = pairs(argv[1:])
-    own = {name: given.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials", "folds")}
+    overrides = pairs(argv[1:])
+    study = {name: overrides.pop(f"--{name}", [None])[-1] for name in ("storage", "output_dir", "trials", "folds")}
     recipe = read_recipe(find_recipe(argv[0]))
     dimensions = {name: value for name, value in recipe.items() if name.startswith(("grid.", "space."))}
-    for name in [name for name in given if name.startswith(("--grid.", "--space."))]:
-        values = [value_of(text) for text in given.pop(name)]
+    for name in [name for name in overrides if name.startswith(("--grid.", "--space."))]:
+        values = [value_of(text) for text in overrides.pop(name)]
         dimensions[name[2:]] = values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
     grid, space = (
         {name.partition(".")[2]: dimensions[name] for name in dimensions if name.startswith(kind)}
         for kind in ("grid.", "space.")
     )
-    folds = None if own["folds"] is None else _whole("folds", own["folds"], 2)
+    folds = None if study["folds"] is None else _whole("folds", study["folds"], 2)
     if folds:
         grid["split"] = [f"fold-{number}-of-{folds}" for number in range(1, folds + 1)]
     if bool(grid) == bool(space):
         raise UserError(
             f"{argv[0]}: a sweep needs a grid (or folds) or a space, and not both, got {sorted(dimensions)}."
         )
-    output_dir = Path(own["output_dir"] or f"runs/{Path(argv[0]).stem}").absolute()
+    output_dir = Path(study["output_dir"] or f"runs/{Path(argv[0]).stem}").absolute()
     sweep = Sweep(
         recipe=argv[0],
-        overrides=[text for name, texts in given.items() for text in (name, *texts)],
+        overrides=[text for name, texts in overrides.items() for text in (name, *texts)],
         choices={name: _choices(name, values) for name, values in grid.items()},
         space=space,
-        trials=_whole("trials", own["trials"] or recipe.get("trials", 20), 1),
+        trials=_whole("trials", study["trials"] or recipe.get("trials", 20), 1),
         rank_within=recipe.get("rank_within", []),
         output_dir=output_dir,
-        storage=own["storage"] or f"sqlite:///{output_dir / 'study.db'}",
-        settings={"recipe": run_fields(recipe), "overrides": given, "grid": grid, "space": space},
+        storage=study["storage"] or f"sqlite:///{output_dir / 'study.db'}",
+        settings={"recipe": run_fields(recipe), "overrides": overrides, "grid": grid, "space": space},
         folds=folds,
     )
     _require_runnable(sweep)
@@ -130,7 +130,7 @@ def _choices(name, values):
 
     A dimension that is itself a mapping gives each of its choices, a mapping of settings, a label.
     """
-    if isinstance(values, dict) and values and all(isinstance(one, dict) for one in values.values()):
+    if isinstance(values, dict) and values and all(isinstance(choice, dict) for choice in values.values()):
         return {str(label): _texts(settings) for label, settings in values.items()}
     if not isinstance(values, list) or not values:
         raise UserError(f"grid.{name} must list its values, got {values!r}.")
@@ -149,7 +149,7 @@ def _texts(settings):
 
 
 def _require_runnable(sweep):
-    """Parse every cell's command line and build its config, so that no typing error waits for hours."""
+    """Parse every cell's command line and build its config, so that a typing error is found at once."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for name, cell in sweep.cells.items():
         study.enqueue_trial(cell)
@@ -177,8 +177,8 @@ def _suggest(trial, name, spec):
         if isinstance(spec, list):
             return trial.suggest_categorical(name, spec)
         limits = {key: value_of(str(value)) for key, value in spec.items()}
-        whole = isinstance(limits["low"], int) and isinstance(limits["high"], int)
-        return (trial.suggest_int if whole else trial.suggest_float)(name, **limits)
+        are_integers = isinstance(limits["low"], int) and isinstance(limits["high"], int)
+        return (trial.suggest_int if are_integers else trial.suggest_float)(name, **limits)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"space.{name} must be a list, or low and high (and log: true, or step), got {spec!r}: {error}"
@@ -192,5 +192,5 @@ def _names(texts):
     for slug in slugs:
         alike = (f"{slug}-{number}" for number in itertools.count(2))
         is_free = slug not in names
-        names.append(slug if is_free else next(one for one in alike if one not in names and one not in slugs))
+        names.append(slug if is_free else next(name for name in alike if name not in names and name not in slugs))
     return names

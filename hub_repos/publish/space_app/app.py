@@ -1,6 +1,6 @@
 """A U-Net in the browser: an image to its mask, its polyps and the maps of its gates.
 
-This file is what runs on the Space: it knows the model by its repository alone, and imports nothing of hub-unets.
+The Space runs this file alone: it gets the model from its repository, and imports nothing of hub-unets.
 """
 
 import html
@@ -24,18 +24,18 @@ from transformers import AutoImageProcessor, AutoModel  # noqa: E402
 MODEL, REVISION = "REPO_ID", "COMMIT"  # a push fills in the repository and its commit
 if os.environ.get("MODEL"):
     MODEL, REVISION = os.environ["MODEL"], "main"
-WHERE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
-PROCESSOR = AutoImageProcessor.from_pretrained(**WHERE)
-NETWORK = AutoModel.from_pretrained(**WHERE).eval()
+SOURCE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
+PROCESSOR = AutoImageProcessor.from_pretrained(**SOURCE)
+NETWORK = AutoModel.from_pretrained(**SOURCE).eval()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 EXAMPLES = sorted(map(str, Path(__file__).parent.glob("example_*.jpg")))  # generated frames
-COLOURS = np.array(  # one for each entry, from the first again after the last
+COLOURS = np.array(  # of the entries, in turn
     [(0, 220, 90), (40, 140, 255), (255, 225, 0), (0, 225, 235), (190, 90, 255), (255, 140, 0)], np.uint8
 )
-HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])  # 0 to 1, evenly
+HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])  # evenly from 0 to 1
 LARGEST = 25_000_000  # pixels
-SESSIONS = 100  # that are kept, of some hundred kB each; the oldest goes
+SESSIONS = 100  # kept at once, some hundred kB each; the oldest is dropped
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from another host
 CSS = """
 .scrolled {max-height: 24em; overflow-y: auto}
@@ -68,9 +68,9 @@ NETWORK.to(DEVICE)
 
 
 def segment(path, threshold):
-    """An upload to all that the page shows: what `show` needs, before and after, mask, polyps, gates' maps.
+    """An upload to all that the page shows: the input of `show`, before and after, mask, polyps, gates' maps.
 
-    A session keeps the file's path and the logits, no pixels: those of a large photograph are 75 MB.
+    A session keeps the file's path and the logits, but no pixels: a large photograph has 75 MB of them.
     """
     if path is None:
         return None, None, None, START, None
@@ -89,7 +89,7 @@ def refusal(path, error):
 
 
 def read(path):
-    """A file as the RGB image of 8 bits, upright and at its own size, that the processor sees."""
+    """A file as the processor sees it: RGB, 8 bits, upright, at its own size."""
     with Image.open(path) as opened:
         if opened.width * opened.height > LARGEST:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {LARGEST:,}: make it smaller.")
@@ -97,7 +97,7 @@ def read(path):
 
 
 def show(seen, threshold):
-    """A file's path and logits to what `draw` gives; the network does not run again."""
+    """A file's path and logits to the outputs of `draw`; the network does not run again."""
     if seen is None:
         return None, None, START
     path, logits = seen
@@ -111,12 +111,12 @@ def show(seen, threshold):
 def draw(pixels, logits, threshold):
     """Pixels H x W x 3 and logits to the pair before and after, the mask's picture, and the polyps' table.
 
-    A head of several classes knows no threshold.
+    A head of several classes ignores the threshold.
     """
     sizes = [pixels.shape[:2]]
-    (found,) = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)
-    ids, segments = found["segmentation"].numpy(), found["segments_info"]
-    labels = np.array([0, *(one["label_id"] for one in segments)], np.uint8)  # ids count from 1
+    (result,) = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)
+    ids, segments = result["segmentation"].numpy(), result["segments_info"]
+    labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
     after = pixels.copy()
     marked = ids > 0
     after[marked] = pixels[marked] // 2 + COLOURS[(ids[marked] - 1) % len(COLOURS)] // 2
@@ -124,23 +124,23 @@ def draw(pixels, logits, threshold):
     return (pixels, after), grey, table(segments, ids.size)
 
 
-def table(segments, pixels):
-    """Entries as HTML: a row for each, with its score and its area in pixels and per cent of all."""
-    if not segments:
+def table(entries, pixels):
+    """Entries as HTML: a row for each, with its score and its area in pixels and in per cent of the image."""
+    if not entries:
         return "<p>Nothing found: no pixel is marked.</p>"
-    head = "".join(f"<th>{name}</th>" for name in ("", "label", "score", "area, pixels", "area, % of image"))
+    header = "".join(f"<th>{name}</th>" for name in ("", "label", "score", "area, pixels", "area, % of image"))
     rows = [
         "<tr><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:,}</td><td>{:.2f}</td></tr>".format(
-            f'<span class="swatch" style="background: rgb{tuple(COLOURS[(one["id"] - 1) % len(COLOURS)].tolist())}">'
-            f"</span>{one['id']}",
-            html.escape(NETWORK.config.id2label[one["label_id"]]),
-            one["score"],
-            one["area"],
-            100 * one["area"] / pixels,
+            f'<span class="swatch" style="background: rgb{tuple(COLOURS[(entry["id"] - 1) % len(COLOURS)].tolist())}">'
+            f"</span>{entry['id']}",
+            html.escape(NETWORK.config.id2label[entry["label_id"]]),
+            entry["score"],
+            entry["area"],
+            100 * entry["area"] / pixels,
         )
-        for one in segments
+        for entry in entries
     ]
-    return f'<div class="scrolled"><table class="polyps"><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f'<div class="scrolled"><table class="polyps"><tr>{header}</tr>{"".join(rows)}</table></div>'
 
 
 def gate_pictures(maps, size):
@@ -148,8 +148,8 @@ def gate_pictures(maps, size):
     scale = min(1, 512 / max(size))
     size = tuple(max(1, round(side * scale)) for side in size)
     pictures = []
-    for number, one in enumerate(maps, start=1):
-        values = one[0, 0].float().numpy()
+    for number, gate_map in enumerate(maps, start=1):
+        values = gate_map[0, 0].float().numpy()
         colours = [np.interp(values, np.linspace(0, 1, len(HEAT)), channel) for channel in HEAT.T]
         picture = Image.fromarray(np.stack(colours, axis=-1).round().astype(np.uint8))
         caption = f"gate {number}: {values.shape[0]} x {values.shape[1]}, {values.min():.2f} to {values.max():.2f}"

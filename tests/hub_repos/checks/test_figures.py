@@ -35,8 +35,8 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, repor
     scores = {}
     for part, names in (("validation", ["v"]), ("test", ["a", "b", "c"])):
         counts = [rng.integers(1, 50, (classes, 4)) for _ in names]
-        for of_image in counts if absent else ():
-            of_image[-1, [0, 2]] = 0
+        for image_counts in counts if absent else ():
+            image_counts[-1, [0, 2]] = 0
         losses = rng.uniform(0.1, 1, len(names)).tolist()
         class_names = [f"class {number}" for number in range(1, classes + 1)]
         scores[part] = Scores(names, [(10, 20)] * len(names), counts, losses, class_names=class_names)
@@ -77,12 +77,12 @@ def change(folder, old, new):
     (folder / "per_image.csv").write_text(text.replace(old, new))
 
 
-def change_results(folder, value, *place):
+def change_results(folder, value, *keys):
     results = json.loads((folder / "results.json").read_text())
     inner = results
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[keys[-1]] = value
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -108,11 +108,11 @@ def test_a_row_is_read_with_its_counts_by_class(tmp_path):
     assert twins == {"c"} and parts["test"].sizes == [(10, 20)] * 3
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
     header, row = (line.split(",") for line in (lines[0], lines[2]))
-    said = dict(zip(header, row, strict=True))
+    fields = dict(zip(header, row, strict=True))
     counts = parts["test"].counts[0]
     assert counts.shape == (2, 4) and counts.dtype == np.int64
-    assert counts[1].tolist() == [int(said[f"{name}_2"]) for name in COUNTS]
-    assert parts["test"].losses[0] == float(said["loss"])
+    assert counts[1].tolist() == [int(fields[f"{name}_2"]) for name in COUNTS]
+    assert parts["test"].losses[0] == float(fields["loss"])
 
 
 def test_everything_of_a_row_is_read(tmp_path):
@@ -127,7 +127,9 @@ def test_everything_of_a_row_is_read(tmp_path):
 def numbers(value):
     """Every number in a JSON value, in order."""
     if isinstance(value, (dict, list)):
-        return [one for inner in (value.values() if isinstance(value, dict) else value) for one in numbers(inner)]
+        return [
+            number for inner in (value.values() if isinstance(value, dict) else value) for number in numbers(inner)
+        ]
     return [value]
 
 
@@ -167,16 +169,16 @@ def test_the_dice_of_each_class_follows_from_its_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "place", "message"),
+    ("value", "keys", "message"),
     [
         (3.5, ("dice", "value"), r"per_class\.1\.present\.dice\.value is 3.5"),
         (None, ("dice",), r"per_class\.1\.present\.dice is incomplete"),
         (9, ("images",), r"per_class\.1\.present\.images is 9, the rows"),
     ],
 )
-def test_a_class_by_the_images_that_hold_it_follows_from_the_rows(value, place, message, tmp_path):
+def test_a_class_by_the_images_that_hold_it_follows_from_the_rows(value, keys, message, tmp_path):
     write(tmp_path, classes=2)
-    change_results(tmp_path, value, "metrics", "test", "per_class", 1, "present", *place)
+    change_results(tmp_path, value, "metrics", "test", "per_class", 1, "present", *keys)
     with pytest.raises(ValueError, match=message):
         check_per_image(tmp_path)
 
@@ -202,14 +204,14 @@ def test_classes_are_called_as_in_the_config(tmp_path):
 @pytest.mark.parametrize("bound", ["value", "low", "high"])
 def test_every_figure_follows_from_the_counts(kind, metric, bound, tmp_path):
     write(tmp_path)
-    place = "metrics", "test_without_twins", kind, metric, bound
-    change_results(tmp_path, 0.123456, *place)
-    with pytest.raises(ValueError, match=rf"{'.'.join(place)} is 0.123456, the rows"):
+    keys = "metrics", "test_without_twins", kind, metric, bound
+    change_results(tmp_path, 0.123456, *keys)
+    with pytest.raises(ValueError, match=rf"{'.'.join(keys)} is 0.123456, the rows"):
         check_per_image(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("value", "place", "message"),
+    ("value", "keys", "message"),
     [
         (0.5, ("metrics", "test", "loss", "high"), r"metrics\.test\.loss\.high"),
         (4, ("metrics", "test", "images"), "test: per_image.csv has 3 images, results.json 4, the split 3"),
@@ -218,9 +220,9 @@ def test_every_figure_follows_from_the_counts(kind, metric, bound, tmp_path):
         ({"images": 1}, ("metrics", "test_without_twins"), r"metrics\.test_without_twins is incomplete"),
     ],
 )
-def test_the_record_agrees_with_the_rows(value, place, message, tmp_path):
+def test_the_record_agrees_with_the_rows(value, keys, message, tmp_path):
     write(tmp_path)
-    change_results(tmp_path, value, *place)
+    change_results(tmp_path, value, *keys)
     with pytest.raises(ValueError, match=message):
         check_per_image(tmp_path)
 
@@ -228,7 +230,7 @@ def test_the_record_agrees_with_the_rows(value, place, message, tmp_path):
 @pytest.mark.parametrize("part", ["validation", "test", "test_without_twins"])
 @pytest.mark.parametrize("bound", ["value", "low", "high"])
 @pytest.mark.parametrize(
-    "place",
+    "keys",
     [
         ("boundary", "nsd"),
         ("boundary", "hd95"),
@@ -239,11 +241,11 @@ def test_the_record_agrees_with_the_rows(value, place, message, tmp_path):
     ],
     ids=".".join,
 )
-def test_polyps_and_outlines_follow_from_the_rows(place, bound, part, tmp_path):
+def test_polyps_and_outlines_follow_from_the_rows(keys, bound, part, tmp_path):
     write(tmp_path, report=True)
-    place = "metrics", part, *place, bound
-    change_results(tmp_path, 0.123456, *place)
-    with pytest.raises(ValueError, match=rf"{'.'.join(place)} is 0.123456, the rows"):
+    keys = "metrics", part, *keys, bound
+    change_results(tmp_path, 0.123456, *keys)
+    with pytest.raises(ValueError, match=rf"{'.'.join(keys)} is 0.123456, the rows"):
         check_per_image(tmp_path)
 
 
@@ -311,15 +313,15 @@ def test_polyps_need_pixels(polyps):
 @pytest.mark.parametrize("key", ["polyps", "boundary"])
 def test_figures_without_columns_are_refused(key, tmp_path):
     write(tmp_path, report=True)
-    kept = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"][key]
+    figures = json.loads((tmp_path / "results.json").read_text())["metrics"]["test"][key]
     write(tmp_path)
-    change_results(tmp_path, kept, "metrics", "test", key)
+    change_results(tmp_path, figures, "metrics", "test", key)
     with pytest.raises(ValueError, match="metrics.test holds more than follows from the rows of per_image.csv"):
         check_per_image(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("value", "place", "message"),
+    ("value", "keys", "message"),
     [
         (0.01, ("ece",), r"calibration\.ece is 0.01, the rows"),
         (0.34, ("bins", 6, "probability"), r"calibration\.ece is"),
@@ -329,9 +331,9 @@ def test_figures_without_columns_are_refused(key, tmp_path):
         (5, ("bins", 6, "polyp_pixels"), "bins has other pixels than per_image.csv"),
     ],
 )
-def test_the_reliability_table_agrees_with_the_rows_and_its_ece(value, place, message, tmp_path):
+def test_the_reliability_table_agrees_with_the_rows_and_its_ece(value, keys, message, tmp_path):
     write(tmp_path, report=True)
-    change_results(tmp_path, value, "metrics", "test", "calibration", *place)
+    change_results(tmp_path, value, "metrics", "test", "calibration", *keys)
     with pytest.raises(ValueError, match=message):
         check_per_image(tmp_path)
 
@@ -388,16 +390,16 @@ def test_rows_with_fewer_columns(removed, tmp_path):
     """Without the crops; without the outlines too, as where MONAI is missing; without any, as of older releases."""
     write(tmp_path, report=True)
     results = json.loads((tmp_path / "results.json").read_text())
-    for of_part in results["metrics"].values():
-        del of_part["false_alarms"]
+    for metrics in results["metrics"].values():
+        del metrics["false_alarms"]
         if removed > 1:
-            del of_part["boundary"]
+            del metrics["boundary"]
         if removed == 7:
-            del of_part["polyps"], of_part["calibration"]
+            del metrics["polyps"], metrics["calibration"]
     (tmp_path / "results.json").write_text(json.dumps(results))
     lines = (tmp_path / "per_image.csv").read_text().splitlines()
-    kept = [",".join(line.split(",")[:-removed]) for line in lines]
-    (tmp_path / "per_image.csv").write_text("\n".join(kept) + "\n")
+    shortened = [",".join(line.split(",")[:-removed]) for line in lines]
+    (tmp_path / "per_image.csv").write_text("\n".join(shortened) + "\n")
     check_results_file(tmp_path)
     check_per_image(tmp_path)
 
@@ -419,7 +421,7 @@ def test_a_figure_needs_its_definition(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "keys"),
     [
         ("see [here](x)", ("definitions", "polyps")),
         ("x\n# y", ("run", "name")),
@@ -433,10 +435,10 @@ def test_a_figure_needs_its_definition(tmp_path):
         (["2"], ("environment", "torch")),
     ],
 )
-def test_what_a_card_could_take_for_markup_is_refused(value, place, tmp_path):
+def test_what_a_card_could_take_for_markup_is_refused(value, keys, tmp_path):
     write(tmp_path, report=True)
-    change_results(tmp_path, value, *place)
-    with pytest.raises(ValueError, match=".".join(place)):
+    change_results(tmp_path, value, *keys)
+    with pytest.raises(ValueError, match=".".join(keys)):
         check_results_file(tmp_path)
 
 
@@ -453,24 +455,24 @@ def test_a_definition_is_the_releases_text(tmp_path):
         check_results_file(tmp_path)
 
 
-@pytest.mark.parametrize("said", [None, '{"0": "background", "1": "polyp"}'])
-def test_a_renamed_label_is_found(said, tmp_path):
+@pytest.mark.parametrize("id2label", [None, '{"0": "background", "1": "polyp"}'])
+def test_a_renamed_label_is_found(id2label, tmp_path):
     write(tmp_path)
-    change_results(tmp_path, {} if said is None else {"model.id2label": said}, "run", "settings")
+    change_results(tmp_path, {} if id2label is None else {"model.id2label": id2label}, "run", "settings")
     config = {"model_type": "unet", "id2label": {"0": "background", "1": "healthy tissue"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"config.json: id2label is .*healthy tissue.*, the settings .* give .*polyp"):
         check_results_file(tmp_path)
     change_results(tmp_path, "someone/else", "run", "settings", "start_from")
-    if said is None:
+    if id2label is None:
         assert "1 healthy tissue, as of the checkpoint" in check_results_file(tmp_path)
 
 
 def test_a_name_in_many_rows_costs_no_more_than_reading_them(tmp_path):
     write(tmp_path)
     header, *rows = (tmp_path / "per_image.csv").read_text().splitlines()
-    many = [f"{number}{rows[1][1:]}" for number in range(20_000)]
-    (tmp_path / "per_image.csv").write_text("\n".join([header, *rows, *many, many[-1]]) + "\n")
+    copies = [f"{number}{rows[1][1:]}" for number in range(20_000)]
+    (tmp_path / "per_image.csv").write_text("\n".join([header, *rows, *copies, copies[-1]]) + "\n")
     started = time.process_time()
     with pytest.raises(ValueError, match="19999 is in two rows"):
         check_per_image(tmp_path)

@@ -23,7 +23,7 @@ JSON = ("config.json", "preprocessor_config.json", "results.json", "manifest.jso
 OTHERS = ("model.safetensors", "per_image.csv", "README.md", "example.png")
 QUICK, MANY = 13, 1250  # mutations of a file
 SECONDS = 20  # of the processor, for one repository
-BARE = re.compile(r"(^|: )\w+(Error|Exception|Warning|Iteration)\b")  # the kind of an error that nobody has worded
+BARE = re.compile(r"(^|: )\w+(Error|Exception|Warning|Iteration)\b")  # the bare class of an error, without words
 ODD = (
     None, True, -1, 0, 1, 2**40, 10**30, 1e308, -0.5, "", "x", "a" * 20_000, "None", "../../x", "{", "\ud800", "\0",
     "```\n", [], {}, [[]], [None] * 3, {"": None}, {"a": {"a": {"a": []}}}, float("nan"), float("inf"),
@@ -32,21 +32,21 @@ ODD = (
 
 def mutated_bytes(content, rng):
     """A bit turned, an end cut off, or a piece put in, doubled, zeroed or moved."""
-    content, at, length = bytearray(content), rng.randrange(len(content)), rng.choice((1, 8, 200))
+    content, start, length = bytearray(content), rng.randrange(len(content)), rng.choice((1, 8, 200))
     kind = rng.randrange(6)
     if kind == 0:
-        content[at] ^= 1 << rng.randrange(8)
+        content[start] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        del content[at:]
+        del content[start:]
     elif kind == 2:
-        content[at:at] = rng.randbytes(length)
+        content[start:start] = rng.randbytes(length)
     elif kind == 3:
-        content[at:at] = content[at : at + length]
+        content[start:start] = content[start : start + length]
     elif kind == 4:
-        content[at : at + length] = bytes(len(content[at : at + length]))
+        content[start : start + length] = bytes(len(content[start : start + length]))
     else:
-        piece = content[at : at + length]
-        del content[at : at + length]
+        piece = content[start : start + length]
+        del content[start : start + length]
         content[:0] = piece
     return bytes(content)
 
@@ -78,21 +78,21 @@ def places(value):
 def mutated_lines(content, rng):
     """A line that is taken out or doubled, or a word of it that is replaced by an odd one."""
     lines = content.decode().split("\n")
-    at = rng.randrange(len(lines))
+    index = rng.randrange(len(lines))
     kind = rng.randrange(4)
     if kind == 0:
-        del lines[at]
+        del lines[index]
     elif kind == 1:
-        lines[at:at] = lines[at : at + 1] * rng.choice((1, 1000))
+        lines[index:index] = lines[index : index + 1] * rng.choice((1, 1000))
     else:
-        words = re.split(r"([, |])", lines[at])
+        words = re.split(r"([, |])", lines[index])
         words[rng.randrange(len(words))] = str(rng.choice(ODD))
-        lines[at] = "".join(words)
+        lines[index] = "".join(words)
     return "\n".join(lines).encode("utf-8", errors="surrogatepass")
 
 
 def mutated_header(content, rng):
-    """A mutation of the JSON before the tensors, with its length set right."""
+    """A mutation of the JSON before the tensors, with the right length."""
     length = int.from_bytes(content[:8], "little")
     header = mutated_json(content[8 : 8 + length], rng)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
@@ -113,25 +113,25 @@ def mutation(name, content, seed):
 
 
 def sign(folder, name):
-    """Make the manifest fit again, as whoever changes a file can."""
+    """Update the manifest, as anyone who changes a file can."""
     manifest, content = json.loads((folder / "manifest.json").read_text()), (folder / name).read_bytes()
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def require_clear(reasons, where):
+def require_clear(reasons, case):
     """Each reason names a file in words."""
     for reason in reasons:
-        assert any(name in reason for name in (*KNOWN_FILES, ".py")), f"{where}: {reason}"
-        assert not BARE.search(reason), f"{where}: {reason}"
-        assert len(reason) <= 1000, where
+        assert any(name in reason for name in (*KNOWN_FILES, ".py")), f"{case}: {reason}"
+        assert not BARE.search(reason), f"{case}: {reason}"
+        assert len(reason) <= 1000, case
 
 
 @pytest.mark.parametrize("name", [*JSON, *OTHERS])
 @pytest.mark.parametrize("seeds", [range(QUICK), pytest.param(range(QUICK, MANY), marks=pytest.mark.slow)], ids=len)
 def test_a_mutated_file_passes_and_loads_or_is_named(name, seeds, repository, tmp_path, record_property):
     folder = shutil.copytree(repository, tmp_path / "mutated")
-    sound, manifest = ((folder / one).read_bytes() for one in (name, "manifest.json"))
+    sound, manifest = ((folder / file_name).read_bytes() for file_name in (name, "manifest.json"))
     failed = 0
     for seed in seeds:
         (folder / "manifest.json").write_bytes(manifest)

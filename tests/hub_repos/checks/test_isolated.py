@@ -53,10 +53,10 @@ def test_a_good_model_passes(state):
 
 
 def test_logits_that_differ_are_named(state, checkpoint):
-    other = UNetForSemanticSegmentation.from_pretrained(checkpoint).eval()
+    other_model = UNetForSemanticSegmentation.from_pretrained(checkpoint).eval()
     with torch.no_grad():
-        other.head.classifier.bias += 1e-3
-    state.models["AutoModelForImageSegmentation"] = other
+        other_model.head.classifier.bias += 1e-3
+    state.models["AutoModelForImageSegmentation"] = other_model
     fails(logits, state, "AutoModelForImageSegmentation and AutoModel give different logits")
 
 
@@ -99,7 +99,7 @@ def test_the_isolated_process_reaches_no_network():
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = [sys.executable, "-I", "-c", script, isolated_check.__file__, str(server.getsockname()[1])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [line.split(" (")[0] for line in done.stdout.splitlines()] == [
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split(" (")[0] for line in process.stdout.splitlines()] == [
         "no network while a repository is checked"
     ] * 3

@@ -15,9 +15,9 @@ from hub_unets.hub_repos.checks.untrusted import MAX_DEPTH, parse_json, read_jso
     ids=lambda text: text[:20],
 )  # fmt: skip
 def test_json_that_readers_understand_differently_is_refused(text):
-    with pytest.raises(ValueError, match=r"x\.json is not JSON") as caught:
+    with pytest.raises(ValueError, match=r"x\.json is not JSON") as error:
         parse_json(text, "x.json")
-    assert len(str(caught.value)) < 300
+    assert len(str(error.value)) < 300
 
 
 def test_json_is_read(tmp_path):
@@ -29,7 +29,7 @@ def test_json_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a\0b"])
-def test_what_is_no_text_is_refused(content, tmp_path):
+def test_a_file_that_is_no_text_is_refused(content, tmp_path):
     (tmp_path / "x.md").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.md is not text"):
         read_text(tmp_path / "x.md")

@@ -33,17 +33,19 @@ def plain_masks(folder, frames):
     return processor.post_process_semantic_segmentation(outputs, [(image.height, image.width) for image in images])
 
 
-def agreement(masks, others):
+def agreement(masks, references):
     """The share of pixels on which two lists of masks agree; raises where their sizes differ."""
-    return np.mean([(one == other).float().mean().item() for one, other in zip(masks, others, strict=True)])
+    return np.mean(
+        [(mask == reference).float().mean().item() for mask, reference in zip(masks, references, strict=True)]
+    )
 
 
-@pytest.mark.parametrize(("mode", "least"), [("bf16", 0.99), ("openvino", 0.99), ("int8", 0.8)])
-def test_masks_are_the_plain_paths(checkpoint, frames, mode, least):
+@pytest.mark.parametrize(("mode", "least_agreement"), [("bf16", 0.99), ("openvino", 0.99), ("int8", 0.8)])
+def test_masks_are_the_plain_paths(checkpoint, frames, mode, least_agreement):
     segment = FastSegmenter(checkpoint, mode, frames if mode == "int8" else None)
     masks, plain = segment(frames), plain_masks(checkpoint, frames)
     assert 0.1 < torch.cat([mask.flatten() for mask in plain]).float().mean() < 0.9
-    assert agreement(masks, plain) > least
+    assert agreement(masks, plain) > least_agreement
     assert agreement([segment([frame])[0] for frame in frames], masks) > 0.99
 
 
@@ -55,47 +57,49 @@ def test_several_classes_and_any_variant(make_checkpoint, frames, mode):
 
 
 @pytest.mark.parametrize(
-    ("variant", "encoder", "first"),
+    ("variant", "encoder", "first_shape"),
     [
         ("unet", "plain", (1, 64, 64, 4)),
         ("transunet", "mobilenetv2_100", (1, 32, 32, 16)),
         ("attention_unet", "resnet18", (1, 32, 32, 64)),
-        ("unet", "swin_tiny", (1, 2, 2, 768)),  # no map of it is what the next is made from: the whole encoder
+        ("unet", "swin_tiny", (1, 2, 2, 768)),  # none of its maps is the input of the next: the whole encoder
     ],
 )
-def test_both_graphs_together_are_the_network(variant, encoder, first):
+def test_both_graphs_together_are_the_network(variant, encoder, first_shape):
     torch.manual_seed(0)
     network = small_model(variant, encoder).eval()
     processor, pixels = UNetImageProcessor(size=64), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     graphs = graphs_of(network, processor)
     assert [precision for _, precision in graphs] == ["f32", "bf16"]
-    assert first in [tuple(output.shape) for output in graphs[0][0].outputs]
-    found = infer(requests_of([(graph, "f32") for graph, _ in graphs], "LATENCY", 1), pixels.transpose(2, 0, 1))
+    assert first_shape in [tuple(output.shape) for output in graphs[0][0].outputs]
+    logits = infer(requests_of([(graph, "f32") for graph, _ in graphs], "LATENCY", 1), pixels.transpose(2, 0, 1))
     with torch.inference_mode():
         expected = network(**processor(pixels)).logits.numpy()
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_int8_leaves_the_first_layers_alone(checkpoint):
     network, processor = load_model(checkpoint)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
-    before, after = (
+    plain_count, int8_count = (
         sum(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
         for graph, _ in graphs_of(network, processor, list(pixels))
     )
-    assert before == 0 < after
+    assert plain_count == 0 < int8_count
 
 
 def test_threshold_reaches_the_processor(checkpoint, frames):
     segment = FastSegmenter(checkpoint, "bf16")
-    low, high = (sum(int(mask.sum()) for mask in segment(frames, threshold)) for threshold in (0.01, 0.99))
-    assert low > high and segment([]) == []
+    large_area, small_area = (
+        sum(int(mask.sum()) for mask in segment(frames, threshold)) for threshold in (0.01, 0.99)
+    )
+    assert large_area > small_area and segment([]) == []
 
 
 def test_only_a_large_jpeg_is_reduced():
-    wanted = {"height": 50, "width": 80}
+    target_size = {"height": 50, "width": 80}
     for width, height, reduced in ((300, 210, 1), (340, 210, 2), (340, 190, 1), (640, 400, 4)):
-        image, size = decode(jpeg(Image.new("RGB", (width, height))), wanted)
+        image, size = decode(jpeg(Image.new("RGB", (width, height))), target_size)
         assert size == (height, width) and image.size == (width // reduced, height // reduced)
 
 
@@ -111,13 +115,15 @@ def test_exif_orientation_turns_image_and_size():
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_orientation_of_other_formats_and_damaged_exif(kind):
-    exif, wanted = Image.Exif(), {"height": 20, "width": 10}
+    exif, target_size = Image.Exif(), {"height": 20, "width": 10}
     exif[0x0112] = 6
     stored = io.BytesIO()
     Image.new("RGB", (40, 33)).save(stored, kind, exif=exif)
-    image, size = decode(stored.getvalue(), wanted)
+    image, size = decode(stored.getvalue(), target_size)
     assert size == (40, 33) and image.size == (33, 40)
-    image, size = decode(jpeg(Image.new("RGB", (400, 330)), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\xff\xff"), wanted)
+    image, size = decode(
+        jpeg(Image.new("RGB", (400, 330)), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\xff\xff"), target_size
+    )
     assert size == (330, 400) and image.width > image.height
 
 

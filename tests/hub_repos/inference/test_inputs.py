@@ -36,8 +36,8 @@ def video(path, frames=5, size=64):
     return str(path)
 
 
-def names(given, tmp_path, every=1):
-    return [item.name for one in collect(given, tmp_path / "out", every).items for item in one.items()]
+def names(arguments, tmp_path, every=1):
+    return [item.name for source in collect(arguments, tmp_path / "out", every).items for item in source.items()]
 
 
 def test_files_folders_and_globs_are_named_from_the_folder_they_share(tmp_path):
@@ -50,9 +50,9 @@ def test_files_folders_and_globs_are_named_from_the_folder_they_share(tmp_path):
     assert names([f"{tmp_path}/*/*.jpg"], tmp_path) == ["x/a", "y/a"]
     assert names([f"{x}/**/*.png"], tmp_path) == ["deep/a"]
     assert names([x, f"{x}/a.jpg"], tmp_path) == ["a", "deep/a"]
-    where, items, left_out = collect([f"{y}/a.jpg"], tmp_path)
+    shared_folder, items, left_out = collect([f"{y}/a.jpg"], tmp_path)
     assert left_out == []
-    assert (where, items[0].file) == (y, f"{y}/a.jpg")
+    assert (shared_folder, items[0].file) == (y, f"{y}/a.jpg")
 
 
 def test_the_output_inside_the_input_is_left_out(tmp_path):
@@ -63,9 +63,9 @@ def test_the_output_inside_the_input_is_left_out(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     files = [picture(tmp_path / "a.jpg"), picture(tmp_path / "a.png")]
-    for given in ([str(tmp_path)], files):
+    for arguments in ([str(tmp_path)], files):
         with pytest.raises(ValueError, match=r"a.jpg and .*a.png would both be called a: rename one"):
-            collect(given, tmp_path / "out")
+            collect(arguments, tmp_path / "out")
 
 
 def test_a_folder_with_masks_gives_its_images_only(tmp_path):
@@ -106,17 +106,17 @@ def test_zips_tables_and_phantoms(tmp_path, monkeypatch):
         items = collect([str(data)], tmp_path / "out").items
         assert [item.name for item in items] == ["phantom-0-00000", "phantom-0-00001"]
         assert items[1].read()["bytes"] == rows[1]["image"]["bytes"]
-    found = names(["phantoms?count=4&size=64&seed=0"], tmp_path)
-    assert found[0].startswith("train/phantom-0-") and len(found) == 4 + 1 + 1
+    item_names = names(["phantoms?count=4&size=64&seed=0"], tmp_path)
+    assert item_names[0].startswith("train/phantom-0-") and len(item_names) == 4 + 1 + 1
 
 
 def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     rows = phantom_dataset(2, 0, 64).select_columns(["image"])
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": rows}))
-    where, items, _ = collect(["owner/set"], tmp_path / "out")
-    assert where == "owner/set" and [item.name for item in items] == ["phantom-0-00000", "phantom-0-00001"]
-    two = rows.add_column("thumbnail", rows["image"]).cast_column("thumbnail", datasets.Image(decode=False))
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": two}))
+    data_set, items, _ = collect(["owner/set"], tmp_path / "out")
+    assert data_set == "owner/set" and [item.name for item in items] == ["phantom-0-00000", "phantom-0-00001"]
+    two_columns = rows.add_column("thumbnail", rows["image"]).cast_column("thumbnail", datasets.Image(decode=False))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": two_columns}))
     with pytest.raises(ValueError, match="2 columns may hold the images"):
         collect(["owner/set"], tmp_path / "out")
 
@@ -172,14 +172,14 @@ def test_a_changed_file_has_another_stamp(tmp_path):
 
 
 def test_no_damaged_video_is_more_than_an_item_that_names_it(tmp_path):
-    whole = Path(video(tmp_path / "clip.mp4")).read_bytes()
+    content = Path(video(tmp_path / "clip.mp4")).read_bytes()
     random = np.random.default_rng(0)
     for number in range(60):
-        damaged = bytearray(whole)
-        for place in random.integers(len(whole), size=12):
-            damaged[place] = random.integers(256)
+        damaged = bytearray(content)
+        for position in random.integers(len(content), size=12):
+            damaged[position] = random.integers(256)
         path = tmp_path / "damaged.mp4"
-        path.write_bytes(damaged if number % 2 else damaged[: random.integers(len(whole))])
+        path.write_bytes(damaged if number % 2 else damaged[: random.integers(len(content))])
         clip = Video("damaged", str(path), "", 1)
         assert clip.count() >= 1
         for item in clip.items():
@@ -211,12 +211,12 @@ def test_a_video_that_was_filmed_turned_is_read_upright(angle, tmp_path):
         container.mux(stream.encode())
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 44  # nine numbers
-    for place, value in zip((0, 1, 3, 4), QUARTER[angle], strict=True):
-        content[matrix + 4 * place : matrix + 4 * place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    for index, value in zip((0, 1, 3, 4), QUARTER[angle], strict=True):
+        content[matrix + 4 * index : matrix + 4 * index + 4] = (value << 16).to_bytes(4, "big", signed=True)
     path.write_bytes(content)
     (item,) = Video("turned", str(path), "", 1).items()
     pixels = np.asarray(read_image(item.read(), item.name)).astype(int)
-    upright = np.rot90(np.asarray(image), -angle // 90)  # what is left comes to the top when turned by 90
+    upright = np.rot90(np.asarray(image), -angle // 90)  # the left side comes to the top when turned by 90
     assert pixels.shape == upright.shape and np.abs(pixels - upright).mean() < 10
 
 
@@ -231,8 +231,10 @@ def test_less_usual_suffixes_links_and_what_is_left_out(tmp_path):
     os.mkfifo(folder / "pipe.png")
     for name in ("notes.txt", "scan.dcm", ".hidden.png"):
         (folder / name).write_text("no")
-    found = collect([str(folder)], tmp_path / "out")
-    assert len(found.items) == 8 and {"link/linked", "__odd/name", "part 5!/5"} <= {item.name for item in found.items}
-    assert all(read_image(item.read(), item.name).size == (8, 6) for item in found.items)
-    assert found.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.dcm")]
+    source = collect([str(folder)], tmp_path / "out")
+    assert len(source.items) == 8 and {"link/linked", "__odd/name", "part 5!/5"} <= {
+        item.name for item in source.items
+    }
+    assert all(read_image(item.read(), item.name).size == (8, 6) for item in source.items)
+    assert source.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.dcm")]
     assert f"{folder}/__odd" in collect([f"{folder}/*"], tmp_path / "out").left_out

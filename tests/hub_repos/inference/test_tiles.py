@@ -1,4 +1,4 @@
-"""Tiles cover the image and blend into what a network that sees no context says of the whole."""
+"""Tiles cover the image and blend into the logits of the whole image for a network without context."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def test_one_tile_holds_an_image_that_fits(width, height, tile):
 
 @pytest.mark.parametrize("overlap", [0, 0.3, 0.9])
 def test_every_pixel_is_covered(overlap):
-    seen = torch.zeros(83, 131)
+    coverage = torch.zeros(83, 131)
     for left, top, right, bottom in tile_boxes(131, 83, 32, overlap):
         assert (right - left, bottom - top) == (32, 32)
-        seen[top:bottom, left:right] += 1
-    assert seen.min() >= 1
+        coverage[top:bottom, left:right] += 1
+    assert coverage.min() >= 1
 
 
 def test_the_weight_is_positive_symmetric_and_falls_to_the_border():
@@ -38,11 +38,11 @@ def test_the_weight_is_positive_symmetric_and_falls_to_the_border():
 
 
 def test_the_blend_is_the_weighted_mean():
-    one, other = torch.full((1, 2, 2, 4), 1.0), torch.full((1, 2, 2, 4), 3.0)
-    blended = blend([((0, 0, 4, 2), one), ((2, 0, 6, 2), other)], 2, 6)
-    near, far = 0.5 - 0.5 * torch.cos(torch.pi * torch.tensor([1.25, 0.25]))  # Hann of 4: pixels 2 and 3, 0 and 1
+    left_tile, right_tile = torch.full((1, 2, 2, 4), 1.0), torch.full((1, 2, 2, 4), 3.0)
+    blended = blend([((0, 0, 4, 2), left_tile), ((2, 0, 6, 2), right_tile)], 2, 6)
+    inner, outer = 0.5 - 0.5 * torch.cos(torch.pi * torch.tensor([1.25, 0.25]))  # Hann of 4: pixels 2 and 3, 0 and 1
     assert blended.shape == (1, 2, 2, 6)
-    assert near > far
+    assert inner > outer
     torch.testing.assert_close(blended[0, 0, 0, [0, 1, 4, 5]], torch.tensor([1.0, 1, 3, 3]))
     torch.testing.assert_close(blended[0, 0, 0, 2] + blended[0, 0, 0, 3], torch.tensor(4.0))
     torch.testing.assert_close(blended[0, 1, 1, 2], (0.8535534 * 1 + 0.1464466 * 3) / torch.tensor(1.0))
@@ -62,18 +62,18 @@ def test_tiles_of_a_pixelwise_network_blend_into_its_logits():
     assert max(sizes) == 4 and len(sizes) > 2
 
 
-def test_small_images_stay_in_one_batch_and_as_they_are():
+def test_small_images_stay_in_one_batch_unchanged():
     images = [Image.fromarray(phantom(0, index, 64)[0]) for index in range(3)]
     processor, sizes = UNetImageProcessor(size=32), []
 
-    def forward(of):
-        sizes.append(len(of))
-        return processor(of)["pixel_values"]
+    def forward(batch):
+        sizes.append(len(batch))
+        return processor(batch)["pixel_values"]
 
-    found = list(logits_of(forward, images, tile=200, batch_size=2))
+    results = list(logits_of(forward, images, tile=200, batch_size=2))
     assert sizes == [2, 1]
-    for one, image in zip(found, images, strict=True):
-        assert torch.equal(one, processor(image)["pixel_values"])
+    for result, image in zip(results, images, strict=True):
+        assert torch.equal(result, processor(image)["pixel_values"])
 
 
 def test_batches():

@@ -18,9 +18,9 @@ def test_what_is_never_published(name, tmp_path):
 
 def test_an_access_token_in_a_file_is_never_published(tmp_path):
     (tmp_path / "results.json").write_text(f'"command": "--data https://x?token={TOKEN}"')
-    with pytest.raises(ValueError, match="results.json holds what looks like an access token") as raised:
+    with pytest.raises(ValueError, match="results.json holds what looks like an access token") as error:
         publication.require_publishable(tmp_path)
-    assert TOKEN not in str(raised.value)
+    assert TOKEN not in str(error.value)
 
 
 def test_a_link_in_a_build_is_never_published(tmp_path):

@@ -46,8 +46,8 @@ def check_at(model, *shapes):
         pixels = torch.randn(shape)
         with torch.inference_mode():
             expected = model(pixels).logits.numpy()
-        (found,) = session.run(None, {"pixel_values": pixels.numpy()})
-        assert largest_difference(found, expected) < 1e-4, shape
+        (logits,) = session.run(None, {"pixel_values": pixels.numpy()})
+        assert largest_difference(logits, expected) < 1e-4, shape
 
 
 @each_pair
@@ -103,9 +103,9 @@ def test_a_network_that_is_not_traced_right_is_refused():
 def test_a_missing_extra_says_what_to_install(monkeypatch, checkpoint, exported, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     message = r"ONNX needs the package onnxruntime: pip install 'hub-unets\[export\]'"
-    for refused in (require_export, lambda: build(checkpoint, tmp_path / "out", onnx=True)):
+    for call in (require_export, lambda: build(checkpoint, tmp_path / "out", onnx=True)):
         with pytest.raises(ValueError, match=message):
-            refused()
+            call()
     assert not (tmp_path / "out").exists()
     assert failures(exported).keys() == {"onnx"}
 
@@ -118,14 +118,14 @@ def test_a_build_with_onnx_passes_every_check(exported):
 
 
 def test_a_push_builds_with_onnx(checkpoint, monkeypatch):
-    built = []
+    builds = []
     monkeypatch.setattr(
-        "hub_unets.hub_repos.publish.publication.build", lambda *arguments: built.append(arguments) or 1 / 0
+        "hub_unets.hub_repos.publish.publication.build", lambda *arguments: builds.append(arguments) or 1 / 0
     )
     monkeypatch.setattr("hub_unets.hub_repos.push.read_remote", lambda *_: Remote())
     with pytest.raises(ZeroDivisionError):
         push(checkpoint, "someone/unet", dry_run=True, onnx=True)
-    assert built[0][-1] is True
+    assert builds[0][-1] is True
 
 
 def change(edit):
@@ -142,7 +142,9 @@ def change(edit):
 def flip(folder):
     """Change the sign of a weight: the last byte of the head's, as they lie in the file."""
     proto = onnx.load_model(folder / "model.onnx")
-    weight = next(one.raw_data for one in proto.graph.initializer if one.name == "model.head.classifier.weight")
+    weight = next(
+        tensor.raw_data for tensor in proto.graph.initializer if tensor.name == "model.head.classifier.weight"
+    )
     content = bytearray((folder / "model.onnx").read_bytes())
     content[content.index(weight) + len(weight) - 1] ^= 0x80
     (folder / "model.onnx").write_bytes(content)
@@ -220,7 +222,9 @@ def test_what_is_tampered_with_and_signed_fails_before_it_is_run(tamper, reason,
 
 def test_a_weight_that_another_processor_rounded_passes(copy):
     def round_otherwise(proto):
-        tensor = next(one for one in proto.graph.initializer if one.name == "model.head.classifier.weight")
+        tensor = next(
+            candidate for candidate in proto.graph.initializer if candidate.name == "model.head.classifier.weight"
+        )
         values = np.frombuffer(tensor.raw_data, np.float32)
         tensor.raw_data = (values * np.float32(1 + 2e-7)).tobytes()
 

@@ -25,18 +25,18 @@ def transformed(transform, image, seed=0):
 class TestGlare:
     @pytest.mark.parametrize("seed", range(4))
     def test_reflections_are_white_and_leave_the_margin_black(self, image, seed):
-        shown = transformed(Glare(spots=(8, 8), gain=(1, 1), p=1), image, seed)
-        assert (shown >= image).all()
-        changed = (shown > image).any(axis=2)
+        result = transformed(Glare(spots=(8, 8), gain=(1, 1), p=1), image, seed)
+        assert (result >= image).all()
+        changed = (result > image).any(axis=2)
         assert 0.002 < changed.mean() < 0.3
-        assert not shown[:, :14].any()
-        assert shown[changed].min(axis=1).max() > 180  # towards white in every channel
+        assert not result[:, :14].any()
+        assert result[changed].min(axis=1).max() > 180  # towards white in every channel
 
     def test_over_exposure_multiplies_where_it_is_lit_and_clips(self, image):
-        shown = transformed(Glare(spots=(0, 0), gain=(3, 3), p=1), image)
-        factor = shown.astype(float)[:, 16:] / image[:, 16:]
+        result = transformed(Glare(spots=(0, 0), gain=(3, 3), p=1), image)
+        factor = result.astype(float)[:, 16:] / image[:, 16:]
         assert factor.min() >= 0.99 and factor.max() < 3.02 and factor.max() > 2
-        assert (shown == 255).any() and not shown[:, :16].any()
+        assert (result == 255).any() and not result[:, :16].any()
 
     def test_without_either_the_frame_is_as_it_was(self, image):
         assert np.array_equal(transformed(Glare(spots=(0, 0), gain=(1, 1), p=1), image), image)
@@ -52,9 +52,9 @@ class TestDye:
         ramp = np.repeat(np.arange(20, 100, dtype=np.uint8)[:, None], 60, axis=1)
         image = np.stack([ramp] * 3, axis=-1)
         for seed in range(30):
-            shown = transformed(Dye(strength=(1, 1), p=1), image, seed).astype(float)
-            ratio = shown / image
-            if np.ptp(shown, axis=1).max() == 0:  # a cast: alike along every row
+            result = transformed(Dye(strength=(1, 1), p=1), image, seed).astype(float)
+            ratio = result / image
+            if np.ptp(result, axis=1).max() == 0:  # a cast: alike along every row
                 assert np.ptp(ratio[20:], axis=(0, 1)).max() < 0.05
                 assert np.ptp(ratio[-1, 0]) > 0.1
                 return
@@ -63,9 +63,9 @@ class TestDye:
     def test_patches_dye_a_part(self, image):
         parts = []
         for seed in range(12):
-            shown = transformed(Dye(strength=(0.7, 0.7), p=1), image, seed).astype(int)
-            parts.append((np.abs(shown - image).max(axis=2)[:, 16:] > 12).mean())
-            assert not shown[:, :16].any()  # black stays black
+            result = transformed(Dye(strength=(0.7, 0.7), p=1), image, seed).astype(int)
+            parts.append((np.abs(result - image).max(axis=2)[:, 16:] > 12).mean())
+            assert not result[:, :16].any()  # black stays black
         assert min(parts) < 0.8 < max(parts)
 
     def test_strength_zero_changes_nothing(self, image):
@@ -75,12 +75,12 @@ class TestDye:
 def test_pure_functions_and_the_mask_stays(image):
     mask = (image[..., 0] > 100).astype(np.uint8)
     spec = [{"Glare": {"p": 0.6}}, {"Dye": {"p": 0.6}}]
-    drawn = [Augmentation(spec, 2)(image, mask, 0, index) for index in range(8)]
-    again = Augmentation(spec, 2)
+    samples = [Augmentation(spec, 2)(image, mask, 0, index) for index in range(8)]
+    augmentation = Augmentation(spec, 2)
     for index in reversed(range(8)):
-        assert np.array_equal(again(image, mask, 0, index)[0], drawn[index][0])
-        assert np.array_equal(drawn[index][1], mask)
-    assert len({shown.tobytes() for shown, _ in drawn}) > 3
+        assert np.array_equal(augmentation(image, mask, 0, index)[0], samples[index][0])
+        assert np.array_equal(samples[index][1], mask)
+    assert len({result.tobytes() for result, _ in samples}) > 3
 
 
 @pytest.mark.parametrize(

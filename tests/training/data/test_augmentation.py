@@ -27,24 +27,24 @@ def pair():
     return rng.integers(0, 256, (32, 40, 3), np.uint8), rng.integers(0, 2, (32, 40), np.uint8)
 
 
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class TestPureFunction:
     def test_same_seed_epoch_and_index_give_the_same_pixels(self, pair):
         augmentation = Augmentation(SPEC, seed=3)
         first = augmentation(*pair, 2, 7)
-        for other in (0, 1, 2):
-            augmentation(*pair, other, 5)
+        for seed in (0, 1, 2):
+            augmentation(*pair, seed, 5)
         assert same(first, augmentation(*pair, 2, 7))
         assert same(first, Augmentation(SPEC, seed=3)(*pair, 2, 7))
         assert not same(first, pair)
 
     @pytest.mark.parametrize(("seed", "epoch", "index"), [(4, 2, 7), (3, 3, 7), (3, 2, 8), (3, 7, 2)])
     def test_any_other_number_gives_other_pixels(self, pair, seed, epoch, index):
-        one, other = Augmentation(SPEC, 3)(*pair, 2, 7), Augmentation(SPEC, seed)(*pair, epoch, index)
-        assert not np.array_equal(one[0], other[0])
+        first, second = Augmentation(SPEC, 3)(*pair, 2, 7), Augmentation(SPEC, seed)(*pair, epoch, index)
+        assert not np.array_equal(first[0], second[0])
 
     def test_global_generators_are_neither_read_nor_moved(self, pair):
         augmentation = Augmentation(SPEC, 0)
@@ -147,4 +147,4 @@ def test_recipes_build_without_a_warning_and_keep_the_shape(path, pair):
         augmentation = Augmentation(spec, 0)
         changed = [augmentation(*pair, 0, index) for index in range(20)]
     assert {(image.shape, mask.shape) for image, mask in changed} == {((32, 40, 3), (32, 40))}
-    assert sum(same(one, pair) for one in changed) < 15
+    assert sum(same(sample, pair) for sample in changed) < 15

@@ -31,18 +31,18 @@ def inside(rows, columns, label=1):
 
 
 def write(folder, annotations, file="annotations.json", images="", names=("a.png",), categories=("polyp",), **fields):
-    """A COCO file of 8 x 6 images; annotations are of the first unless they say."""
+    """A COCO file of 8 x 6 images; annotations are of the first unless they name another."""
     for name in names:
         (folder / images / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6)).save(folder / images / name)
-    listed = [
+    image_entries = [
         {"id": 10 + number, "file_name": name, "width": 8, "height": 6, **fields} for number, name in enumerate(names)
     ]
-    given = [
-        {"id": number, "image_id": 10, "category_id": 3, "iscrowd": 0, **one} for number, one in enumerate(annotations)
+    entries = [
+        {"id": number, "image_id": 10, "category_id": 3, "iscrowd": 0, **row} for number, row in enumerate(annotations)
     ]
     kinds = [{"id": 3 + number, "name": name} for number, name in enumerate(categories)]
-    content = {"images": listed, "annotations": given, "categories": kinds}
+    content = {"images": image_entries, "annotations": entries, "categories": kinds}
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     (folder / file).write_text(json.dumps(content))
     return str(folder / file)
@@ -75,20 +75,20 @@ class TestMasks:
 
     def test_polyps_of_an_image_are_united_and_an_image_without_any_is_empty(self, tmp_path):
         data = write(tmp_path, [{"segmentation": POLYGON}, {"segmentation": UNCOMPRESSED}], names=("a.png", "b.png"))
-        found = labels(data)
+        masks = labels(data)
         expected = inside(slice(1, 4), slice(1, 5)) | inside(slice(0, 3), 1)
-        np.testing.assert_array_equal(found["a"], expected)
-        assert not found["b"].any()
+        np.testing.assert_array_equal(masks["a"], expected)
+        assert not masks["b"].any()
 
     def test_a_category_is_the_label_of_its_name(self, tmp_path, capsys):
         annotations = [{"segmentation": POLYGON, "category_id": 4}, {"segmentation": UNCOMPRESSED}]
         data = write(tmp_path, annotations, categories=("Boundary", "polyp", "unused"))
         np.testing.assert_array_equal(labels(data)["a"], inside(slice(1, 4), slice(1, 5)))
         assert "not called polyp, with so many annotations: Boundary (1)" in capsys.readouterr().err
-        of_three = {0: "background", 1: "polyp", 2: "boundary"}
+        id2label = {0: "background", 1: "polyp", 2: "boundary"}
         expected = inside(slice(1, 4), slice(1, 5))
         expected[0:3, 1] = 2  # the later one lies above
-        np.testing.assert_array_equal(labels(data, 3, id2label=of_three)["a"], expected)
+        np.testing.assert_array_equal(labels(data, 3, id2label=id2label)["a"], expected)
         with pytest.raises(ValueError, match="no label is called polyp; the model's are background, lesion, boundary"):
             load_source(data, id2label={0: "background", 1: "lesion", 2: "boundary"})
 
@@ -135,7 +135,7 @@ class TestNumbers:
     """Refused with file, annotation and value, and memory never grows with a coordinate."""
 
     @pytest.mark.parametrize(
-        ("value", "said"),
+        ("value", "message"),
         [
             (None, "null, which is no number"),
             (float("nan"), "nan, which is no number"),
@@ -147,10 +147,10 @@ class TestNumbers:
             (-9, "-9, far outside"),
         ],
     )
-    def test_coordinates(self, tmp_path, value, said):
+    def test_coordinates(self, tmp_path, value, message):
         for segmentation in ([[1, 1, value, 1, value, 4, 1, 4]], [1, 1, 5, 1, 5, value, 1, 4]):
             data = write(tmp_path, [{"segmentation": POLYGON}, {"segmentation": segmentation}])
-            with pytest.raises(UserError, match=f"annotations.json: annotation 1 has the coordinate {said}"):
+            with pytest.raises(UserError, match=f"annotations.json: annotation 1 has the coordinate {message}"):
                 load_source(data)
 
     def test_a_little_outside_is_cut_off(self, tmp_path):
@@ -184,8 +184,8 @@ class TestCategories:
             {"segmentation": POLYGON, "category_id": 4},
             {"segmentation": [[0, 0, 8, 0, 8, 6, 0, 6]], "category_id": 5},
         ]
-        for others in (("background", "polyp", "_background_"), ("BG", "Polyps", "Background")):
-            data = write(tmp_path, annotations, categories=others)
+        for names in (("background", "polyp", "_background_"), ("BG", "Polyps", "Background")):
+            data = write(tmp_path, annotations, categories=names)
             for id2label in (None, {0: "background", 1: "polyp"}, {0: "other", 1: "polyp", 2: "edge"}):
                 np.testing.assert_array_equal(labels(data, id2label=id2label)["a"], inside(slice(1, 4), slice(1, 5)))
         assert not capsys.readouterr().err
@@ -195,8 +195,8 @@ class TestCategories:
         data = write(tmp_path, annotations, categories=("polyp", "instrument"))
         for id2label in (None, {0: "background", 1: "polyp"}):
             np.testing.assert_array_equal(labels(data, id2label=id2label)["a"], inside(slice(1, 4), slice(1, 5)))
-            said = capsys.readouterr().err
-            assert "left out 1 categories that are not called polyp, with so many annotations: instrument (1)" in said
+            text = capsys.readouterr().err
+            assert "left out 1 categories that are not called polyp, with so many annotations: instrument (1)" in text
 
     def test_no_category_of_the_labels_name(self, tmp_path):
         data = write(tmp_path, [{"segmentation": POLYGON}], categories=("lesion", "background"))
@@ -212,8 +212,8 @@ class TestCategories:
         for category in content["categories"]:
             category["supercategory"] = "polyp"
         Path(data).write_text(json.dumps(content))
-        found = labels(data, id2label={0: "background", 1: "polyp"})["a"]
-        np.testing.assert_array_equal(found, inside(slice(1, 4), slice(1, 5)) | inside(slice(0, 3), 1))
+        mask = labels(data, id2label={0: "background", 1: "polyp"})["a"]
+        np.testing.assert_array_equal(mask, inside(slice(1, 4), slice(1, 5)) | inside(slice(0, 3), 1))
 
 
 def changed(folder, change, **options):
@@ -226,7 +226,7 @@ def changed(folder, change, **options):
 
 
 class TestExports:
-    """What tools and other machines write is read as it is meant, or refused by name."""
+    """Variants that tools and other machines write are read correctly, or refused by name."""
 
     @pytest.mark.parametrize(
         "segmentation",

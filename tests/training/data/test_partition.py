@@ -93,10 +93,10 @@ class TestPublished:
 
     def test_any_parts_and_order_of_the_source(self):
         names = kvasir_names()
-        _, one = make_partition(source(all=names), "official")
-        _, two = make_partition(source(train=names[:300], test=names[:299:-1]), "official")
-        assert one.sha256 == two.sha256 and one.twins == two.twins
-        assert [one.names[i] for i in one.train] == [two.names[i] for i in two.train]
+        _, first = make_partition(source(all=names), "official")
+        _, second = make_partition(source(train=names[:300], test=names[:299:-1]), "official")
+        assert first.sha256 == second.sha256 and first.twins == second.twins
+        assert [first.names[i] for i in first.train] == [second.names[i] for i in second.train]
 
     def test_without_stems(self):
         rows = source(all=[f"row-{i:06d}" for i in range(5)])
@@ -161,11 +161,11 @@ class TestFolds:
 
     def test_the_seed_draws_others_and_the_order_of_the_names_does_not(self):
         names = numbered(40)
-        one, same, other = (
+        first, same, other = (
             [partition.sha256 for partition in folds_of(rows, 4, seed)]
             for rows, seed in ((source(all=names), 1), (source(all=names[::-1]), 1), (source(all=names), 2))
         )
-        assert one == same and not set(one) & set(other) and len(set(one)) == 4
+        assert first == same and not set(first) & set(other) and len(set(first)) == 4
 
     @pytest.mark.parametrize(
         ("split", "count", "message"),
@@ -265,8 +265,8 @@ def test_digest_of_a_split_by_hand():
 
 def test_leaks_are_reported():
     rows, partition = make_partition(source(test=[TWIN_B, "c"], train=["a", TWIN_A], validation=["d"]), "own")
-    found = leaks(rows, partition)
-    assert found == module.Leaks((), (), ((TWIN_B, TWIN_A),))
+    leaked = leaks(rows, partition)
+    assert leaked == module.Leaks((), (), ((TWIN_B, TWIN_A),))
     assert leaks(rows, partition, ["1", "2", "2", "4", "5"]).identical == (("a", "c"),)
     overlapping = dataclasses.replace(partition, validation=partition.test)
     assert leaks(rows, overlapping).stems == tuple(sorted([TWIN_B, "c"]))
@@ -304,12 +304,12 @@ def test_digest_of_the_files_is_of_every_name_image_and_mask(tmp_path):
         (tmp_path / kind).mkdir()
         for number in range(20):
             Image.new("L", (8, 8 + number), value).save(tmp_path / kind / f"{number}.png")
-    found = [digest(), digest()]
-    assert found[0] == found[1]
+    digests = [digest(), digest()]
+    assert digests[0] == digests[1]
     Image.new("L", (8, 8), 2).save(tmp_path / "images/0.png")
-    found.append(digest())
+    digests.append(digest())
     Image.new("L", (8, 8), 0).save(tmp_path / "masks/0.png")
-    found.append(digest())
+    digests.append(digest())
     for kind in ("images", "masks"):
         (tmp_path / kind / "0.png").rename(tmp_path / kind / "z.png")
-    assert len({*found, digest()}) == 4
+    assert len({*digests, digest()}) == 4

@@ -57,8 +57,8 @@ def test_no_threshold_segments_the_phantoms(frames):
 
 
 def test_same_seed_same_bytes(parts):
-    first, again, other = (phantom_dataset(3, seed, size=64) for seed in (5, 5, 6))
-    assert first.to_list() == again.to_list()
+    first, repeated, other = (phantom_dataset(3, seed, size=64) for seed in (5, 5, 6))
+    assert first.to_list() == repeated.to_list()
     assert all(a["image"] != b["image"] for a, b in zip(first, other, strict=True))
 
 

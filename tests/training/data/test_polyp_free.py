@@ -100,11 +100,11 @@ class TestPaintOut:
 
 def test_both_are_pure_functions_of_seed_epoch_and_index(frame):
     spec = [{"PolypFreeCrop": {"p": 0.5}}, {"PaintOut": {"p": 0.5}}]
-    drawn = [Augmentation(spec, 1)(*frame, 0, index) for index in range(12)]
-    again = Augmentation(spec, 1)
+    samples = [Augmentation(spec, 1)(*frame, 0, index) for index in range(12)]
+    augmentation = Augmentation(spec, 1)
     for index in reversed(range(12)):
-        assert all(map(np.array_equal, again(*frame, 0, index), drawn[index]))
-    assert 0 < sum(not mask.any() for _, mask in drawn) < 12
+        assert all(map(np.array_equal, augmentation(*frame, 0, index), samples[index]))
+    assert 0 < sum(not mask.any() for _, mask in samples) < 12
 
 
 class TestLargestFreeCrop:

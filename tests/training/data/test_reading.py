@@ -98,7 +98,7 @@ class TestImages:
 
 class TestTwoLabels:
     @pytest.mark.parametrize(
-        ("image", "found"),
+        ("image", "expected"),
         [
             (mask_of(0, 255), {0, 1}),
             (mask_of(255), {1}),
@@ -118,10 +118,10 @@ class TestTwoLabels:
             (mask_of(0, 1, dtype=np.uint16, mode="I;16"), {0, 1}),
         ],
     )
-    def test_lossless(self, image, found):
+    def test_lossless(self, image, expected):
         labels = read_labels(stored(image), "a")
         assert labels.dtype == np.uint8 and labels.shape == SHAPE
-        assert set(np.unique(labels)) == found
+        assert set(np.unique(labels)) == expected
 
     @pytest.mark.parametrize("mode", ["L", "RGB"])
     def test_lossy_is_cut_at_127(self, mode):
@@ -294,8 +294,8 @@ def test_damaged_exif_is_upright():
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
     content = stored(mask_of(0, 255, mode="RGB"), "JPEG", exif=exif)["bytes"]
-    at = content.index(b"MM\x00*") + 8
-    for damaged in (content[:at] + b"\xff" * 30 + content[at + 30 :], content.replace(b"MM\x00*", b"XX\x00*")):
+    offset = content.index(b"MM\x00*") + 8
+    for damaged in (content[:offset] + b"\xff" * 30 + content[offset + 30 :], content.replace(b"MM\x00*", b"XX\x00*")):
         value = {"bytes": damaged, "path": None}
         assert read_image(value, "a").size == (32, 24)
         assert read_labels(value, "a")[0, ::31].tolist() == [0, 1]
@@ -318,8 +318,8 @@ class TestBoundary:
     def test_of_a_square(self, width, inside):
         expected = 2 * square()
         expected[inside] = 1
-        found = with_boundary(square(), width, "a")
-        assert found.dtype == np.uint8 and np.array_equal(found, expected)
+        labels = with_boundary(square(), width, "a")
+        assert labels.dtype == np.uint8 and np.array_equal(labels, expected)
 
     @pytest.mark.parametrize(("width", "label"), [(1, 1), (2, 2)])
     def test_the_distance_is_euclidean(self, width, label):

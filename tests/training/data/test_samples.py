@@ -67,7 +67,7 @@ def decoded(monkeypatch):
     """How often a file is decoded."""
     calls = []
     read_pair = module.read_pair
-    monkeypatch.setattr(module, "read_pair", lambda *given: (calls.append(given), read_pair(*given))[1])
+    monkeypatch.setattr(module, "read_pair", lambda *arguments: (calls.append(arguments), read_pair(*arguments))[1])
     return calls
 
 
@@ -113,8 +113,8 @@ class TestCachedSamples:
     def test_a_changed_file_is_decoded_anew(self, tmp_path, decoded, column):
         rows = make_rows()
         before = cached(rows, tmp_path)[0]
-        other = png(np.full((30, 40, 3), 255)) if column == "image" else png(np.full((30, 40), 255))
-        after = cached(replaced(rows, column, other), tmp_path)[0]
+        content = png(np.full((30, 40, 3), 255)) if column == "image" else png(np.full((30, 40), 255))
+        after = cached(replaced(rows, column, content), tmp_path)[0]
         assert len(decoded) == 6
         key = {"image": "pixels", "annotation": "labels"}[column]
         assert before[key] != after[key] and set(after[key]) == {255 if column == "image" else 1}
@@ -216,15 +216,15 @@ class TestTrainingSamples:
         assert not torch.equal(samples[(1, 0)]["pixel_values"], samples[(2, 0)]["pixel_values"])
 
     def test_the_augmentation_may_take_any_other_frame(self, tmp_path):
-        processor, taken = UNetImageProcessor(size=SIZE), []
+        processor, pictures = UNetImageProcessor(size=SIZE), []
 
         def augmentation(image, mask, epoch, index, frames):
-            taken.append([frames[number] for number in range(len(frames))])
+            pictures.append([frames[number] for number in range(len(frames))])
             return image, mask
 
         rows = cached(make_rows(), tmp_path)
         TrainingSamples(rows, processor, augmentation)[(0, 1)]
-        for (image, mask), row in zip(taken[0], rows, strict=True):
+        for (image, mask), row in zip(pictures[0], rows, strict=True):
             assert image.tobytes() == row["pixels"] and image.shape == (SIZE, SIZE, 3)
             assert mask.tobytes() == row["labels"] and mask.shape == (SIZE, SIZE)
 
@@ -265,14 +265,14 @@ class TestEpochSampler:
     def test_copies_are_drawn_once_each_and_never_again(self):
         sampler = EpochSampler(7, seed=1, copies=3)
         assert len(sampler) == 21
-        seen = []
+        epoch_keys = []
         for epoch in range(2):
             sampler.set_epoch(epoch)
             keys = list(sampler)
             assert sorted(index for _, index in keys) == sorted(list(range(7)) * 3)
             assert {draw for draw, _ in keys} == {3 * epoch, 3 * epoch + 1, 3 * epoch + 2}
-            seen += keys
-        assert len(set(seen)) == 42
+            epoch_keys += keys
+        assert len(set(epoch_keys)) == 42
 
     def test_depends_on_seed_and_epoch_alone(self):
         def order(seed, epoch):
@@ -284,7 +284,7 @@ class TestEpochSampler:
         np.random.seed(0)
         torch.manual_seed(5)
         assert order(1, 2) == expected
-        assert len({tuple(one) for one in (expected, order(2, 1), order(1, 3), order(2, 2))}) == 4
+        assert len({tuple(keys) for keys in (expected, order(2, 1), order(1, 3), order(2, 2))}) == 4
 
 
 class TestForeground:

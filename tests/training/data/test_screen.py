@@ -53,19 +53,19 @@ def test_at_full_size_only_its_shape_changes_a_view(frame):
     mask = np.ascontiguousarray(frame[1][:, 20:])
     for seed in range(6):
         screen, labels = transformed(Screen(width=(1, 1), height=(1, 1), **BARE), image, mask, seed)
-        shown = screen.max(axis=2) > 24
-        assert np.array_equal(screen[shown], image[shown]) and np.array_equal(labels[shown], mask[shown])
-        assert not labels[~shown].any() and shown.mean() > 0.7
+        view = screen.max(axis=2) > 24
+        assert np.array_equal(screen[view], image[view]) and np.array_equal(labels[view], mask[view])
+        assert not labels[~view].any() and view.mean() > 0.7
 
 
 def test_shapes():
-    drawn = [_shape(np.random.default_rng(seed), 40, 60) for seed in range(30)]
-    for shape in drawn:
+    shapes = [_shape(np.random.default_rng(seed), 40, 60) for seed in range(30)]
+    for shape in shapes:
         assert shape[20].all() or shape[20].mean() > 0.9
         assert np.array_equal(shape, shape[::-1]) and np.array_equal(shape, shape[:, ::-1])
-    corners = sum(bool(shape[0, 0]) for shape in drawn)
+    corners = sum(bool(shape[0, 0]) for shape in shapes)
     assert 3 <= corners <= 20  # one in three is a rectangle
-    assert min(shape.mean() for shape in drawn) > 0.75  # an ellipse: pi / 4
+    assert min(shape.mean() for shape in shapes) > 0.75  # an ellipse: pi / 4
 
 
 class TestFurniture:
@@ -73,17 +73,17 @@ class TestFurniture:
     def test_a_second_picture_is_another_frame_and_its_polyp_background(self, frame, seed):
         image, mask = frame[0].copy(), np.zeros_like(frame[1])
         image[:, 20:] = 40, 160, 40
-        others = [(np.full_like(image, POLYP), np.ones_like(mask))]
+        frames = [(np.full_like(image, POLYP), np.ones_like(mask))]
         screen = Screen(width=(0.4, 0.4), height=(0.6, 0.6), second_picture=1, boxes=0, lines=0, p=1)
-        image, labels = transformed(screen, image, mask, seed, frames=others)
+        image, labels = transformed(screen, image, mask, seed, frames=frames)
         assert reddish(image).mean() > 0.005
         assert not labels.any()
 
     def test_without_frames_it_is_the_frame_itself(self, frame):
         screen = Screen(width=(0.4, 0.4), height=(0.6, 0.6), second_picture=1, boxes=0, lines=0, p=1)
         image, mask = transformed(screen, *frame)
-        again, labels = transformed(screen, *frame, frames=[frame])
-        assert np.array_equal(image, again) and np.array_equal(mask, labels)
+        repeated, labels = transformed(screen, *frame, frames=[frame])
+        assert np.array_equal(image, repeated) and np.array_equal(mask, labels)
         assert cv2.connectedComponents(reddish(image).astype(np.uint8))[0] == 3  # the polyp twice, and the rest
 
     @pytest.mark.parametrize("seed", range(10))
@@ -91,8 +91,8 @@ class TestFurniture:
         image = np.full((100, 100, 3), 120, np.uint8)
         polyp = np.ones((100, 100), np.uint8)
         screen = Screen(width=(1, 1), height=(1, 1), second_picture=1, boxes=4, lines=0, p=1)
-        others = [(np.full_like(image, 250), polyp)]
-        image, labels = transformed(screen, image, polyp, seed, frames=others)
+        frames = [(np.full_like(image, 250), polyp)]
+        image, labels = transformed(screen, image, polyp, seed, frames=frames)
         assert not labels[(image == 250).all(axis=2)].any()
         assert (image[labels > 0] == 120).all(axis=1).mean() > 0.97  # outlines are painted over the polyp
 
@@ -108,11 +108,11 @@ class TestFurniture:
 def test_pure_function_of_seed_epoch_and_index(frame):
     spec = [{"Screen": {"p": 0.7}}]
     frames = [(np.full_like(frame[0], value), frame[1]) for value in (50, 100, 150)]
-    drawn = [Augmentation(spec, 1)(*frame, 0, index, frames) for index in range(8)]
-    again = Augmentation(spec, 1)
+    samples = [Augmentation(spec, 1)(*frame, 0, index, frames) for index in range(8)]
+    augmentation = Augmentation(spec, 1)
     for index in reversed(range(8)):
-        assert all(map(np.array_equal, again(*frame, 0, index, frames), drawn[index]))
-    assert len({image.tobytes() for image, _ in drawn}) > 4
+        assert all(map(np.array_equal, augmentation(*frame, 0, index, frames), samples[index]))
+    assert len({image.tobytes() for image, _ in samples}) > 4
 
 
 def test_arguments_are_not_changed(frame):
@@ -139,6 +139,6 @@ def test_an_enlarged_view_is_smooth_and_not_blocks():
     ramp = np.repeat(np.linspace(60, 200, 40).astype(np.uint8)[None], 100, axis=0)
     image = np.zeros((100, 100, 3), np.uint8)
     image[:, 30:70] = ramp[..., None]
-    shown, _ = transformed(Screen(width=(1, 1), height=(1, 1), **BARE), image, np.zeros((100, 100), np.uint8))
-    steps = np.diff(shown[50, :, 0].astype(int))
+    enlarged, _ = transformed(Screen(width=(1, 1), height=(1, 1), **BARE), image, np.zeros((100, 100), np.uint8))
+    steps = np.diff(enlarged[50, :, 0].astype(int))
     assert (steps[10:90] != 0).mean() > 0.8  # 40 columns become 90: as blocks, half of the steps were 0

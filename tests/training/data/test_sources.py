@@ -204,9 +204,9 @@ class TestNothingVanishes:
         write_image(tmp_path / "set/cover.png")
         write_image(tmp_path / "set/test/overlays/a.png")
         assert set(load_source(str(tmp_path / "set"))) == {"train", "test"}
-        said = capsys.readouterr().err.splitlines()
-        assert f"{tmp_path}/set/test: left out 1 beside images, masks: overlays (1 images)" in said
-        assert f"{tmp_path}/set: left out 2 beside test, train: cover.png, holdout (4 images)" in said
+        messages = capsys.readouterr().err.splitlines()
+        assert f"{tmp_path}/set/test: left out 1 beside images, masks: overlays (1 images)" in messages
+        assert f"{tmp_path}/set: left out 2 beside test, train: cover.png, holdout (4 images)" in messages
 
     def test_tables_of_no_part(self, tmp_path, capsys):
         (tmp_path / "set").mkdir()
@@ -215,8 +215,8 @@ class TestNothingVanishes:
             table(columns, ("image", "mask")).to_parquet(tmp_path / f"set/{file}.parquet")
         parts = load_source(str(tmp_path / "set"))
         assert {part: len(rows) for part, rows in parts.items()} == {"train": 3, "test": 3}
-        assert "left out 1 tables whose names say neither" in (said := capsys.readouterr().err)
-        assert "holdout.parquet" in said
+        assert "left out 1 tables whose names say neither" in (message := capsys.readouterr().err)
+        assert "holdout.parquet" in message
 
     def test_images_that_metadata_does_not_list(self, tmp_path, capsys):
         folder = write_pairs(tmp_path / "set", images=".", masks="outlines")
@@ -330,7 +330,7 @@ class TestZip:
         assert not list((cache / "hub_unets").iterdir())
 
     def test_a_cache_without_room_is_no_fault_of_the_zip(self, tmp_path, monkeypatch):
-        def fail(*given):
+        def fail(*arguments):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(zipfile.ZipFile, "extract", fail)

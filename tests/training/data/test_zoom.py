@@ -49,11 +49,11 @@ class TestCloseUp:
     def test_one_of_several_is_enlarged_and_all_of_them_come_up(self, frame):
         frame[1][:] = 0
         frame[1][10:20, 10:20], frame[1][80:90, 100:110] = 1, 2
-        seen = set()
+        enlarged = set()
         for seed in range(12):
             _, mask = transformed(CloseUp(area=(0.3, 0.3), p=1), *frame, seed)
-            seen.add(tuple(np.unique(mask)))
-        assert seen == {(0, 1), (0, 2)}
+            enlarged.add(tuple(np.unique(mask)))
+        assert enlarged == {(0, 1), (0, 2)}
 
     def test_frames_without_a_polyp_and_large_polyps_are_left(self, frame):
         for mask in (np.zeros_like(frame[1]), np.ones_like(frame[1])):
@@ -77,8 +77,8 @@ class TestShrinkPolyp:
         assert image[far > 0, 0].max() < 60  # of the polyp that it was nothing is left
 
     def test_places_differ(self, frame):
-        drawn = [transformed(ShrinkPolyp(area=(0.01, 0.01), p=1), *frame, seed)[1] for seed in range(8)]
-        assert len({tuple(np.argwhere(mask)[0]) for mask in drawn}) > 4
+        masks = [transformed(ShrinkPolyp(area=(0.01, 0.01), p=1), *frame, seed)[1] for seed in range(8)]
+        assert len({tuple(np.argwhere(mask)[0]) for mask in masks}) > 4
 
     def test_never_into_the_black_margin(self, frame):
         frame[0][:, 80:] = 0
@@ -110,18 +110,18 @@ class TestShrinkPolyp:
             mask[40:60, 60:] = 1
         else:
             image[:, :40] = 0
-        shown, left = transformed(ShrinkPolyp(p=1), image, mask)
-        assert np.array_equal(shown, image) and np.array_equal(left, mask)
+        result, left = transformed(ShrinkPolyp(p=1), image, mask)
+        assert np.array_equal(result, image) and np.array_equal(left, mask)
 
 
 def test_both_are_pure_functions_of_seed_epoch_and_index(frame):
     spec = [{"CloseUp": {"p": 0.5}}, {"ShrinkPolyp": {"p": 0.5}}]
     before = [part.copy() for part in frame]
-    drawn = [Augmentation(spec, 1)(*frame, 0, index) for index in range(8)]
-    again = Augmentation(spec, 1)
+    samples = [Augmentation(spec, 1)(*frame, 0, index) for index in range(8)]
+    augmentation = Augmentation(spec, 1)
     for index in reversed(range(8)):
-        assert all(map(np.array_equal, again(*frame, 0, index), drawn[index]))
-    assert len({mask.tobytes() for _, mask in drawn}) > 3
+        assert all(map(np.array_equal, augmentation(*frame, 0, index), samples[index]))
+    assert len({mask.tobytes() for _, mask in samples}) > 3
     assert all(map(np.array_equal, before, frame))
 
 

@@ -200,8 +200,8 @@ def test_full_disk_keeps_the_last_checkpoint_and_resumes_with_room(tmp_path, oth
     assert "Passed over" in ended.stdout and "checkpoint-1." in ended.stdout, ended
     runs.shell(f"cp -r {tmp_path}/disk/run {tmp_path}/ended")
     assert run(tmp_path / "whole", **EPOCHS).code == 0
-    one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("ended", "whole"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    weights, expected = (load_file(tmp_path / folder / "model.safetensors") for folder in ("ended", "whole"))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 @needs_mounts

@@ -11,16 +11,16 @@ from hub_unets.training.fit import trainer as module
 from tests.training.fit.trainers import plain_model
 
 PRIVATE = {"_get_train_sampler", "_save_checkpoint"}
-SECTION = "# What transformers calls private"
+SECTION = "# Overrides of transformers' private methods"
 
 
 def test_private_names_are_overridden_in_one_section():
     before, section = inspect.getsource(module.UNetTrainer).split(SECTION)
     (owner,) = ast.parse(inspect.getsource(module.UNetTrainer)).body
-    own = {one.name for one in owner.body if isinstance(one, ast.FunctionDef)}
-    theirs = {name for name in dir(Trainer) if name.startswith("_") and not name.startswith("__")}
-    assert own & theirs == PRIVATE
-    for name in theirs:
+    overrides = {node.name for node in owner.body if isinstance(node, ast.FunctionDef)}
+    private = {name for name in dir(Trainer) if name.startswith("_") and not name.startswith("__")}
+    assert overrides & private == PRIVATE
+    for name in private:
         assert f"self.{name}(" not in before and f"super().{name}(" not in before, name
     for name in PRIVATE:
         assert f"def {name}(" in section
@@ -42,7 +42,7 @@ def test_transformers_calls_what_is_overridden(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize(("size", "steps"), [(4, 2), (2, 4)])
 def test_the_loss_is_divided_once(make_trainer, size, steps):
-    """Whatever a version divides by: the weights do not depend on the accumulation."""
+    """The weights do not depend on the accumulation, whatever transformers divides by."""
     states = []
     for batch, accumulated in ((8, 1), (size, steps)):
         trainer = make_trainer(
@@ -57,8 +57,8 @@ def test_the_loss_is_divided_once(make_trainer, size, steps):
 def test_the_log_and_the_state_have_what_is_read_from_them(make_trainer):
     trainer = make_trainer(plain_model(), logging_steps=1)
     trainer.train()
-    training = [one for one in trainer.state.log_history if "loss" in one]
-    assert [one["step"] for one in training] == [1, 2, 3] and {"epoch", "learning_rate", "seconds"} <= set(training[0])
+    training = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in training] == [1, 2, 3] and {"epoch", "learning_rate", "seconds"} <= set(training[0])
     assert trainer.state.best_global_step == 3 and "eval_loss" in trainer.evaluate()
-    mean = sum(one["loss"] for one in training) / 3
+    mean = sum(row["loss"] for row in training) / 3
     assert trainer.state.log_history[-2]["train_loss"] == pytest.approx(mean, rel=1e-5)

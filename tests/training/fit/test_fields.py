@@ -89,13 +89,13 @@ OTHER_VALUES = {
     "train_sampling_strategy": "sequential",
     "do_eval": True,  # transformers completes it
 }
-KNOWN = {one.name: one for one in fields(TrainingArguments)}
+KNOWN = {field.name: field for field in fields(TrainingArguments)}
 
 
 def test_every_field_has_its_place():
-    places = [OTHER_WEIGHTS, SAME_WEIGHTS, ELSEWHERE, REFUSED, FIXED]
-    assert set(KNOWN) - set().union(*places) == set()
-    assert not [name for name in KNOWN if sum(name in place for place in places) > 1]
+    groups = [OTHER_WEIGHTS, SAME_WEIGHTS, ELSEWHERE, REFUSED, FIXED]
+    assert set(KNOWN) - set().union(*groups) == set()
+    assert not [name for name in KNOWN if sum(name in group for group in groups) > 1]
 
 
 def weights_after(make_trainer, **changes):
@@ -109,8 +109,8 @@ def default_weights(make_trainer):
     return weights_after(make_trainer)[1]
 
 
-def is_same(one, other):
-    return all(torch.equal(value, other[name]) for name, value in one.items())
+def is_same(weights, expected):
+    return all(torch.equal(value, expected[name]) for name, value in weights.items())
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER_WEIGHTS if name in KNOWN])
@@ -120,12 +120,12 @@ def test_trains_otherwise(make_trainer, default_weights, name):
 
 @pytest.mark.parametrize("name", [name for name in SAME_WEIGHTS if name in KNOWN])
 def test_trains_the_same(make_trainer, default_weights, name):
-    found = weights_after(make_trainer, **SAME_WEIGHTS[name])[1]
-    assert {key: value.shape for key, value in found.items()} == {
+    weights = weights_after(make_trainer, **SAME_WEIGHTS[name])[1]
+    assert {key: value.shape for key, value in weights.items()} == {
         key: value.shape for key, value in default_weights.items()
     }
     for key, value in default_weights.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=key)
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
 def test_when_it_logs_validates_and_saves(make_trainer):
@@ -139,16 +139,16 @@ def test_when_it_logs_validates_and_saves(make_trainer):
         eval_delay=2,
     )
     history = trainer.state.log_history
-    assert [one["step"] for one in history if "loss" in one] == [1, 4, 8]
-    assert [one["step"] for one in history if "eval_dice" in one] == [6, 9]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 4, 8]
+    assert [entry["step"] for entry in history if "eval_dice" in entry] == [6, 9]
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name in KNOWN])
 def test_refused_with_what_to_use(tmp_path, name):
     default = getattr(RunArguments(output_dir=str(tmp_path)), name)
-    other = OTHER_VALUES.get(name, not default if isinstance(default, bool) or default is None else 3)
+    value = OTHER_VALUES.get(name, not default if isinstance(default, bool) or default is None else 3)
     with pytest.raises(UserError, match=f"{name} can't be set: ...") as error:
-        RunArguments(output_dir=str(tmp_path), **{name: other})
+        RunArguments(output_dir=str(tmp_path), **{name: value})
     assert REFUSED[name] in str(error.value)
 
 
@@ -184,7 +184,7 @@ def test_metric_that_no_validation_gives():
 def test_best_by_another_metric_keeps_the_dice_under_its_name(make_trainer):
     trainer, _ = weights_after(make_trainer, metric_for_best_model="loss", greater_is_better=False, num_train_epochs=2)
     best = trainer.load_best()
-    found = {one["step"]: one for one in trainer.state.log_history if "eval_dice" in one}
-    assert best["dice"] == found[best["step"]]["eval_dice"] and best["step"] == min(
-        found, key=lambda step: found[step]["eval_loss"]
+    evaluations = {entry["step"]: entry for entry in trainer.state.log_history if "eval_dice" in entry}
+    assert best["dice"] == evaluations[best["step"]]["eval_dice"] and best["step"] == min(
+        evaluations, key=lambda step: evaluations[step]["eval_loss"]
     )

@@ -88,10 +88,10 @@ class TestEveryLoss:
     def test_each_image_of_a_batch_counts_alone(self, name, channels):
         logits, labels = some_batch(channels)
         together = LOSSES[name](logits, labels)
-        alone = [LOSSES[name](logits[i : i + 1], labels[i : i + 1]).item() for i in range(3)]
+        single = [LOSSES[name](logits[i : i + 1], labels[i : i + 1]).item() for i in range(3)]
         assert together.shape == (3,)
-        assert together.tolist() == pytest.approx(alone, rel=1e-6)
-        assert len({round(value, 3) for value in alone}) == 3
+        assert together.tolist() == pytest.approx(single, rel=1e-6)
+        assert len({round(value, 3) for value in single}) == 3
 
     @pytest.mark.parametrize("ignored", [255, -100])
     def test_ignored_pixels_change_neither_value_nor_gradient(self, name, channels, ignored):
@@ -131,7 +131,7 @@ class TestEveryLoss:
     def test_sure_logits_give_finite_values_and_gradients(self, name, channels, scale, rows):
         labels = torch.tensor(rows)[None, :, None].expand(1, 2, 5)
         classes = range(channels) if channels > 1 else [1]
-        right = torch.stack([labels == one for one in classes], dim=1)
+        right = torch.stack([labels == label for label in classes], dim=1)
         logits = (scale * (2.0 * right - 1)).requires_grad_()
         value = LOSSES[name](logits, labels)
         value.sum().backward()

@@ -34,9 +34,9 @@ def test_float32_under_autocast_and_the_rest_as_before():
     assert [*conv.state_dict()] == keys
     assert torch.equal(conv(pixels), exact)
     with torch.autocast("cpu", torch.bfloat16):
-        found = conv(pixels)
-    assert torch.equal(found, exact.bfloat16())
-    (found.float() ** 2).sum().backward()
+        features = conv(pixels)
+    assert torch.equal(features, exact.bfloat16())
+    (features.float() ** 2).sum().backward()
     assert torch.allclose(conv.weight.grad, gradient, rtol=0.01, atol=0.01 * gradient.abs().max().item())
 
 

@@ -21,7 +21,7 @@ from tests.variants import small_config, small_model
 READ = """
 import json, sys
 from tests.variants import small_model
-from training.fit.start import load_start
+from hub_unets.training.fit.start import load_start
 for source in sys.argv[1:]:
     try:
         print(json.dumps(load_start(small_model(), source).record))
@@ -44,9 +44,9 @@ def saved(tmp_path_factory):
     return save
 
 
-def network(folder, variant="unet", **given):
+def network(folder, variant="unet", **options):
     """A model of other random weights, as a run makes it of the fields that are given."""
-    fields = with_start_fields(given, variant, read_start_config(folder))
+    fields = with_start_fields(options, variant, read_start_config(folder))
     torch.manual_seed(2)
     return small_model(variant, **fields)
 
@@ -68,16 +68,16 @@ def test_the_same_network_is_the_checkpoint_whole(saved):
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("fields", "reason"),
     [
         ({"num_labels": 3}, "num_labels is 3 here and 2"),
         ({"id2label": THREE}, "num_labels is 3 here and 2"),
         ({"binary_head": False}, "binary_head is False here and True"),
     ],
 )
-def test_other_classes_draw_the_head_anew_and_nothing_else(saved, given, reason):
+def test_other_classes_draw_the_head_anew_and_nothing_else(saved, fields, reason):
     folder = saved(reduction_channels=4)
-    model = network(folder, **given)
+    model = network(folder, **fields)
     before = model.head.classifier.weight.clone()
     summary = load_start(model, str(folder)).summary
     assert drawn(model, folder) == ["head.classifier.bias", "head.classifier.weight"]
@@ -105,7 +105,7 @@ def test_a_field_of_the_recipe_stands_and_what_it_changes_is_said(saved):
 
 
 @pytest.mark.parametrize(
-    ("variant", "given", "reason"),
+    ("variant", "fields", "reason"),
     [
         (
             "unet",
@@ -116,10 +116,10 @@ def test_a_field_of_the_recipe_stands_and_what_it_changes_is_said(saved):
         ("resunet", {}, "variant is resunet here and unet there"),
     ],
 )
-def test_a_checkpoint_that_shares_no_encoder_is_refused_by_both_names(saved, variant, given, reason):
+def test_a_checkpoint_that_shares_no_encoder_is_refused_by_both_names(saved, variant, fields, reason):
     folder = saved()
     with pytest.raises(ValueError, match=r"\(unet, plain, 4 channels\) is not that of this run") as refused:
-        load_start(network(folder, variant, **given), str(folder))
+        load_start(network(folder, variant, **fields), str(folder))
     assert reason in str(refused.value) and variant in str(refused.value) and str(folder) in str(refused.value)
 
 
@@ -183,9 +183,9 @@ def test_a_hub_id_is_read_at_one_commit(saved, tmp_path):
     names = ("config.json", "model.safetensors", "handler.py")
     (folder / "handler.py").write_text("raise SystemExit('ran')\n")
     files = {name: Blob((folder / name).read_bytes(), lfs=name.endswith("safetensors")) for name in names}
-    whole, pickled = hub.repositories.setdefault("someone/unet", Repository()), Repository()
+    repository, pickled = hub.repositories.setdefault("someone/unet", Repository()), Repository()
     hub.objects |= {blob.sha256: blob.content for blob in files.values()}
-    whole.tags["v2"] = commit = whole.commit(None, files)
+    repository.tags["v2"] = commit = repository.commit(None, files)
     pickled.commit("main", {"config.json": files["config.json"], "pytorch_model.bin": Blob(b"x")})
     hub.repositories["someone/pickled"] = pickled
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
@@ -198,10 +198,10 @@ def test_a_hub_id_is_read_at_one_commit(saved, tmp_path):
     )
     hub.close()
     assert done.returncode == 0, done.stderr
-    loaded, on_main, of_pickles, nowhere = done.stdout.splitlines()
+    loaded, on_main, pickle_error, nowhere = done.stdout.splitlines()
     assert json.loads(loaded) == {"repo_id": "someone/unet", "commit": commit}
     assert on_main.startswith("start_from: someone/unet has no config.json")
-    assert of_pickles.startswith(f"start_from: someone/pickled@{pickled.branches['main']} has no model.safetensors")
+    assert pickle_error.startswith(f"start_from: someone/pickled@{pickled.branches['main']} has no model.safetensors")
     assert nowhere.startswith("start_from: someone/nothing is no folder, and the Hub does not give it (")
     assert not any(path.endswith((".py", ".bin")) for _, path, _ in hub.requests)
 

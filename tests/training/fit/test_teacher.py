@@ -42,13 +42,13 @@ def logits_of(model, processor, images, size):
 
 class TestTeacher:
     def test_mean_probability_of_two_models_by_their_own_processors(self, save, images):
-        one, other = save("one", 1), save("other", 2)
+        first, second = save("one", 1), save("other", 2)
         student = UNetImageProcessor(size=SIZE)
-        teacher = Teacher([one[0], other[0]], student, small_config())
-        found = teacher(student(images)["pixel_values"], (SIZE, SIZE))
-        expected = [logits_of(*saved[1:], images, (SIZE, SIZE)).sigmoid() for saved in (one, other)]
-        assert found.shape == (2, 1, SIZE, SIZE) and found.dtype == torch.float32
-        torch.testing.assert_close(found, (expected[0] + expected[1]) / 2, rtol=1e-4, atol=1e-5)
+        teacher = Teacher([first[0], second[0]], student, small_config())
+        probabilities = teacher(student(images)["pixel_values"], (SIZE, SIZE))
+        expected = [logits_of(*saved[1:], images, (SIZE, SIZE)).sigmoid() for saved in (first, second)]
+        assert probabilities.shape == (2, 1, SIZE, SIZE) and probabilities.dtype == torch.float32
+        torch.testing.assert_close(probabilities, (expected[0] + expected[1]) / 2, rtol=1e-4, atol=1e-5)
 
     def test_the_pixels_are_those_before_normalisation_and_mirroring(self, save, images):
         student = UNetImageProcessor(size=SIZE, image_mean=[0.5, 0.4, 0.3], mirror_margin=6)
@@ -58,12 +58,12 @@ class TestTeacher:
     def test_flips(self, save, images):
         folder, model, processor = save("one", 1)
         student = UNetImageProcessor(size=SIZE)
-        found = Teacher([folder], student, small_config(), flips=True)(student(images)["pixel_values"], (SIZE, SIZE))
+        result = Teacher([folder], student, small_config(), flips=True)(student(images)["pixel_values"], (SIZE, SIZE))
         mirrored = [np.flip(image, axes) for axes in ((), 1, 0, (0, 1)) for image in images]
         logits = logits_of(model, processor, mirrored, (SIZE, SIZE)).unflatten(0, (4, 2))
         flips = [(), (-1,), (-2,), (-2, -1)]
         mean = sum(part.flip(axes) for part, axes in zip(logits, flips, strict=True)) / 4
-        torch.testing.assert_close(found, mean.sigmoid(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(result, mean.sigmoid(), rtol=1e-3, atol=1e-4)
 
     def test_several_classes_teach_the_polyp_as_their_sum_and_one_another(self, save, images):
         labels = {
@@ -75,19 +75,19 @@ class TestTeacher:
         student, size = UNetImageProcessor(size=SIZE), (SIZE, SIZE)
         pixels = student(images)["pixel_values"]
         softmax = logits_of(model, processor, images, size).softmax(dim=1)
-        found = Teacher([folder], student, small_config())(pixels, size)
-        torch.testing.assert_close(found, softmax[:, 1:].sum(1, keepdim=True), rtol=1e-4, atol=1e-5)
-        found = Teacher([folder], student, small_config(**labels))(pixels, size)
-        torch.testing.assert_close(found, softmax, rtol=1e-4, atol=1e-5)
+        polyp = Teacher([folder], student, small_config())(pixels, size)
+        torch.testing.assert_close(polyp, softmax[:, 1:].sum(1, keepdim=True), rtol=1e-4, atol=1e-5)
+        polyp = Teacher([folder], student, small_config(**labels))(pixels, size)
+        torch.testing.assert_close(polyp, softmax, rtol=1e-4, atol=1e-5)
         with pytest.raises(ValueError, match="teacher .*one has 2 labels, the network 3"):
             Teacher([save("one", 1)[0]], student, small_config(**labels))
 
     def test_a_binary_head_teaches_a_network_of_two_classes(self, save, images):
         folder, model, processor = save("one", 1)
         student, size = UNetImageProcessor(size=SIZE), (SIZE, SIZE)
-        found = Teacher([folder], student, small_config(binary_head=False))(student(images)["pixel_values"], size)
+        result = Teacher([folder], student, small_config(binary_head=False))(student(images)["pixel_values"], size)
         polyp = logits_of(model, processor, images, size).sigmoid()
-        torch.testing.assert_close(found, torch.cat([1 - polyp, polyp], 1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result, torch.cat([1 - polyp, polyp], 1), rtol=1e-4, atol=1e-5)
 
     def test_the_network_learns_from_it_and_it_does_not_change(self, save, images):
         folder, _, _ = save("one", 1)
@@ -113,16 +113,16 @@ class TestTeacher:
 class TestSoftCrossEntropy:
     def test_binary_by_hand(self):
         logits = torch.tensor([math.log(3), 0.0]).reshape(1, 1, 1, 2)  # probabilities .75 and .5
-        found = soft_cross_entropy(logits, torch.tensor([1.0, 0.2]).reshape(1, 1, 1, 2))
-        assert found.tolist() == pytest.approx([(-math.log(0.75) + math.log(2)) / 2])
+        loss = soft_cross_entropy(logits, torch.tensor([1.0, 0.2]).reshape(1, 1, 1, 2))
+        assert loss.tolist() == pytest.approx([(-math.log(0.75) + math.log(2)) / 2])
 
     def test_classes_by_hand(self):
         logits = torch.tensor([0.0, 0.0, math.log(2)]).reshape(1, 3, 1, 1)  # 1/4, 1/4, 1/2
-        found = soft_cross_entropy(logits, torch.tensor([0.5, 0.0, 0.5]).reshape(1, 3, 1, 1))
-        assert found.tolist() == pytest.approx([0.5 * math.log(4) + 0.5 * math.log(2)])
+        loss = soft_cross_entropy(logits, torch.tensor([0.5, 0.0, 0.5]).reshape(1, 3, 1, 1))
+        assert loss.tolist() == pytest.approx([0.5 * math.log(4) + 0.5 * math.log(2)])
 
     def test_one_number_an_image_lowest_at_the_teacher_s_probability(self):
         target = torch.full((3, 1, 2, 2), 0.3)
         logits = torch.tensor([-2.0, math.log(0.3 / 0.7), 1.0])[:, None, None, None].expand(3, 1, 2, 2)
-        found = soft_cross_entropy(logits, target)
-        assert found.shape == (3,) and found.argmin() == 1
+        losses = soft_cross_entropy(logits, target)
+        assert losses.shape == (3,) and losses.argmin() == 1

@@ -32,27 +32,27 @@ class ScriptedTrainer(UNetTrainer):
 
 def gradients_of_first_steps(trainer):
     """The gradient of each optimizer step of the first epoch, before clipping."""
-    found = []
+    gradients = []
 
     def keep(*_):
-        found.append({name: one.grad.clone() for name, one in trainer.model.named_parameters()})
+        gradients.append({name: parameter.grad.clone() for name, parameter in trainer.model.named_parameters()})
 
     trainer._clip_grad_norm = lambda model: keep()
     trainer.train()
-    return found
+    return gradients
 
 
 def test_gradient_of_one_step_does_not_depend_on_accumulation(make_trainer):
     runs = [(8, 1), (4, 2), (2, 4)]
-    found = [
+    gradients = [
         gradients_of_first_steps(
             make_trainer(plain_model(), per_device_train_batch_size=size, gradient_accumulation_steps=steps)
         )
         for size, steps in runs
     ]
-    assert [len(steps) for steps in found] == [2, 2, 2]  # 8 images, then 3
-    for other in found[1:]:
-        for one_step, other_step in zip(found[0], other, strict=True):
+    assert [len(steps) for steps in gradients] == [2, 2, 2]  # 8 images, then 3
+    for other in gradients[1:]:
+        for one_step, other_step in zip(gradients[0], other, strict=True):
             for name, gradient in one_step.items():
                 torch.testing.assert_close(other_step[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -60,12 +60,12 @@ def test_gradient_of_one_step_does_not_depend_on_accumulation(make_trainer):
 def test_gradient_is_that_of_the_mean_over_images(make_trainer):
     model = plain_model()
     trainer = make_trainer(copy.deepcopy(model), per_device_train_batch_size=4, gradient_accumulation_steps=4)
-    (found,) = gradients_of_first_steps(trainer)
+    (gradients,) = gradients_of_first_steps(trainer)
     items = [trainer.train_dataset[0, index] for index in range(IMAGES)]
     logits = model(torch.stack([item["pixel_values"] for item in items])).logits
     trainer.loss(logits, torch.stack([item["labels"] for item in items])).mean().backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("encoder", ["plain", "resnet18"])
@@ -82,14 +82,14 @@ def test_encoder_has_its_own_rate_and_norms_and_biases_no_decay(make_trainer, en
         if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.LayerNorm))
         for name, _ in module.named_parameters(recurse=False)
     }
-    seen = set()
+    checked = set()
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            seen.add(name)
+            checked.add(name)
             assert group["initial_lr"] == (1e-4 if name.startswith("encoder.") else 1e-2), name
             assert group["weight_decay"] == (0 if name in norms or name.endswith("bias") else 0.1), name
-    assert seen == set(names.values())
+    assert checked == set(names.values())
     rates = [group["lr"] for group in trainer.optimizer.param_groups]
     trainer.optimizer.step()
     trainer.lr_scheduler.step()
@@ -121,7 +121,7 @@ def test_average_equals_the_one_computed_by_hand_and_is_what_is_scored(make_trai
     weights = []
     trainer = make_trainer(model, ema_decay=0.7)
     follow = trainer.ema.update_parameters
-    trainer.ema.update_parameters = lambda one: (weights.append(copy.deepcopy(one.state_dict())), follow(one))
+    trainer.ema.update_parameters = lambda net: (weights.append(copy.deepcopy(net.state_dict())), follow(net))
     trainer.train()
     assert len(weights) == 3
     averaged = weights[0]
@@ -175,7 +175,7 @@ def test_a_tie_keeps_the_earlier_epoch(make_trainer):
 
 
 @pytest.mark.parametrize(
-    ("better", "given", "rates"),
+    ("better", "options", "rates"),
     [
         (True, {}, [4, 4, 4, 4, 2, 2]),  # SEQUENCE as Dice: epochs 3 and 4 are no better than epoch 2
         (False, {}, [4, 4, 4, 2, 2, 1]),  # as a loss: none is better than epoch 1
@@ -183,7 +183,7 @@ def test_a_tie_keeps_the_earlier_epoch(make_trainer):
         (True, {"patience": 0, "min_lr": 0.0015}, [4, 4, 4, 2, 1.5, 1.5]),
     ],
 )
-def test_rate_falls_on_a_plateau_of_the_metric_that_decides(make_trainer, better, given, rates):
+def test_rate_falls_on_a_plateau_of_the_metric_that_decides(make_trainer, better, options, rates):
     trainer = make_trainer(
         plain_model(),
         trainer=ScriptedTrainer,
@@ -191,12 +191,12 @@ def test_rate_falls_on_a_plateau_of_the_metric_that_decides(make_trainer, better
         learning_rate=0.004,
         logging_strategy="epoch",
         lr_scheduler_type="reduce_lr_on_plateau",
-        lr_scheduler_kwargs={"factor": 0.5, "patience": 1, **given},
+        lr_scheduler_kwargs={"factor": 0.5, "patience": 1, **options},
         greater_is_better=better,
     )
     trainer.train()
-    found = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
-    assert found == pytest.approx([0.001 * rate for rate in rates])
+    learning_rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert learning_rates == pytest.approx([0.001 * rate for rate in rates])
 
 
 def test_early_stopping_is_off_by_default(make_trainer):
@@ -222,14 +222,14 @@ def test_early_stopping_counts_on_through_a_resume(make_trainer, tmp_path):
 
 def weights_at_epoch_ends(trainer):
     """The averaged weights at the end of each epoch, in a list that training fills."""
-    found, evaluate = [], trainer.evaluate
+    weights, evaluate = [], trainer.evaluate
 
     def keep(*args, **kwargs):
-        found.append(copy.deepcopy((trainer.ema.module if trainer.ema else trainer.model).state_dict()))
+        weights.append(copy.deepcopy((trainer.ema.module if trainer.ema else trainer.model).state_dict()))
         return evaluate(*args, **kwargs)
 
     trainer.evaluate = keep
-    return found
+    return weights
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.7])
@@ -294,14 +294,14 @@ def test_slow_bf16_layers_are_float32(make_trainer, precision):
     trainer = make_trainer(small_model(backbone="mobilenetv2_050"), precision=precision, ema_decay=0.9)
     expected = [Float32Conv2d if precision == "bf16" else torch.nn.Conv2d] * 4
     for model in (trainer.model, trainer.ema.module):
-        found = [one for one in model.modules() if isinstance(one, torch.nn.Conv2d) and one.groups > 1]
-        assert [type(one) for one in found if one.stride[0] > 1] == expected
+        layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1]
+        assert [type(layer) for layer in layers if layer.stride[0] > 1] == expected
 
 
 def test_channels_last_is_the_default(make_trainer):
     trainer = make_trainer(plain_model())
-    convolutions = [one for one in trainer.model.modules() if isinstance(one, torch.nn.Conv2d)]
-    assert convolutions and all(one.weight.is_contiguous(memory_format=torch.channels_last) for one in convolutions)
+    kernels = [layer.weight for layer in trainer.model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_default_precision_follows_the_hardware(monkeypatch):
@@ -365,9 +365,9 @@ def test_deep_supervision_weighs_all_logits_alike(make_trainer, variant):
     batch = next(iter(trainer.get_train_dataloader()))
     output = model(pixel_values=batch["pixel_values"])
     every = [output.logits, *output.auxiliary_logits]
-    wanted = torch.stack([trainer.loss(logits, batch["labels"]).mean() for logits in every]).mean()
+    expected = torch.stack([trainer.loss(logits, batch["labels"]).mean() for logits in every]).mean()
     assert len(every) > 1
-    torch.testing.assert_close(trainer.compute_loss(model, batch), wanted)
+    torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
     torch.testing.assert_close(
         trainer.compute_loss(model.eval(), batch),
         trainer.loss(model(batch["pixel_values"]).logits, batch["labels"]).mean(),
@@ -386,9 +386,9 @@ class PoisonedTrainer(UNetTrainer):
     poisoned = 5
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         is_now = model.training and self.state.global_step + 1 == self.poisoned
-        return found * float("nan") if is_now else found
+        return result * float("nan") if is_now else result
 
 
 def test_a_loss_of_nan_ends_the_training_at_its_step(make_trainer, tmp_path):

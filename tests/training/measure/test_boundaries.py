@@ -54,9 +54,9 @@ def test_the_box_that_is_cut_out_changes_nothing():
     for mask in (prediction, truth):
         mask[:, :40] |= rng.random((60, 40)) > 0.9
     prediction[0, 70] = truth[59, 3] = True  # at the image's border
-    whole = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
-    nsd = compute_surface_dice(*whole, [1.0], include_background=True)
-    hd95 = compute_hausdorff_distance(*whole, include_background=True, percentile=95)
+    masks = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
+    nsd = compute_surface_dice(*masks, [1.0], include_background=True)
+    hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95)
     assert boundary_distances(prediction, truth) == (float(nsd), float(hd95))
     assert 0 < nsd < 1 < hd95
 

@@ -31,9 +31,9 @@ from tests.training.test_evaluate import FEATURES, box, png, random_model, rows_
 def shares(temperature):
     """Shares of pixels by logit, of logits whose probability of a polyp is, exactly, sigmoid(logit / temperature)."""
     centres = logit_centres()
-    of_bin = np.exp(-((centres / 8) ** 2))
+    weights = np.exp(-((centres / 8) ** 2))
     polyp = 1 / (1 + np.exp(-centres / temperature))
-    return np.array([of_bin * (1 - polyp), of_bin * polyp]) / of_bin.sum()
+    return np.array([weights * (1 - polyp), weights * polyp]) / weights.sum()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
@@ -112,15 +112,15 @@ def test_both_tables_are_what_scoring_says_of_images_and_mirror_images(fitted):
     pairs = [(read_image(row["image"], "x"), read_labels(row["annotation"], "x")) for row in rows]
     crops = [crop for pair in pairs if (crop := largest_free_crop(*pair, MIN_SIDE)) is not None]
     assert len(crops) >= 1
-    turned = [
+    flips = [
         rows_of_pairs([(mirrored(image, dims), mirrored(labels, dims)) for image, labels in pairs]) for dims in FLIPS
     ]
     for pixels, regions in ((0, 0), (4, 40), (5, 60), (8, 99)):
         processor.mask_threshold, processor.score_threshold = float(THRESHOLDS[pixels]), float(SCORES[regions])
-        means = [score(model, processor, one, Task()).summary()["per_image"]["dice"]["value"] for one in turned]
+        means = [score(model, processor, flip, Task()).summary()["per_image"]["dice"]["value"] for flip in flips]
         assert dice[pixels, regions] == pytest.approx(np.mean(means), abs=1e-12)
-        shown = [Image.fromarray(mirrored(crop, dims)) for crop in crops for dims in FLIPS]
-        marked = [marked_pixels(Segmenter(model, processor), [1], crop) > 0 for crop in shown]
+        images = [Image.fromarray(mirrored(crop, dims)) for crop in crops for dims in FLIPS]
+        marked = [marked_pixels(Segmenter(model, processor), [1], crop) > 0 for crop in images]
         assert alarms[pixels, regions] == pytest.approx(np.mean(marked), abs=1e-12)
     assert alarms[0, 0] > 0 and alarms[8, 99] == 0
 

@@ -33,12 +33,12 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_milliseconds_of_each_model():
-    found = cpu_milliseconds({"a": small_model, "b": lambda: small_model("resunet")}, {"a": 32, "b": 64}, rounds=1)
-    assert found.keys() == {"a", "b"} and all(0 < value < 10_000 for value in found.values())
+    times = cpu_milliseconds({"a": small_model, "b": lambda: small_model("resunet")}, {"a": 32, "b": 64}, rounds=1)
+    assert times.keys() == {"a", "b"} and all(0 < value < 10_000 for value in times.values())
 
 
 def test_end_to_end_milliseconds():
     images = [Image.new("RGB", (width, 40)) for width in (30, 50, 70)]
-    found = end_to_end_milliseconds(small_model().eval(), UNetImageProcessor(size=32), images)
-    assert 0 < found["p50"] <= found["p95"] < 10_000
-    assert (found["images"], found["threads"]) == (3, torch.get_num_threads())
+    record = end_to_end_milliseconds(small_model().eval(), UNetImageProcessor(size=32), images)
+    assert 0 < record["p50"] <= record["p95"] < 10_000
+    assert (record["images"], record["threads"]) == (3, torch.get_num_threads())

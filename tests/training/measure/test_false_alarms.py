@@ -53,9 +53,9 @@ def test_flips_reach_crops():
 
 
 def test_shares_by_hand():
-    found = summarize_crops([None, 0, 3, 5, None, 0])
-    assert found["crops"] == 4 and found["marked"]["value"] == 0.5
-    assert 0 <= found["marked"]["low"] < 0.5 < found["marked"]["high"] <= 1
+    summary = summarize_crops([None, 0, 3, 5, None, 0])
+    assert summary["crops"] == 4 and summary["marked"]["value"] == 0.5
+    assert 0 <= summary["marked"]["low"] < 0.5 < summary["marked"]["high"] <= 1
     assert summarize_crops([None]) == {"crops": 0, "marked": None}
     frames = share_marked([0, 1, 1, 9])
     assert frames["frames"] == 4 and frames["marked"]["value"] == 0.75

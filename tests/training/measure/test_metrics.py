@@ -86,13 +86,13 @@ class TestSummarize:
         summary = summarize(np.array([[LARGE, SMALL], [LARGE, [0, 0, 0, 100]]]))
         assert summary["per_image"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11 + 16 / 18 + 1) / 4)
         assert summary["pooled"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11) / 2)
-        values = [of_class["per_image"]["dice"]["value"] for of_class in summary["per_class"]]
+        values = [class_metrics["per_image"]["dice"]["value"] for class_metrics in summary["per_class"]]
         assert values == pytest.approx([16 / 18, (2 / 11 + 1) / 2])
 
     def test_a_class_by_the_images_that_hold_it(self):
         absent, imagined = [0, 0, 0, 100], [0, 5, 0, 95]
         counts = [[LARGE, absent, absent], [SMALL, imagined, absent], [absent, LARGE, absent]]
-        first, second, third = (one["present"] for one in summarize(np.array(counts))["per_class"])
+        first, second, third = (class_metrics["present"] for class_metrics in summarize(np.array(counts))["per_class"])
         assert (first["images"], first["dice"]["value"]) == (2, pytest.approx((16 / 18 + 2 / 11) / 2))
         assert first["dice"]["low"] == pytest.approx(2 / 11) and first["dice"]["high"] == pytest.approx(16 / 18)
         assert (second["images"], second["dice"]["value"]) == (1, pytest.approx(16 / 18))
@@ -112,8 +112,8 @@ class TestIntervals:
         summary = summarize(counts)
         assert summary == summarize(counts)
         for kind in ("per_image", "pooled"):
-            for one in summary[kind].values():
-                assert 0 <= one["low"] < one["value"] < one["high"] <= 1
+            for interval in summary[kind].values():
+                assert 0 <= interval["low"] < interval["value"] < interval["high"] <= 1
 
     @pytest.mark.parametrize("value", [1.0, 0.25])
     @pytest.mark.parametrize("count", [1, 10, 49, 120])
@@ -123,7 +123,7 @@ class TestIntervals:
     @pytest.mark.parametrize("count", [10, 15, 26, 120])  # counts whose shares do not sum to 1 in floating point
     def test_perfect_scores_stay_within_one(self, count):
         summary = summarize(np.tile([[5, 0, 0, 4]], (count, 1, 1)))
-        assert {one[key] for kind in summary.values() for one in kind.values() for key in one} == {1.0}
+        assert {interval[key] for kind in summary.values() for interval in kind.values() for key in interval} == {1.0}
 
     def test_narrows_with_the_number_of_images(self):
         few, many = (mean_with_interval([0.0, 1.0] * half) for half in (10, 1000))

@@ -16,9 +16,9 @@ from hub_unets.training.measure.models import of_whole_images
 def test_nothing_of_an_image_is_cut_off(processor, side):
     pixels = np.zeros((60, 120, 3), np.uint8)
     pixels[:, 108:] = 255  # which a crop of the centre does not show
-    found = of_whole_images(processor)([Image.fromarray(pixels)], return_tensors="np")["pixel_values"]
-    assert found.shape == (1, 3, side, side)
-    bright = (found[0] > found[0].mean()).any(axis=0).mean(axis=0)
+    pixel_values = of_whole_images(processor)([Image.fromarray(pixels)], return_tensors="np")["pixel_values"]
+    assert pixel_values.shape == (1, 3, side, side)
+    bright = (pixel_values[0] > pixel_values[0].mean()).any(axis=0).mean(axis=0)
     assert bright[: round(0.88 * side)].max() == 0 and bright[round(0.93 * side) :].min() == 1
 
 

@@ -11,8 +11,8 @@ def table_of(*images):
     tables = np.zeros((len(images), 3, TABLE_BINS))
     for table, pixels in zip(tables, images, strict=True):
         for probability, background, polyp in pixels:
-            place = int(probability * TABLE_BINS)
-            table[:, place] += (background, polyp, probability * (background + polyp))
+            index = int(probability * TABLE_BINS)
+            table[:, index] += (background, polyp, probability * (background + polyp))
     return reliability_table(sum(tables))
 
 

@@ -13,11 +13,11 @@ SQUARE = np.s_[4:12, 4:12]  # the truth of the hand-made case
 SHIFTED = np.s_[8:16, 4:12]  # its prediction
 
 
-def mask(place=None, label=1, size=20):
-    drawn = np.zeros((size, size), int)
-    if place is not None:
-        drawn[place] = label
-    return drawn
+def mask(box=None, label=1, size=20):
+    labels = np.zeros((size, size), int)
+    if box is not None:
+        labels[box] = label
+    return labels
 
 
 def case(truth, prediction, grey=90, name="case", dice=0.5):
@@ -43,16 +43,16 @@ def read(path):
 
 def where(pixels, colour, tolerance=2):
     """Rows and columns, as fractions of the figure, of the pixels of that colour: float N x 2."""
-    near = np.abs(pixels.astype(int) - colour).max(-1) <= tolerance
-    return np.argwhere(near) / pixels.shape[:2]
+    matches = np.abs(pixels.astype(int) - colour).max(-1) <= tolerance
+    return np.argwhere(matches) / pixels.shape[:2]
 
 
 def column(pixels, colour, number):
     """How many pixels of that colour lie in picture column `number` of a prediction grid, legend left out."""
-    places = where(pixels, colour)
+    positions = where(pixels, colour)
     left = pictures.LABEL / (pictures.LABEL + 4 * pictures.CELL[0])
-    inside = np.floor((places[:, 1] - left) / (1 - left) * 4) == number
-    return np.count_nonzero(inside & (places[:, 0] < 0.85))
+    inside = np.floor((positions[:, 1] - left) / (1 - left) * 4) == number
+    return np.count_nonzero(inside & (positions[:, 0] < 0.85))
 
 
 def train_log(epochs=5):
@@ -120,8 +120,8 @@ def test_outlined_draws_the_edge_and_fills_a_quarter():
 
 
 def test_training_curves_mark_the_first_best_epoch(tmp_path, drawn):
-    again = {"eval_loss": 0.1, "eval_dice": 0.9, "epoch": 5}  # an evaluation of the best model after training
-    log = [*train_log(), *eval_log([0.2, 0.5, 0.9, 0.9, 0.7]), {"train_loss": 0.3, "epoch": 5.0}, again]
+    repeated = {"eval_loss": 0.1, "eval_dice": 0.9, "epoch": 5}  # an evaluation of the best model after training
+    log = [*train_log(), *eval_log([0.2, 0.5, 0.9, 0.9, 0.7]), {"train_loss": 0.3, "epoch": 5.0}, repeated]
     curves.training_curves(log, tmp_path / "runs" / "curves.png")
     read(tmp_path / "runs" / "curves.png")
     assert [ax.get_title() for ax in drawn[0].axes] == ["Loss", "Validation overlap", "Learning rate"]
@@ -195,12 +195,12 @@ def test_threshold_curves_mark_the_best_and_the_chosen(tmp_path, drawn):
 
 
 @pytest.mark.parametrize(
-    ("dice", "said"),
+    ("dice", "label"),
     [([0.4, None, 0.9], ["best Dice 0.900 at 0.5", "chosen 0.3: Dice 0.650"]), ([None] * 3, ["chosen 0.3"])],
 )
-def test_threshold_curves_with_missing_values(tmp_path, drawn, dice, said):
+def test_threshold_curves_with_missing_values(tmp_path, drawn, dice, label):
     curves.threshold_curves([0.1, 0.3, 0.5], dice, [0.9, math.nan, 0.9], [None] * 3, tmp_path / "t.png", 0.3)
-    assert texts(drawn[0])[3:] == said
+    assert texts(drawn[0])[3:] == label
 
 
 def test_threshold_curves_name_what_is_wrong(tmp_path):
@@ -230,11 +230,11 @@ def test_prediction_grid_names_its_colours(tmp_path, drawn):
     assert names[1] == [*ERROR_COLOURS, "class 1", "class 2", "ignored"]
     class_names = {0: "background", 1: "polyp", 2: "boundary"}
     pictures.prediction_grid([case(mask(SQUARE), two)], tmp_path / "named.png", "Two classes", class_names)
-    named = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
-    assert named == [*ERROR_COLOURS, "polyp", "boundary"]
+    labels = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
+    assert labels == [*ERROR_COLOURS, "polyp", "boundary"]
     pictures.prediction_grid([case(two, two)], tmp_path / "named.png", "One of two classes", class_names)
-    named = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
-    assert named == [*names[0], "boundary"]
+    labels = [text.get_text() for legend in drawn[-1].legends for text in legend.get_texts()]
+    assert labels == [*names[0], "boundary"]
     pixels = read(tmp_path / "grid.png")
     assert (
         column(pixels, SKY, 1) > 2000 and column(pixels, GREEN, 2) > 2000 and column(pixels, IGNORED_COLOUR, 1) > 500

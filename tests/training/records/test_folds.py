@@ -46,9 +46,9 @@ def written(folder, names, parts=("validation", "test"), classes=1):
         "environment": environment_record(SimpleNamespace(device=torch.device("cpu"))),
         "cost": {"training_seconds": 10.5},
     }
-    found = {"validation": scores_of(["held-out"], classes), "test": scores_of(names, classes)}
-    write_results(folder, results, {part: found[part] for part in parts})
-    return found["test"]
+    scores = {"validation": scores_of(["held-out"], classes), "test": scores_of(names, classes)}
+    write_results(folder, results, {part: scores[part] for part in parts})
+    return scores["test"]
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -76,7 +76,7 @@ def test_figures_are_those_of_all_test_images(tmp_path, classes):
     with (tmp_path / "out/per_image.csv").open() as file:
         assert [(row["name"], row["part"]) for row in csv.DictReader(file)] == [(name, "test") for name in "abcde"]
     if classes == 2:
-        assert [one["label"] for one in results["metrics"]["test"]["per_class"]] == ["class 0", "class 1"]
+        assert [metrics["label"] for metrics in results["metrics"]["test"]["per_class"]] == ["class 0", "class 1"]
 
 
 def test_an_unseen_test_part_and_an_image_in_two_folds_are_refused(tmp_path):

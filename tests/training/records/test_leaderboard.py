@@ -25,9 +25,9 @@ def interval(value):
 
 
 def entry(name, validation, test, group="all", settings=None, cpu_ms=3.0, sha256="ab" * 32):
-    """`test` is the mean Dice; the images' own differ from it alike in every entry."""
+    """`test` is the mean Dice; the images' Dice differ from it by the same noise in every entry."""
     names = ("dice", "iou", "precision", "recall", "f1", "accuracy")
-    metrics = {"per_image": {one: interval(test) for one in names}, "pooled": {one: interval(test) for one in names}}
+    metrics = {"per_image": {key: interval(test) for key in names}, "pooled": {key: interval(test) for key in names}}
     results = {
         "run": {"settings": settings or {}, "parameters": 4_000_000, "gmacs": 0.5},
         "data": {"sha256": sha256},
@@ -53,15 +53,15 @@ def test_groups_are_ranked_apart():
 
 def test_same_difference_on_every_image_is_its_own_interval():
     first, second = entry("a", 0.8, 0.8), entry("b", 0.7, 0.75)
-    found = paired_difference(first.dice, second.dice)
-    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.05, 0.05, 0.05))
-    assert found["real"]
+    difference = paired_difference(first.dice, second.dice)
+    assert (difference["value"], difference["low"], difference["high"]) == pytest.approx((0.05, 0.05, 0.05))
+    assert difference["real"]
 
 
 def test_paired_difference_by_hand():
     """Differences 0 and 1, two images: resampled means are 0, 1/2, 1 with chances 1/4, 1/2, 1/4."""
-    found = paired_difference({"a": 1.0, "b": 0.5}, {"a": 0.0, "b": 0.5})
-    assert (found["value"], found["low"], found["high"], found["real"]) == (0.5, 0.0, 1.0, False)
+    difference = paired_difference({"a": 1.0, "b": 0.5}, {"a": 0.0, "b": 0.5})
+    assert (difference["value"], difference["low"], difference["high"], difference["real"]) == (0.5, 0.0, 1.0, False)
 
 
 def test_more_comparisons_need_a_larger_difference():
@@ -94,7 +94,7 @@ def test_groups_part_splits_weights_and_the_settings_named():
         entry("", 0.5, 0.5, settings=base | {"model.backbone": "resnet18"}).results,
         entry("", 0.5, 0.5, settings=base, sha256="cd" * 32).results,
     ]
-    same, _, weights, backbone, split = (group_of(one, ["model.backbone"]) for one in results)
+    same, _, weights, backbone, split = (group_of(result, ["model.backbone"]) for result in results)
     assert group_of(results[1], ["model.backbone"]) == same
     assert len({same, weights, backbone, split}) == 4
     assert group_of(results[3]) == group_of(results[0]) != group_of(results[4])
@@ -121,11 +121,11 @@ def test_files(tmp_path):
 
 def test_trials_that_left_the_test_unseen_are_compared_on_validation(tmp_path):
     entries = [entry("a", 0.7, 0.9), entry("b", 0.8, 0.6)]
-    for one in entries:
-        one.results["metrics"]["validation"] |= one.results["metrics"].pop("test") | {
-            "per_image": dict.fromkeys(
-                ("dice", "iou", "precision", "recall", "accuracy"), interval(one.validation_dice)
-            )
+    names = ("dice", "iou", "precision", "recall", "accuracy")
+    for trial in entries:
+        metrics = trial.results["metrics"]
+        metrics["validation"] |= metrics.pop("test") | {
+            "per_image": dict.fromkeys(names, interval(trial.validation_dice))
         }
     write_leaderboard(tmp_path, entries, "Unseen", [])
     page = (tmp_path / "leaderboard.md").read_text("utf-8")

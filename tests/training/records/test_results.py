@@ -29,7 +29,7 @@ ON_CPU = SimpleNamespace(device=torch.device("cpu"))
 def scores_of(names, counts, losses=None, class_names=()):
     """Scores of images of 4 x 25 pixels."""
     count = len(names)
-    counts = [np.array(one, np.int64) for one in counts]
+    counts = [np.array(rows, np.int64) for rows in counts]
     return Scores(list(names), [(4, 25)] * count, counts, list(losses or [0.5] * count), list(class_names))
 
 
@@ -90,16 +90,16 @@ class TestWriteResults:
         scores = scores_of("ab", counts, class_names=("neoplastic", "other"))
         lines = write_results(tmp_path, results(), {"test": scores}).splitlines()
         test = read_results(tmp_path / "results.json")["metrics"]["test"]
-        assert [one["pooled"]["dice"]["value"] for one in test["per_class"]] == pytest.approx([16 / 18, 2 / 11])
-        assert [one["label"] for one in test["per_class"]] == ["neoplastic", "other"]
-        assert [one["present"]["images"] for one in test["per_class"]] == [2, 1]
+        assert [entry["pooled"]["dice"]["value"] for entry in test["per_class"]] == pytest.approx([16 / 18, 2 / 11])
+        assert [entry["label"] for entry in test["per_class"]] == ["neoplastic", "other"]
+        assert [entry["present"]["images"] for entry in test["per_class"]] == [2, 1]
         assert lines[2] == (
             "  other                         Dice 0.5909 (0.1818-1.0000)   where present 0.1818 (1 of 2 images)   "
             "pooled Dice 0.1818"
         )
         row, other = rows_of(tmp_path)
-        for number, of_class in enumerate(counts[0], start=1):
-            assert [int(row[f"{name}_{number}"]) for name in COUNTS] == of_class
+        for number, class_counts in enumerate(counts[0], start=1):
+            assert [int(row[f"{name}_{number}"]) for name in COUNTS] == class_counts
         assert float(row["dice"]) == pytest.approx((16 / 18 + 2 / 11) / 2, abs=1e-6)
         assert [row[f"dice_{number}"] for number in (1, 2)] == ["0.888889", "0.181818"]
         assert other["dice_2"] == "1.000000"

@@ -50,11 +50,11 @@ class TestEveryRecipe:
         arguments, model, loss, _ = parse([str(path)])
         for name, value in run_fields(read_recipe(path)).items():
             group, _, key = name.partition(".")
-            found = {"model": model, "loss": loss}[group][key] if key else getattr(arguments, name)
+            actual = {"model": model, "loss": loss}[group][key] if key else getattr(arguments, name)
             if isinstance(value, dict):
-                value = {str(one): inner for one, inner in value.items()}  # keys are texts on a command line
+                value = {str(label): item for label, item in value.items()}  # keys are texts on a command line
             if name != "augmentation":  # stays text
-                assert found == (float(value) if isinstance(found, float) else value), name
+                assert actual == (float(value) if isinstance(actual, float) else value), name
 
     def test_is_found_by_its_name(self, path):
         assert find_recipe(path.stem) == find_recipe(path.name) == path
@@ -162,9 +162,9 @@ class TestValues:
     @pytest.mark.parametrize("text", ["{factor: 0.5, patience: 3, min_lr: 1e-6}", '{"patience": 3, "min_lr": 1e-06}'])
     def test_fields_of_the_scheduler(self, tmp_path, text):
         for argv in [write(tmp_path, f"lr_scheduler_kwargs: {text}")], ["--lr_scheduler_kwargs", text]:
-            found = parse(argv)[0].lr_scheduler_kwargs
-            assert found.pop("factor", 0.5) == 0.5
-            assert found == {"patience": 3, "min_lr": 1e-6}
+            options = parse(argv)[0].lr_scheduler_kwargs
+            assert options.pop("factor", 0.5) == 0.5
+            assert options == {"patience": 3, "min_lr": 1e-6}
 
     def test_augmentation_survives_as_yaml(self, tmp_path):
         spec = [{"Affine": {"rotate": [-90, 90], "balanced_scale": True}}, {"HorizontalFlip": {"p": 0.5}}]
@@ -221,15 +221,15 @@ class TestUnknownNames:
         assert message in refusal(capsys, write(tmp_path, text))
 
     @pytest.mark.parametrize(
-        ("name", "beside"),
+        ("name", "siblings"),
         [
             ("loss.focal.gama", "There are loss.focal.alpha, loss.focal.gamma."),
             ("loss.dise", "There are loss.bce, loss.ce, loss.dice, loss.focal"),
             ("model.backbon", "There are model.num_channels, model.backbone"),
         ],
     )
-    def test_what_there_is_beside_it(self, capsys, name, beside):
-        assert beside in refusal(capsys, f"--{name}", "1")
+    def test_what_there_is_beside_it(self, capsys, name, siblings):
+        assert siblings in refusal(capsys, f"--{name}", "1")
 
     @pytest.mark.parametrize("argv", [["--variant", "unett"], ["VARIANT"]])
     def test_variant(self, tmp_path, argv):
@@ -314,7 +314,7 @@ class TestWrongValues:
 
 
 class TestAbsurdRecipes:
-    """Nothing that a recipe says ends in a traceback, or takes more time or memory than its length is worth."""
+    """No recipe ends in a traceback, or takes time or memory out of proportion to its length."""
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -365,21 +365,21 @@ class TestRecipeOnAnother:
         return read_recipe(write(tmp_path, f"recipe: base.yaml\n{text}"))
 
     def test_fields_of_both(self, tmp_path):
-        found = self.read(tmp_path, "seed: 4\nmodel: {depth: 3}")
-        assert found == {
+        recipe = self.read(tmp_path, "seed: 4\nmodel: {depth: 3}")
+        assert recipe == {
             "variant": "resunet", "seed": 4, "model.depth": 3, "model.base_channels": 8,
             "loss.bce": 1, "loss.dice": 1, "grid.seed": [1],
         }  # fmt: skip
 
     def test_a_loss_or_grid_takes_the_place_of_the_whole(self, tmp_path):
-        found = self.read(tmp_path, "loss: {dice: 0.5}\ngrid: {model.depth: [1]}")
-        assert {name for name in found if "." in name} == {
+        recipe = self.read(tmp_path, "loss: {dice: 0.5}\ngrid: {model.depth: [1]}")
+        assert {name for name in recipe if "." in name} == {
             "model.depth", "model.base_channels", "loss.dice", "grid.model.depth"
         }  # fmt: skip
 
     def test_one_that_comes_with_the_project(self, tmp_path):
-        found = read_recipe(write(tmp_path, "recipe: unet_phantoms\nseed: 9"))
-        assert found == read_recipe(RECIPES / "unet_phantoms.yaml") | {"seed": 9}
+        recipe = read_recipe(write(tmp_path, "recipe: unet_phantoms\nseed: 9"))
+        assert recipe == read_recipe(RECIPES / "unet_phantoms.yaml") | {"seed": 9}
 
     def test_circles_are_refused(self, tmp_path):
         (tmp_path / "a.yaml").write_text("recipe: b.yaml", encoding="utf-8")
@@ -443,7 +443,7 @@ class TestHelp:
         config_class, _ = find_variant(variant)
         parser = module._parser(config_class)
         helps = {name: action.help for name, action in parser._option_string_actions.items()}
-        names = [one.name for one in fields(RunArguments) if one.init]
+        names = [field.name for field in fields(RunArguments) if field.init]
         names += [f"loss.{name}" for name in LOSSES]
         names += [f"loss.{name}.{parameter}" for name in LOSSES for parameter in parameters(name)]
         names += [f"model.{name}" for name in config_fields(config_class)]

@@ -6,7 +6,7 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "kept"),
+    ("name", "text", "expected"),
     [
         ("data", "/home/ann/polyps/kvasir", "kvasir"),
         ("data", "/home/ann/my polyps/kvasir/", "kvasir"),
@@ -27,8 +27,8 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
         ("learning_rate", "1e-3", "1e-3"),
     ],
 )
-def test_no_path_of_the_machine(name, text, kept):
-    assert publishable({name: text}) == {name: kept}
+def test_no_path_of_the_machine(name, text, expected):
+    assert publishable({name: text}) == {name: expected}
 
 
 @pytest.mark.parametrize("argv", [["--data=/home/ann/x"], ["--data", "/home/ann/x"], ["--data=~/x"]])
@@ -38,7 +38,7 @@ def test_a_command_is_written_from_what_was_parsed(argv):
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "expected"),
     [
         ("postgresql://ann:se:cr@et@db.example:5432/s", "postgresql://ann:***@db.example:5432/s"),
         ("postgresql://db/s?user=ann&password=secret&x=1", "postgresql://db/s?user=ann&password=***&x=1"),
@@ -46,8 +46,8 @@ def test_a_command_is_written_from_what_was_parsed(argv):
         ("sqlite:///study.db", "sqlite:///study.db"),
     ],
 )
-def test_no_password(text, kept):
-    assert without_password(text) == kept
+def test_no_password(text, expected):
+    assert without_password(text) == expected
 
 
 def test_paths_in_a_sentence():

@@ -45,9 +45,9 @@ def test_a_grid_has_every_combination_as_one_command_line(recipe, tmp_path):
     assert list(sweep.cells) == ["0.01-4", "0.01-8", "0.001-4", "0.001-8"]
     settings = ask(sweep, sweep.cells["0.001-8"])
     assert settings == {"learning_rate": ["0.001"], "model.base_channels": ["8"]}
-    arguments, model, _, given = parse(sweep.arguments(settings, sweep.folder("0.001-8")))
+    arguments, model, _, texts = parse(sweep.arguments(settings, sweep.folder("0.001-8")))
     assert (arguments.learning_rate, arguments.seed, model) == (0.001, 3, {"depth": 2, "base_channels": 8})
-    assert given["output_dir"] == str(tmp_path / "out" / "trials" / "0.001-8")
+    assert texts["output_dir"] == str(tmp_path / "out" / "trials" / "0.001-8")
 
 
 def test_the_command_line_changes_a_dimension(recipe):
@@ -67,18 +67,18 @@ def test_a_value_may_set_several_settings(recipe):
     text = GRID + "  encoder: [{model.backbone: resnet18, backbone_weights: none}, {model.backbone: null}]"
     sweep = parse_sweep([recipe(text), "--grid.learning_rate", "0.5", "--grid.model.base_channels", "2"])
     assert list(sweep.cells) == ["0.5-2-resnet18", "0.5-2-null"]
-    chosen = [ask(sweep, cell) for cell in sweep.cells.values()]
-    assert chosen[0]["backbone_weights"] == ["none"]
-    assert "backbone_weights" not in chosen[1]
-    models = [parse(sweep.arguments(settings, "out"))[1]["backbone"] for settings in chosen]
+    trials = [ask(sweep, cell) for cell in sweep.cells.values()]
+    assert trials[0]["backbone_weights"] == ["none"]
+    assert "backbone_weights" not in trials[1]
+    models = [parse(sweep.arguments(settings, "out"))[1]["backbone"] for settings in trials]
     assert models == ["resnet18", None]
 
 
 def test_a_space_is_asked_of_the_sampler(recipe):
     sweep = parse_sweep([recipe(SPACE)])
     assert list(sweep.cells) == ["trial-000", "trial-001", "trial-002"]
-    found = [ask(sweep, seed=seed) for seed in range(30)]
-    rates, widths, decays = ([one[name][0] for one in found] for name in sweep.space)
+    trials = [ask(sweep, seed=seed) for seed in range(30)]
+    rates, widths, decays = ([trial[name][0] for trial in trials] for name in sweep.space)
     assert all(1e-4 <= float(rate) <= 1e-2 for rate in rates) and len(set(rates)) == 30
     assert sum(float(rate) < 1e-3 for rate in rates) > 8  # logarithmic: half of them, else a tenth
     assert set(widths) == {"2", "4", "6", "8"} and set(decays) == {"0.0", "0.1"}
@@ -86,7 +86,7 @@ def test_a_space_is_asked_of_the_sampler(recipe):
 
 
 @pytest.mark.parametrize(
-    ("text", "argv", "said"),
+    ("text", "argv", "message"),
     [
         ("variant: unet", (), "needs a grid [(]or folds[)] or a space"),
         (GRID + "space: {seed: [1, 2]}", (), "and not both"),
@@ -103,8 +103,8 @@ def test_a_space_is_asked_of_the_sampler(recipe):
         ("variant: unet", ("--folds", "1"), "folds must be a whole number of at least 2, got '1'"),
     ],
 )
-def test_what_no_sweep_can_be_made_of(recipe, text, argv, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_no_sweep_can_be_made_of(recipe, text, argv, message):
+    with pytest.raises(ValueError, match=message):
         parse_sweep([recipe(text), *argv])
 
 
