@@ -185,7 +185,9 @@ def main(argv=None):
     parser.add_argument(
         "--runtime", metavar="FOLDER", help=f"an unpacked {PACKAGE} for the page (default: npm fetches it)"
     )
-    parser.add_argument("--dataset", metavar="ID[@REVISION]", help="the data set's repository, of `hub-unets push-data`")
+    parser.add_argument(
+        "--dataset", metavar="ID[@REVISION]", help="the data set's repository, of `hub-unets push-data`"
+    )
     options = vars(parser.parse_args(argv))
     folder = Path(options.pop("folder"))
     transformers.logging.disable_progress_bar()

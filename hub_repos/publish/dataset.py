@@ -177,7 +177,10 @@ def find_dataset(api, name, checkpoint, scratch):
     repo_id, _, revision = name.partition("@")
     commit = api.dataset_info(repo_id, revision=revision or "main", timeout=patience()).sha
     path = api.hf_hub_download(repo_id, SPLIT, repo_type="dataset", revision=commit, local_dir=scratch / "dataset")
-    record, data = json.loads(Path(path).read_text(encoding="utf-8")), read_results(checkpoint / "results.json")["data"]
+    record, data = (
+        json.loads(Path(path).read_text(encoding="utf-8")),
+        read_results(checkpoint / "results.json")["data"],
+    )
     for key in ("split", "sha256"):
         if record.get(key) != data[key]:
             raise UserError(

@@ -1,6 +1,6 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-The Space `owner/name` is the repository `spaces/owner/name`. What a client sent is in `requests`, what is
+The Space `owner/name` is the repository `spaces/owner/name`, a data set `datasets/owner/name`. What a client sent is in `requests`, what is
 stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
 where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
 """
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if token and not self.may_read:
                 raise RefusedError(401, "Invalid credentials in Authorization header")
-            model_path = path.replace("/api/spaces/", "/api/models/spaces/")
+            model_path = re.sub("^/api/(spaces|datasets)/", r"/api/models/\1/", path)
             for method, pattern, answer in ROUTES:
                 if method == self.command and (match := re.fullmatch(pattern, model_path)):
                     with self.hub.lock:
@@ -256,7 +256,8 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.body)
         namespace = request["organization"] or self.hub.user
         is_space = request.get("type") == "space"
-        repo = f"{'spaces/' if is_space else ''}{namespace}/{request['name']}"
+        folder = {"space": "spaces/", "dataset": "datasets/"}.get(request.get("type"), "")
+        repo = f"{folder}{namespace}/{request['name']}"
         self.require_writer(namespace)
         if is_space and request["sdk"] not in ("gradio", "static"):
             raise RefusedError(400, "sdk: only gradio and static are known here")
@@ -433,7 +434,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.hub.objects[oid], 200, {"ETag": f'"{oid}"'})
 
 
-REPO, REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+REPO, REVISION = r"(?P<repo>(?:spaces/|datasets/)?[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 SLUG = r"(?P<slug>[^/]+/[^/]+)"
 API = rf"/api/models/{REPO}"
 ROUTES = [

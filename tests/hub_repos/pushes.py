@@ -39,7 +39,7 @@ class Pusher:
         }
         self.server = Server(__file__, environment, folder)
 
-    def push(self, *arguments, token=None, isolated=False, seconds=None, npm=True):
+    def push(self, *arguments, token=None, isolated=False, seconds=None, npm=True, command="push"):
         """A push to its end.
 
         Args:
@@ -48,11 +48,18 @@ class Pusher:
             seconds: for how long an answer is awaited, as the client's own variables say it.
             isolated: whether it is verified, and loaded from the Hub in an isolated process, which takes longer than
                 the rest; otherwise it is loaded from there in the push's own process.
+            command: push, or push_data.
             npm: whether npm is there, and fetches a hollow runtime.
         """
         environment = {"HF_TOKEN": token} if token else {}
         environment |= dict.fromkeys(TIMEOUTS, str(seconds)) if seconds else {}
-        request = {"argv": list(map(str, arguments)), "isolated": isolated, "npm": npm, "environment": environment}
+        request = {
+            "argv": list(map(str, arguments)),
+            "isolated": isolated,
+            "npm": npm,
+            "command": command,
+            "environment": environment,
+        }
         return self.server.finish(self.server.start(**request))
 
     def close(self):
@@ -85,7 +92,7 @@ def main():
 def _command(request):
     from huggingface_hub import constants
 
-    from hub_unets.hub_repos import push
+    from hub_unets.hub_repos import push, push_data
     from hub_unets.hub_repos.page import page
     from hub_unets.hub_repos.publish import publication
     from hub_unets.training.errors import run_command
@@ -99,7 +106,8 @@ def _command(request):
     if not request["isolated"]:
         publication.verify_folder = lambda folder, **options: []
         publication.Publication.reload = _reload_here
-    return exit_code(run_command, push.main, request["argv"])
+    module = {"push": push, "push_data": push_data}[request["command"]]
+    return exit_code(run_command, module.main, request["argv"])
 
 
 def _reload_here(publication, commit, pixels):
