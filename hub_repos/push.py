@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 import transformers
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi
 
 from hub_unets.hub_repos.page.page import PACKAGE
 from hub_unets.hub_repos.publish.dataset import find_dataset
 from hub_unets.hub_repos.publish.publication import Publication, require_publishable, require_verified
-from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
+from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote, require_token
 from hub_unets.hub_repos.publish.space import KINDS, Space
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.training.errors import UserError, run_command
@@ -57,8 +57,8 @@ def push(
         UserError: the push failed; the message is one line, with the cure.
     """
     require_sensible(Path(checkpoint), repo_id, tag, create_pr)
-    if not dry_run and not get_token():
-        raise UserError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+    if not dry_run:
+        require_token()
     limit_waiting()
     with explained(repo_id), tempfile.TemporaryDirectory() as scratch:
         api = HfApi()

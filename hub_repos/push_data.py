@@ -8,10 +8,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi
 
 from hub_unets.hub_repos.publish.dataset import send_dataset, stage_dataset
-from hub_unets.hub_repos.publish.remote import explained, limit_waiting
+from hub_unets.hub_repos.publish.remote import explained, limit_waiting, require_token
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.settings.publishable import publishable
@@ -37,8 +37,8 @@ def push_data(data, repo_id, name=None, split="official", split_seed=42, private
     """
     if repo_id.count("/") != 1:
         raise UserError(f"REPO_ID is namespace/name, such as someone/kvasir-seg-official, got {repo_id!r}.")
-    if not dry_run and not get_token():
-        raise UserError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+    if not dry_run:
+        require_token()
     limit_waiting()
     with explained(f"the data set {repo_id}"), tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch) / "dataset"

@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import BadRequestError, RepositoryNotFoundError
 
 from hub_unets.hub_repos.publish.publication import commit_files, next_tag
-from hub_unets.hub_repos.publish.remote import changes, list_files, patience
+from hub_unets.hub_repos.publish.remote import changes, explained, list_files, patience
 from hub_unets.hub_repos.repository.eval_results import WITHOUT_TWINS
 from hub_unets.training.data.digests import pair_digests
 from hub_unets.training.data.partition import PARTS, make_partition, near_duplicates
@@ -175,12 +175,12 @@ def find_dataset(api, name, checkpoint, scratch):
     if not (checkpoint / "results.json").is_file():
         raise UserError(f"{checkpoint} is not a finished run: results.json is missing; train with training/run.py.")
     repo_id, _, revision = name.partition("@")
-    commit = api.dataset_info(repo_id, revision=revision or "main", timeout=patience()).sha
-    path = api.hf_hub_download(repo_id, SPLIT, repo_type="dataset", revision=commit, local_dir=scratch / "dataset")
-    record, data = (
-        json.loads(Path(path).read_text(encoding="utf-8")),
-        read_results(checkpoint / "results.json")["data"],
-    )
+    with explained(f"the data set {repo_id}"):
+        commit = api.dataset_info(repo_id, revision=revision or "main", timeout=patience()).sha
+        target = {"repo_type": "dataset", "revision": commit, "local_dir": scratch / "dataset"}
+        path = api.hf_hub_download(repo_id, SPLIT, **target)
+    record = json.loads(Path(path).read_text(encoding="utf-8"))
+    data = read_results(checkpoint / "results.json")["data"]
     for key in ("split", "sha256"):
         if record.get(key) != data[key]:
             raise UserError(

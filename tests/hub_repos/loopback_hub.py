@@ -1,8 +1,9 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-The Space `owner/name` is the repository `spaces/owner/name`, a data set `datasets/owner/name`. What a client sent is in `requests`, what is
-stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
-where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
+The Space `owner/name` is the repository `spaces/owner/name`, a data set `datasets/owner/name`. What a client sent is
+in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS objects are served from another host
+name, as on the Hub, where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go
+wrong.
 """
 
 import base64
@@ -105,11 +106,12 @@ class RefusedError(Exception):
 class LoopbackHub:
     """`tokens` may write in the name of `user`; `readers` may read the user's private repositories.
 
-    A user who `pays` may have Gradio Spaces.
+    A user who `pays` may have Gradio Spaces. `trusted` are CI jobs: {(ID token, resource): token}.
     """
 
     def __init__(self, tokens=(), readers=(), user="someone"):
         self.tokens, self.readers, self.user, self.pays = set(tokens), set(readers), user, True
+        self.trusted = {}
         self.repositories, self.objects, self.collections = {}, {}, {}
         self.requests, self.rules, self.lock = [], [], threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
@@ -268,6 +270,13 @@ class Handler(BaseHTTPRequestHandler):
         made = Repository(request.get("visibility") == "private", request.get("sdk"), request.get("hardware"))
         self.hub.repositories[repo] = made
         self.answer({"url": f"{self.hub.url}/{repo}"})
+
+    def exchange(self):
+        request = json.loads(self.body)
+        token = self.hub.trusted.get((request["subject_token"], request["resource"]))
+        if token is None:
+            raise RefusedError(400, "no publisher matches", body={"error": "invalid_grant"})
+        self.answer({"access_token": token, "token_type": "bearer", "expires_in": 3600})
 
     def validate_yaml(self):
         self.answer({"errors": [], "warnings": []})
@@ -440,6 +449,7 @@ API = rf"/api/models/{REPO}"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
+    ("POST", "/oauth/token", Handler.exchange),
     ("GET", API, Handler.info),
     ("GET", rf"{API}/revision/{REVISION}", Handler.info),
     ("GET", rf"{API}/refs", Handler.refs),

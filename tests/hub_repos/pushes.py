@@ -39,7 +39,7 @@ class Pusher:
         }
         self.server = Server(__file__, environment, folder)
 
-    def push(self, *arguments, token=None, isolated=False, seconds=None, npm=True, command="push"):
+    def push(self, *arguments, token=None, isolated=False, seconds=None, npm=True, command="push", **variables):
         """A push to its end.
 
         Args:
@@ -49,17 +49,13 @@ class Pusher:
             isolated: whether it is verified, and loaded from the Hub in an isolated process, which takes longer than
                 the rest; otherwise it is loaded from there in the push's own process.
             command: push, or push_data.
+            variables: further ones of the environment.
             npm: whether npm is there, and fetches a hollow runtime.
         """
-        environment = {"HF_TOKEN": token} if token else {}
+        environment = variables | ({"HF_TOKEN": token} if token else {})
         environment |= dict.fromkeys(TIMEOUTS, str(seconds)) if seconds else {}
-        request = {
-            "argv": list(map(str, arguments)),
-            "isolated": isolated,
-            "npm": npm,
-            "command": command,
-            "environment": environment,
-        }
+        request = {"argv": list(map(str, arguments)), "environment": environment}
+        request |= {"isolated": isolated, "npm": npm, "command": command}
         return self.server.finish(self.server.start(**request))
 
     def close(self):

@@ -155,7 +155,7 @@ def test_another_split_and_a_data_set_that_is_not_there_are_refused(hub, pusher,
     assert push_data(data="phantoms?count=8&size=64&seed=0").code == 0
     for name, reason in (
         (REPO, f"--dataset {REPO}: its sha256 is "),
-        ("someone/nothing", "someone/nothing has no such thing, or your token may not see it"),
+        ("someone/nothing", "the data set someone/nothing has no such thing, or your token may not see it"),
     ):
         finished = pusher.push(checkpoint, MODEL, "--dataset", name, "--no-space", token=TOKEN)
         assert finished.code == 1 and f"error: {reason}" in finished.stderr and MODEL not in hub.repositories
