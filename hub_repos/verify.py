@@ -41,7 +41,10 @@ def download(repo_id, commit, folder):
     info = HfApi().model_info(repo_id, revision=commit, timeout=patience(), files_metadata=True)
     for sibling in info.siblings:
         require_known(sibling, repo_id)
-    snapshot_download(repo_id, revision=info.sha, local_dir=folder)
+    try:
+        snapshot_download(repo_id, revision=info.sha, local_dir=folder)
+    except RuntimeError as error:  # of hf_xet, which moves large files
+        raise UserError(f"{repo_id}: the download broke ({str(error)[:200]}): repeat the command.") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if files != {sibling.rfilename for sibling in info.siblings}:

@@ -17,6 +17,7 @@ from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.companions import check_companions
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
 from hub_unets.hub_repos.checks.release import check_release
@@ -46,6 +47,7 @@ STATIC_CHECKS = {
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
+    "licence and notebook": Static(check_companions, ("results",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")
