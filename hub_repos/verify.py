@@ -46,7 +46,10 @@ def download(repo_id, commit, folder):
         require_known(sibling, repo_id)
     if sum(signatures.is_addition(sibling.rfilename) for sibling in info.siblings) > MOST_ATTESTATIONS:
         raise UserError(f"{repo_id}: more than {MOST_ATTESTATIONS} files of attestations")
-    snapshot_download(repo_id, revision=info.sha, local_dir=folder)
+    try:
+        snapshot_download(repo_id, revision=info.sha, local_dir=folder)
+    except RuntimeError as error:  # of hf_xet, which moves large files
+        raise UserError(f"{repo_id}: the download broke ({str(error)[:200]}): repeat the command.") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if files != {sibling.rfilename for sibling in info.siblings}:
@@ -158,9 +161,10 @@ def main(argv=None):
 def report(checks, signed):
     """Print checks and Findings; the exit code."""
     print("\n".join([*map(str, checks), *(["Signatures:"] if signed else []), *map(str, signed)]))
-    failed = sum(not check.passed for check in checks)
+    judged = [check for check in checks if not check.note]
+    failed = sum(not check.passed for check in judged)
     forged = sum(finding.verdict == attestations.FORGED for finding in signed)
-    print(f"{failed} of {len(checks)} checks failed." if failed else f"All {len(checks)} checks passed.")
+    print(f"{failed} of {len(judged)} checks failed." if failed else f"All {len(judged)} checks passed.")
     if forged:
         print(f"{forged} of {len(signed)} signatures are forged.")
     return 1 if failed or forged else 0

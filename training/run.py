@@ -16,7 +16,6 @@ import torch
 import transformers
 import yaml
 from accelerate import PartialState
-from safetensors.torch import save_file
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
@@ -45,6 +44,7 @@ from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.measure.weights import save_readable, save_tensors
 from hub_unets.training.records import locks
 from hub_unets.training.records.results import (
     data_record,
@@ -294,14 +294,14 @@ def as_published(model, processor, arguments):
 def save_checkpoint(model, processor, folder, half_precision=False):
     """What hub_repos.build and from_pretrained take, in the run's folder; the config asks for float32 in any case."""
     model.float().to(memory_format=torch.contiguous_format)
-    model.save_pretrained(folder)
+    save_readable(model, folder)
     processor.save_pretrained(folder)
     if half_precision:
         state = model.state_dict()
         weights = {name: to_half(tensor) for name, tensor in state.items()}
         if wide := [name for name, tensor in weights.items() if tensor.dtype == torch.float32]:
             print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(weights, folder / "model.safetensors")
 
 
 def is_finished(folder):

@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from hub_unets.hub_repos.checks.calibration import check_best, check_calibration
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.data import compare_digests, require_present, stored_digests
 from hub_unets.hub_repos.checks.untrusted import read_json
@@ -24,6 +25,7 @@ MEAN_TOLERANCE = 1e-4
 REPORT = {  # tolerances of a part's other figures, by their keys in results.json; a moved pixel can join two regions
     ("polyps", "recall"): 0.02,
     ("polyps", "precision"): 0.02,
+    ("polyps", "touched_share"): 0.02,
     ("boundary", "nsd"): 1e-3,
     ("boundary", "hd95_share"): 1e-3,
     ("calibration", "ece"): 1e-3,
@@ -50,14 +52,19 @@ def reproduce(folder, data, columns=(None, None), scored=None):
         return [Check("split", False, str(error))]
     model, processor = load_weights(model_class, folder), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
-    width, scored = results["data"].get("boundary_width"), {} if scored is None else scored
+    scored = {} if scored is None else scored
     for part in _parts(results):
-        metrics, figures = results["metrics"][part], f"figures of {part}"
-        scoring = checked(figures, _score, model, processor, images, rows[part], width, metrics, scored, part)
+        figures, part_images = f"figures of {part}", _select(images, rows[part].names)
+        scoring = checked(figures, _score, model, processor, part_images, results, scored, part)
         if scoring.passed and stored:
             checks.append(checked(f"data of {part}", compare_digests, stored[part], scored[part]))
-        compared = checked(figures, _compare, scored[part], rows[part], metrics) if scoring.passed else scoring
+        compared = checked(figures, _compare, scored[part], rows[part], results, part) if scoring.passed else scoring
         checks.append(compared)
+    if "calibration" in results:
+        validation = _select(images, rows["validation"].names)
+        checks.append(checked("calibration", check_calibration, model, processor, validation, results["calibration"]))
+    if results["run"].get("best") and "validation" in results["metrics"]:
+        checks.append(checked("best epoch", check_best, results))
     return checks
 
 
@@ -106,15 +113,19 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _score(model, processor, images, rows, boundary_width, metrics, scored, part):
-    """Put the Scores of a part's images, in the order of their rows, into `scored`."""
+def _select(images, names):
+    """The rows of these names, in their order."""
     index = {name: number for number, name in enumerate(images["name"])}
-    part_images = images.select([index[name] for name in rows.names])
-    task, crops = Task.of_run(model.config, boundary_width), "false_alarms" in metrics
-    scored[part] = score(model, processor, part_images, task, crops=crops)
+    return images.select([index[name] for name in names])
 
 
-def _compare(scores, rows, metrics):
+def _score(model, processor, images, results, scored, part):
+    """Put the Scores of a part's images into `scored`."""
+    crops, boundary_width = "false_alarms" in results["metrics"][part], results["data"].get("boundary_width")
+    scored[part] = score(model, processor, images, Task.of_run(model.config, boundary_width), crops=crops)
+
+
+def _compare(scores, rows, results, part):
     """The largest differences in words; UserError where an image's pixels, Dice, loss, or the mean differ too much."""
     counts, stated_counts = np.stack(scores.counts), np.stack(rows.counts)
     moved = np.abs(counts - stated_counts).sum(axis=(1, 2)) / 2  # pixels; Dice alone would hide a changed recall
@@ -132,7 +143,10 @@ def _compare(scores, rows, metrics):
     wrong = max(differences[worst], loss_difference) > IMAGE_TOLERANCE or mean_difference > MEAN_TOLERANCE
     if wrong or (moved > allowed).any():
         raise UserError(f"not reproduced: {summary}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
-    _compare_report(scores.summary(), metrics)
+    _compare_report(scores.summary(), results["metrics"][part])
+    if part == "test" and "test_without_twins" in results["metrics"]:
+        kept = set(rows.names) - set(results["data"]["twins"])
+        _compare_report(scores.summary(kept), results["metrics"]["test_without_twins"])
     return summary
 
 

@@ -27,6 +27,7 @@ from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explained, list_files
 from hub_unets.hub_repos.repository.builder import MANIFEST, build
 from hub_unets.hub_repos.repository.card import Standing
+from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.training.errors import UserError
 
@@ -34,7 +35,7 @@ BRANCH = "hub-unets-push"
 RELOAD = Path(__file__).with_name("reload.py")
 KEPT_ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_ENDPOINT", "HF_HUB_DISABLE_XET"),
-    *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_XET_CLIENT_READ_TIMEOUT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
@@ -55,6 +56,8 @@ class Publication:
         tag: the tag from the command line, and after `stage` the card's; None for a pull request.
         standing: the trial's Standing in a sweep, for the card.
         onnx: whether the repository holds model.onnx.
+        space: whether the model has a Space, which the card then names.
+        dataset: (repo_id, commit) of the data set's repository on the Hub, for the card; None names none.
         changed: {path: "new", "changed" or "deleted"}, after `stage`.
     """
 
@@ -67,6 +70,8 @@ class Publication:
     standing: Standing | None = None
     onnx: bool = False
     key: str | None = None
+    space: bool = False
+    dataset: tuple | None = None
     changed: dict | None = None
 
     @property
@@ -82,7 +87,8 @@ class Publication:
         head, tags = self.remote.head, self.remote.tags
         head_tags = [name for name, commit in tags.items() if commit == head] or list(filter(self.holds_main, tags))
         for tag in [self.tag] if self.tag else [*head_tags, None if create_pr else next_tag(tags)]:
-            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx)
+            shown = {"space": self.space, "dataset": self.dataset}
+            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, **shown)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break
@@ -253,7 +259,8 @@ def require_publishable(staged):
         name = path.relative_to(staged).as_posix()
         if path.is_symlink():
             raise UserError(f"{name} is a symbolic link: only real files are published.")
-        if path.suffix in PICKLES or path.name.startswith("."):
+        is_hidden = path.name.startswith(".") and name != EVAL_FOLDER
+        if path.suffix in PICKLES or is_hidden:
             raise UserError(f"{name} is never published: it may hold code, an optimizer's state or credentials.")
         if path.is_file() and path.suffix != ".safetensors" and ACCESS_TOKEN.search(path.read_bytes()):
             raise UserError(f"{name} holds what looks like an access token: remove it from the run's folder.")

@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -35,7 +36,7 @@ from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.locks import make_lock
 from hub_unets.training.records.results import write_results
-from tests.hub_repos.conftest import DATA
+from tests.hub_repos.conftest import DATA, unscored
 from tests.variants import VARIANTS
 
 PROJECT = Path(__file__).parents[2]
@@ -247,7 +248,7 @@ def flip(folder, bit=0x80):
         (lambda folder: (folder / "per_image.csv").unlink(), {"files"}),
         (lambda folder: (folder / "manifest.json").unlink(), {"manifest"}),
         (edit("manifest.json", '"bytes": ', '"bytes": 1'), {"manifest"}),
-        (edit("manifest.json", '"schema_version": 1', '"schema_version": 2'), {"manifest"}),
+        (edit("manifest.json", '"schema_version": 2', '"schema_version": 3'), {"manifest"}),
         (lambda folder: (folder / "onnx").mkdir(), {"files"}),
         (lambda folder: os.mkfifo(folder / "curves.png"), {"files"}),
     ],
@@ -282,7 +283,7 @@ def test_a_wrong_figure_is_named(copy):
 
 
 def test_another_release_says_what_to_install(copy):
-    edit_json("manifest.json", release="99.0.1, commit " + "a" * 40)(copy)
+    edit_json("manifest.json", release="99.0.1")(copy)
     assert re.fullmatch(r"built by 99\.0\.1, this is \S+: install that release to verify", failures(copy)["release"])
 
 
@@ -370,15 +371,15 @@ def test_other_data_is_refused(data, repository):
 
 def test_a_build_passes_every_check(repository, capsys):
     assert main([str(repository), "--data", DATA]) == 0
-    folder, *lines, footer = capsys.readouterr().out.splitlines()
+    folder, *lines, note, footer = capsys.readouterr().out.splitlines()
     assert folder == str(repository) and footer == f"All {len(lines)} checks passed."
-    assert all(line.startswith("ok   ") for line in lines)
+    assert all(line.startswith("ok   ") for line in lines) and note.startswith("note figures ˢ: ")
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
     run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
-    parts = ["data of validation", "figures of validation", "data of test", "figures of test"]
-    assert names == ["files", *STATIC_CHECKS, NAMES, *run, "split", *parts]
-    assert "largest difference 0.00" in lines[-1]
+    figures = ["split", "data of validation", "figures of validation", "data of test", "figures of test"]
+    assert names == ["files", *STATIC_CHECKS, NAMES, *run, *figures, "figures ʳ", "figures ᵈ"]
+    assert "largest difference 0.00" in lines[-3]
 
 
 def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
@@ -397,7 +398,7 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     checks = run_isolated(repository, tmp_path / "work", python)
     assert checks == [Check("isolated process", False, "ended with 3: broken")]
     environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
-    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
+    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
     assert environment["HOME"] == str(tmp_path / "work")
 
@@ -704,4 +705,51 @@ def test_a_standing_in_a_sweep_is_part_of_results_and_card(checkpoint, tmp_path)
     build(checkpoint, tmp_path / "out", "someone/unet", "v1", standing)
     checks = verify_folder(tmp_path / "out", run=False, repo_id="someone/unet", revision="v1")
     assert all(check.passed for check in checks), checks
-    assert "Place 2 of 6 by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+    assert "Place 2ˢ of 6ˢ by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_without_a_test_part_gets_a_repository_whose_card_says_so(checkpoint, tmp_path):
+    standing = Standing("family", "resnet50", 1, 3, None)
+    build(unscored(checkpoint, tmp_path / "run"), tmp_path / "out", standing=standing)
+    checks = verify_folder(tmp_path / "out", run=False, data=DATA)
+    assert [check for check in checks if not check.passed] == []
+    names = [check.name for check in checks]
+    assert "figures of validation" in names and "figures of test" not in names
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    validation = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["validation"]
+    dice = validation["per_image"]["dice"]
+    figure = f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})ʳ"
+    for text in (
+        "On 1ʳ validation images of phantoms", f"reach a Dice of {figure}", "**Not scored on a test part**:",
+        "Every choice was made on validation, and no test part was scored", "Place 1ˢ of 3ˢ by validation Dice",
+        "1ᵈ test images, of which none was scored", "By the polyp's share of the image, validation:",
+    ):  # fmt: skip
+        assert text in card.text, text
+    assert "| test |" not in card.text and "model-index" not in (tmp_path / "out" / "README.md").read_text()
+    assert not card.data.eval_results
+
+
+def test_classes_without_a_test_part(three_class_checkpoint, tmp_path):
+    build(unscored(three_class_checkpoint, tmp_path / "run"), tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    assert "| validation | boundary |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_test_part_that_was_scored_is_not_left_out_of_the_card(copy):
+    """Who would show validation's figures alone says in the settings that the test part was left unseen."""
+    results = json.loads((copy / "results.json").read_text())
+    results["metrics"] = {"validation": results["metrics"]["validation"]}
+    (copy / "results.json").write_text(json.dumps(results))
+    write_card(copy, results)
+    sign(copy)
+    assert "test: per_image.csv has 1 images, results.json 0" in failures(copy)["per image"]
+
+
+def test_multiply_accumulates_are_counted_again(calibrated_checkpoint, tmp_path):
+    build(calibrated_checkpoint, tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    edit_json("results.json", render=True, run__gmacs=0.001)(tmp_path / "out")
+    sign(tmp_path / "out")
+    assert re.fullmatch(
+        r"results.json: run.gmacs is 0.001, the network takes [\d.]+", failures(tmp_path / "out")["network"]
+    )

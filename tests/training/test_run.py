@@ -241,8 +241,10 @@ def test_half_precision_is_what_is_stored_and_scored(tmp_path):
     assert results["calibration"]["loss_after"] == validation["loss"]["value"]
     assert "test" not in (tmp_path / "run/scorings.log").read_text()
     assert {path.name for path in (tmp_path / "run").iterdir()} >= PICTURES
-    with pytest.raises(ValueError, match="not scored on the test part"):
-        build(tmp_path / "run", tmp_path / "repository")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "run/results.json").stat().st_mode}  # weights and checkpoints too
+    build(tmp_path / "run", tmp_path / "repository")
+    assert "**Not scored on a test part**" in (tmp_path / "repository" / "README.md").read_text(encoding="utf-8")
 
 
 def test_training_samples_may_have_a_size_of_their_own(tmp_path):

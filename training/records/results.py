@@ -117,6 +117,11 @@ def read_results(path):
     return results
 
 
+def scored_part(results):
+    """The part that a run is known by: test, or validation where it left the test unseen."""
+    return "test" if "test" in results["metrics"] else "validation"
+
+
 def check_results(results, path="results.json"):
     """Raise UserError, naming the place, unless the results fit the schema."""
     for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(results):
