@@ -26,6 +26,7 @@ GROUPS = {  # sub-command: its module, and what it does
     "publish": {
         "build": ("hub_unets.hub_repos.build", "make a Hub repository of a run: weights, code, card"),
         "push": ("hub_unets.hub_repos.push", "publish a run, or a sweep, on the Hub"),
+        "push-data": ("hub_unets.hub_repos.push_data", "publish who is where in a split, with digests and no image"),
     },
     "use": {
         "predict": ("hub_unets.hub_repos.predict", "mark the polyps in images, folders, videos"),

@@ -18,11 +18,14 @@ class Check:
     note: bool = False
 
     def __str__(self):
-        reason = "".join(
-            letter if letter.isprintable() else "?" for letter in self.reason
-        )  # no escape moves the cursor
+        reason = printable(self.reason)
         outcome = "note" if self.note else "ok  " if self.passed else "FAIL"
         return f"{outcome} {self.name}{': ' if reason else ''}{reason}"
+
+
+def printable(text):
+    """A text with ? for what is no printable character: no escape moves the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def checked(name, check, *arguments):

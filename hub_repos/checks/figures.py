@@ -291,8 +291,9 @@ def check_card(folder):
     """The card is, byte for byte, what our template makes of results.json, config and pictures."""
     card, results = read_text(folder / "README.md"), read_json(folder / "results.json")
     repo_id, revision = loaded_repository(card)
+    space = repo_id is not None and f"https://huggingface.co/spaces/{repo_id}." in card  # the Hub's to tell
     try:
-        rendered = render_card(folder, results, repo_id, revision)
+        rendered = render_card(folder, results, repo_id, revision, space)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise UserError(f"results.json makes no card: {type(error).__name__}: {str(error)[:200]}") from error
     lines = itertools.zip_longest(card.split("\n"), rendered.split("\n"), fillvalue="")

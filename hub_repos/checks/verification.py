@@ -17,7 +17,10 @@ from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.companions import check_companions
+from hub_unets.hub_repos.checks.data import check_data_digests
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
+from hub_unets.hub_repos.checks.locks import check_lock
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
 from hub_unets.hub_repos.checks.release import check_release
 from hub_unets.hub_repos.checks.reproduce import reproduce
@@ -45,14 +48,17 @@ STATIC_CHECKS = {
     "results": Static(figure_checks.check_results_file, ("config", "preprocessor")),
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
+    "data digests": Static(check_data_digests, ("per image",)),
+    "lock": Static(check_lock, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
+    "licence and notebook": Static(check_companions, ("results",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")
 SHOWN_BYTES = 500  # of the isolated process's last lines
 
 
-def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None)):
+def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None), afterwards=None):
     """The checks of a built repository, in order. A check that needs another is left out where that one fails.
 
     Args:
@@ -61,6 +67,7 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
         data: also score it again on these images and masks, if every static check passes.
         repo_id, revision: its repository and its tag on the Hub; its card may name no other.
         columns: the image column and the mask column of `data`.
+        afterwards: called with the copy, the checks and {part: Scores} of `data`, if every check passed.
 
     Returns:
         list of Check.
@@ -81,9 +88,13 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             work = Path(temporary) / "work"
             work.mkdir()
             checks += run_isolated(copy, work)
-        again = [] if data is None else reproduce(copy, data, columns)
-        checks += again
-        return checks + (figure_kinds(copy, bool(again)) if all(check.passed for check in checks) else [])
+        scored = {}
+        checks += [] if data is None else reproduce(copy, data, columns, scored)
+        if not all(check.passed for check in checks):
+            return checks
+        if afterwards is not None:
+            afterwards(copy, checks, scored)
+        return checks + figure_kinds(copy, data is not None)
 
 
 def figure_kinds(folder, with_data):

@@ -1,6 +1,7 @@
 """The model card, rendered from results.json alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,9 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.hub_repos.repository import marks
+from hub_unets.hub_repos.repository.notebook import load_arguments
 from hub_unets.modeling.variants import find_variant
+from hub_unets.training.records.locks import is_seen_before
 from hub_unets.training.records.results import read_history, scored_part
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -52,23 +55,24 @@ class Standing(NamedTuple):
         return f"Place {self.place} of {self.of} by validation Dice ({self.group})"
 
 
-def write_card(folder, results, repo_id=None, revision=None):
+def write_card(folder, results, repo_id=None, revision=None, space=False):
     """Write README.md of a staged repository; arguments as `render_card`."""
-    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision), encoding="utf-8")
+    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision, space), encoding="utf-8")
 
 
-def render_card(folder, results, repo_id=None, revision=None):
+def render_card(folder, results, repo_id=None, revision=None, space=False):
     """The text of README.md.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
         repo_id, revision: the repository and tag that the snippets load; None writes MODEL, for the reader to fill in.
+        space: whether there is a Space of the same name.
     """
-    return str(ModelCard(marks.show_marks(render_marked(folder, results, repo_id, revision))))
+    return str(ModelCard(marks.show_marks(render_marked(folder, results, repo_id, revision, space))))
 
 
-def render_marked(folder, results, repo_id=None, revision=None):
+def render_marked(folder, results, repo_id=None, revision=None, space=False):
     """The card before its marks are shown, for `marks.marked_numbers`; arguments as `render_card`."""
     config, processor = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
@@ -83,13 +87,15 @@ def render_marked(folder, results, repo_id=None, revision=None):
         results=results,
         config=config,
         repo_id=repo_id,
-        arguments=", ".join([f'"{repo_id}"' if repo_id else "MODEL", *_revision(revision)]),
+        arguments=load_arguments(repo_id, revision),
+        space=space,
         processor=processor,
         size=processor["size"],
-        paper=find_variant(config["model_type"])[1].paper,
+        paper=linked(find_variant(config["model_type"])[1].paper),
         history=shown_history(read_history(folder, results)),
         base_model=base_model(results, config),
         shown=SHOWN,
+        seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
@@ -100,8 +106,9 @@ def render_marked(folder, results, repo_id=None, revision=None):
     )
 
 
-def _revision(revision):
-    return [f'revision="{revision}"'] if revision else []
+def linked(text):
+    """A text whose arXiv numbers are links, from which the Hub makes the repository's paper tags."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def shown_history(history, rows=8):
@@ -131,6 +138,9 @@ def card_data(results, config, repo_id=None, revision=None):
     """
     data, test = results["data"], results["metrics"].get("test")
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
+    hub = data.get("repository")
+    if hub:
+        dataset |= {"dataset_type": hub["repo_id"], "dataset_revision": hub["revision"]}
     prefix = "mean of classes, " if test and "per_class" in test else ""
     figures = [
         EvalResult(
@@ -153,7 +163,7 @@ def card_data(results, config, repo_id=None, revision=None):
         license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
         license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
         tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
-        datasets=[KVASIR_COPY] if is_kvasir(results) else None,
+        datasets=[*([KVASIR_COPY] if is_kvasir(results) else []), *([hub["repo_id"]] if hub else [])] or None,
         base_model=base_model(results, config),
         metrics=["dice", "mean_iou"],
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]

@@ -23,6 +23,7 @@ from hub_unets.training.measure.cost import gmacs
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.records.locks import lock_record, log_scoring, make_lock
 from hub_unets.training.records.results import data_record, environment_record, read_results, write_results
 from tests.variants import small_config
 
@@ -35,7 +36,7 @@ def make_checkpoint(tmp_path_factory):
     """A function (variant, encoder, fields of the config) -> folder of a finished run; label 2 is a boundary."""
 
     def make(variant="unet", encoder="plain", **fields):
-        folder = tmp_path_factory.mktemp("checkpoint")
+        folder = tmp_path_factory.mktemp("checkpoint") / "run"  # with no log of another beside it
         torch.manual_seed(0)
         model = find_variant(variant)[1](small_config(variant, encoder, **fields)).eval()
         processor = UNetImageProcessor(size=64, image_mean=[0.5] * 3, image_std=[0.25] * 3)
@@ -49,7 +50,10 @@ def make_checkpoint(tmp_path_factory):
         processor.save_pretrained(folder)
         settings = {"data": DATA} | {f"model.{name}": json.dumps(value) for name, value in fields.items()}
         run = {"name": f"{variant}-test", "model_type": variant, "settings": settings, "command": "a command"}
+        lock = make_lock(variant, settings, 0, partition.seed, partition.sha256)
+        log_scoring(folder, "test", len(partition.test), lock=lock)
         results = {
+            "lock": lock_record(folder, lock),
             "run": run | {"parameters": model.num_parameters(), "best": None, "seed": 0},
             "data": data_record(DATA, partition, width),
             "environment": environment_record(model),

@@ -1,6 +1,7 @@
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hub_unets.hub_repos.checks.figures import snippets
+from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.repository import code
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
@@ -77,6 +79,49 @@ def test_weights_are_those_of_the_checkpoint(checkpoint, repository):
     expected, weights = (load_file(folder / "model.safetensors") for folder in (checkpoint, repository))
     assert expected.keys() == weights.keys()
     assert all(bool((expected[key] == weights[key]).all()) for key in expected)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_every_file_has_the_mode_that_the_umask_gives(mask, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    (tmp_path / "run/model.safetensors").chmod(0o600)
+    (tmp_path / "run/per_image.csv").chmod(0o600)
+    before = os.umask(mask)
+    try:
+        build(tmp_path / "run", tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("said", ["float32", "its own"])
+def test_half_precision_stays_half_and_is_computed_in_float32(dtype, said, checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    stored = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(run / "model.safetensors").items()
+    }
+    wide = next(name for name in stored if name.endswith("running_var"))
+    stored[wide] = stored[wide].float()  # as of what float16 can't hold
+    save_file(stored, run / "model.safetensors", {"format": "pt"})
+    if said == "its own":
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    build(run, tmp_path / "out")
+    built = load_file(tmp_path / "out/model.safetensors")
+    assert built.keys() == stored.keys()
+    assert all(built[name].dtype == stored[name].dtype for name in stored)
+    if said == "float32":  # else transformers rounds the wide one when it loads
+        assert all(torch.equal(built[name], stored[name]) for name in stored)
+    assert (
+        abs((tmp_path / "out/model.safetensors").stat().st_size / (run / "model.safetensors").stat().st_size - 1) < 0.1
+    )
+    model = find_variant("unet")[1].from_pretrained(tmp_path / "out")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert [check for check in verify_folder(tmp_path / "out", run=False) if not check.passed] == []
 
 
 def test_two_builds_are_byte_identical(checkpoint, repository, tmp_path):

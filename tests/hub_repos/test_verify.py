@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,10 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
@@ -31,6 +34,7 @@ from hub_unets.hub_repos.repository.card import Standing, write_card
 from hub_unets.hub_repos.verify import main
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
+from hub_unets.training.records.locks import make_lock
 from hub_unets.training.records.results import write_results
 from tests.hub_repos.conftest import DATA, unscored
 from tests.variants import VARIANTS
@@ -86,6 +90,14 @@ def edit_json(name, render=False, **changes):
             write_card(folder, json.loads((folder / "results.json").read_text()))
 
     return change
+
+
+def lock_anew(folder):
+    """The lock of the settings as they are now, as whoever changes them can make it."""
+    results = json.loads((folder / "results.json").read_text())
+    run, data = results["run"], results["data"]
+    lock = make_lock(run["model_type"], run["settings"], run["seed"], data["split_seed"], data["sha256"])
+    edit_json("results.json", render=True, lock__recipe=lock.recipe, lock__sha256=lock.sha256)(folder)
 
 
 def write(name, content):
@@ -365,8 +377,8 @@ def test_a_build_passes_every_check(repository, capsys):
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
     run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
-    figures = ["split", "figures of validation", "figures of test", "figures ʳ", "figures ᵈ"]
-    assert names == ["files", *STATIC_CHECKS, NAMES, *run, *figures]
+    figures = ["split", "data of validation", "figures of validation", "data of test", "figures of test"]
+    assert names == ["files", *STATIC_CHECKS, NAMES, *run, *figures, "figures ʳ", "figures ᵈ"]
     assert "largest difference 0.00" in lines[-3]
 
 
@@ -480,10 +492,63 @@ def tables(tmp_path):
     return tmp_path / "tables"
 
 
+@pytest.fixture
+def other_data(tmp_path):
+    """A function (change of a row's two files, part by part) -> folder of tables with the data so changed."""
+
+    def write_tables(change):
+        (tmp_path / "data").mkdir()
+        for part, rows in load_source(DATA).items():
+            changed = [change(part, number, row) for number, row in enumerate(rows.to_list())]
+            table = datasets.Dataset.from_list(changed, features=rows.features)
+            table.to_parquet(tmp_path / "data" / f"{part}.parquet")
+        return str(tmp_path / "data")
+
+    return write_tables
+
+
+def stored_again(file, change=lambda pixels: pixels):
+    """A stored image as an uncompressed PNG, its pixels changed."""
+    pixels = np.array(Image.open(io.BytesIO(file["bytes"])))
+    content = io.BytesIO()
+    Image.fromarray(change(pixels)).save(content, "PNG", compress_level=0)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def test_images_that_were_stored_again_are_named_and_pass(copy, other_data):
+    data = other_data(lambda part, number, row: row | {"image": stored_again(row["image"])} if part == "test" else row)
+    checks = {check.name: check for check in verify_folder(copy, run=False, data=data)}
+    assert all(check.passed for check in checks.values())
+    assert checks["data of validation"].reason.endswith("; every file the same")
+    assert re.search(r"; image re-encoded only: \d \(phantom-\S+", checks["data of test"].reason)
+
+
+def test_other_pixels_and_masks_are_named(copy, other_data):
+    changed = {"validation": "image", "test": "annotation"}
+
+    def change(part, number, row):
+        name = changed.get(part)
+        return row | {name: stored_again(row[name], lambda pixels: pixels[::-1])} if name else row
+
+    found = failures(copy, run=False, data=other_data(change))
+    assert re.fullmatch(r"image changed: \d \(phantom-.*\)", found["data of validation"])
+    assert re.fullmatch(r"mask changed: \d \(phantom-.*\)", found["data of test"])
+    assert {"figures of validation", "figures of test"} <= found.keys()
+
+
+def test_images_that_are_missing_are_named(copy, other_data):
+    data = other_data(lambda part, number, row: row | {"name": "other"} if (part, number) == ("test", 0) else row)
+    found = failures(copy, run=False, data=data)
+    assert re.fullmatch(r"missing: 1 \(phantom-\S+\)", found["split"]) and len(found) == 1
+
+
 def test_columns_come_from_whoever_verifies(copy, tables):
     """They never come from the repository, which could name its masks as its images."""
     edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
+    sign(copy)
+    assert failures(copy, run=False).keys() == {"lock"}
+    lock_anew(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
     failed = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
@@ -525,6 +590,7 @@ def test_a_tag_counts_where_it_is_the_commit_that_was_checked(tag_commit, expect
         return SimpleNamespace(sha=tag_commit)
 
     monkeypatch.setattr(verify.HfApi, "model_info", model_info)
+    monkeypatch.setattr(verify, "is_unsigned", lambda *_: False)
     line = 'segment = pipeline("image-segmentation", model="someone/unet", revision="v1", trust_remote_code=True)'
     (tmp_path / "README.md").write_text(f"{line}\n")
     assert verify.revision_of(tmp_path, "someone/unet", "c" * 40) == expected
