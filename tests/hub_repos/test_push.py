@@ -413,8 +413,8 @@ def test_a_pull_request_leaves_main_alone(published, pusher, other_run):
 
 
 def test_a_pull_request_that_does_not_load_is_closed(published, hub, pusher, other_run):
-    hub.when("GET", "/tree/", lambda handler: None)  # main's
-    hub.fail("GET", "/tree/", 500, times=6)
+    hub.when("GET", "/api/models/.*/tree/", lambda handler: None)  # main's
+    hub.fail("GET", "/api/models/.*/tree/", 500, times=6)
     finished = pusher.push(other_run, REPO, "--create-pr", token=TOKEN)
     assert finished.code == 1 and published.pull_status == {1: "closed"}
 
