@@ -22,7 +22,7 @@ export CONTRACT
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench faults test test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
+.PHONY: help train predict demo bench faults test test-long test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -43,7 +43,10 @@ $(KEPT)/repository: $(VENV)/.core $(wildcard $(KEPT)/*.json $(KEPT)/*.safetensor
 	touch $@
 
 test: $(VENV)/.test  ## run the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not long and not slow"
+
+test-long: $(VENV)/.test  ## run those that take a few minutes more: sweeps, the wheel, compiled networks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "long and not slow"
 
 test-all: $(VENV)/.test  ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.training.runs import SERVER_ENVIRONMENT, arguments
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,7 @@ def python(project, *command):
     return process.stdout
 
 
+@pytest.mark.long
 def test_a_seventh_variant_is_three_new_files(tmp_path):
     project = tmp_path / "project"
     for name in FOLDERS:

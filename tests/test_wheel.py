@@ -85,6 +85,7 @@ def test_it_holds_one_name_and_every_data_file(wheel):
     }
 
 
+@pytest.mark.long
 def test_a_run_is_trained_built_verified_and_used(installed, tmp_path):
     code = "import hub_unets.training.run as run; print(run.__file__)"
     assert Path(run(installed, tmp_path, "python", "-c", code).strip()).is_relative_to(installed.parent)

@@ -74,8 +74,8 @@ class Worker:
         for name, value in json.loads(json.dumps(self.sweep.settings)).items():
             if stored.get(name, value) != value:
                 raise UserError(
-                    f"the study of {self.sweep.output_dir} has {name} {stored[name]}, not {value}: repeat its command "
-                    "to go on with it, or choose another output_dir (and another database for --storage)."
+                    f"the study of {self.sweep.output_dir} has {_difference(name, stored[name], value)}: repeat its "
+                    "command to go on with it, or choose another output_dir (and another database for --storage)."
                 )
             self.study.set_user_attr(name, value)
 
@@ -282,6 +282,19 @@ def _network(folder):
 def _side(folder):
     processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     return processor["size"]["height"] + 2 * processor["mirror_margin"]
+
+
+def _difference(name, stored, value):
+    """Where two settings first differ, in a few words: `grid.choice.all.seed 1, not 2`."""
+    both = [stored, value]
+    if all(isinstance(side, list) for side in both) and len(stored) == len(value):
+        both = [dict(enumerate(side)) for side in both]
+    if all(isinstance(side, dict) for side in both):
+        missing = object()
+        pairs = {key: [side.get(key, missing) for side in both] for key in {**both[0], **both[1]}}
+        key, values = next((key, pair) for key, pair in pairs.items() if pair[0] != pair[1])
+        return _difference(f"{name}.{key}", *("nothing" if side is missing else side for side in values))
+    return f"{name} {str(stored)[:120]}, not {str(value)[:120]}"
 
 
 def _folder_id(folder):

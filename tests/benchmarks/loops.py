@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 import albumentations
 import numpy as np
@@ -32,11 +31,12 @@ from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.settings.recipes import RECIPES
 
 OURS, PLAIN = "ours", "plain"
-RECIPE = Path("training/recipes/unet_mobilenetv2.yaml")
+RECIPE = RECIPES / "unet_mobilenetv2.yaml"
 IMPORTS = {
-    OURS: "import modeling.modeling_unet, modeling.image_processing_unet",
+    OURS: "import hub_unets.modeling.modeling_unet, hub_unets.modeling.image_processing_unet",
     "transformers + timm": "import transformers, timm; transformers.PreTrainedModel",
 }
 

@@ -1,4 +1,4 @@
-"""results.json to speed.md and speed.png: `python -m benchmarks.page [FOLDER]`."""
+"""results.json to speed.md and speed.png: `python -m hub_unets.benchmarks.page [FOLDER]`."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def introduction(results):
     return (
         f"# Speed\n\n"
         f"Made by `{results['command']}` (pictures and this page from `results.json` by `python -m "
-        f"benchmarks.page`) on {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads for "
+        f"hub_unets.benchmarks.page`) on {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads for "
         f"either side, torch {machine['torch']}; seed 0; images of {data['name']}, split {data['split']}.\n\n"
         'The sides take turns (A B A B ...). Milliseconds are medians over rounds; "times faster" is the median over '
         "rounds of the other side's time over this one's in the same round, so that a busy machine slows both. "

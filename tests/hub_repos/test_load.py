@@ -100,8 +100,12 @@ def check_resaved(repository, resaved):
     assert {**resaved_config, "transformers_version": config["transformers_version"]} == config
 
 
+PAIRS = [*((name, "plain") for name in VARIANTS), *(("unet", name) for name in BACKBONES)]
+QUICK = [("unet", "plain"), ("transunet", "plain"), ("unet", "resnet18")]
+
+
 @pytest.mark.parametrize(
-    ("variant", "encoder"), [*((name, "plain") for name in VARIANTS), *(("unet", name) for name in BACKBONES)]
+    ("variant", "encoder"), [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.long) for pair in PAIRS]
 )
 def test_a_repository_loads_in_an_isolated_process(variant, encoder, load_isolated, make_checkpoint, tmp_path):
     check_load(load_isolated, make_checkpoint(variant, encoder), variant, tmp_path)

@@ -650,6 +650,7 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
 
 
+@pytest.mark.long
 def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tmp_path):
     for number, name in enumerate(("plain+3", "plain+4"), start=3):
         training = runs.run(tmp_path / "family" / "trials" / name, model__base_channels=number, num_train_epochs=1)

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tests.variants import (
     BACKBONES,
     ENCODERS,
+    VARIANTS,
     each_encoder,
     each_pair,
     each_pair_of,
@@ -242,7 +243,9 @@ def test_a_trace_at_one_size_answers_at_others(variant, encoder):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
-@each_variant
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name == "unet" else pytest.mark.long) for name in VARIANTS]
+)
 @torch.no_grad()
 def test_compiled_model_answers_at_two_sizes(variant):
     torch.compiler.reset()  # else other models' graphs count towards the limit of recompilations
@@ -254,7 +257,11 @@ def test_compiled_model_answers_at_two_sizes(variant):
 
 
 @pytest.mark.parametrize(
-    "encoder", [pytest.param(name, marks=pytest.mark.slow if name == "swin_tiny" else []) for name in BACKBONES]
+    "encoder",
+    [
+        pytest.param(name, marks={"resnet18": [], "swin_tiny": pytest.mark.slow}.get(name, pytest.mark.long))
+        for name in BACKBONES
+    ],
 )
 @torch.no_grad()
 def test_a_backbone_is_compiled_to_one_graph(encoder):

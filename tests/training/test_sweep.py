@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 
+from hub_unets.training.errors import UserError
 from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.trials import parse_sweep
 from hub_unets.training.sweep import Worker, become_worker
@@ -62,6 +63,7 @@ def runs_in(log):
     return log.read_text(encoding="utf-8").count("Split own")
 
 
+@pytest.mark.long
 def test_two_workers_share_the_trials_and_one_that_fails_stops_none(recipe, tmp_path):
     folder = tmp_path / "study"
     small = "[{model.backbone: resnet18, model.decoder_channels: [8, 8, 8, 8, 8]}]"
@@ -87,6 +89,7 @@ def test_two_workers_share_the_trials_and_one_that_fails_stops_none(recipe, tmp_
     assert len(list(folder.glob("trials/*/repository/model.safetensors"))) == 1
 
 
+@pytest.mark.long
 def test_folds_end_in_figures_of_every_image(recipe, tmp_path):
     folder = tmp_path / "study"
     argv = [recipe(""), "--folds", "2", "--output_dir", str(folder), "--num_train_epochs", "1"]
@@ -98,6 +101,7 @@ def test_folds_end_in_figures_of_every_image(recipe, tmp_path):
     assert tested == [9, 8] and not (folder / "leaderboard.md").exists()
 
 
+@pytest.mark.long
 def test_kill_9_in_the_middle_repeats_no_finished_trial(recipe, tmp_path):
     path = recipe("grid: {model.base_channels: [4, 6]}\nsave_steps: 1\nsave_strategy: steps\n")
     folder = tmp_path / "study"
@@ -193,6 +197,20 @@ def test_a_repeated_command_tries_failed_trials_again_with_the_same_settings(rec
     assert retried.suggest_int("seed", 0, 99) == seed
     release(held)
     assert len(Worker(space).trials()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ("grid: {learning_rate: [0.01, 0.03]}", "has grid.learning_rate.1 0.02, not 0.03:"),
+        ("grid: {learning_rate: [0.01]}", r"has grid.learning_rate \[0.01, 0.02\], not \[0.01\]:"),
+        ("grid: {weight_decay: [0.01, 0.02]}", r"has grid.learning_rate \[0.01, 0.02\], not nothing:"),
+    ],
+)
+def test_another_grid_in_the_same_folder_is_refused_by_what_differs(changed, difference, recipe, tmp_path):
+    Worker(parse_sweep([recipe("grid: {learning_rate: [0.01, 0.02]}"), "--output_dir", str(tmp_path / "out")]))
+    with pytest.raises(UserError, match=difference):
+        Worker(parse_sweep([recipe(changed), "--output_dir", str(tmp_path / "out")]))
 
 
 def test_trials_of_a_space_differ(recipe, tmp_path):

@@ -15,6 +15,7 @@ from tests.training import postgresql
 from tests.training.test_sweep import RECIPE, SWEEP, runs_in, start, wait_for
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(postgresql.missing()), reason=postgresql.missing())
 def test_no_trial_is_lost_and_none_is_trained_twice(tmp_path):
     (tmp_path / "mine.yaml").write_text(

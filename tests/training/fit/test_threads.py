@@ -45,7 +45,7 @@ def test_accelerates_launcher_leaves_all_cores(tmp_path):
 FAULTS = """
 import resource, sys
 import torch
-from training.fit.threads import keep_freed_memory
+from hub_unets.training.fit.threads import keep_freed_memory
 if sys.argv[1] == "keep":
     print(int(keep_freed_memory()))
 def faults():
