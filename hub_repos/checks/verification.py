@@ -42,7 +42,7 @@ STATIC_CHECKS = {
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
-    "licence and notebook": Static(check_companions, ("results",)),
+    "licence and notebook": Static(check_companions, ("card",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")

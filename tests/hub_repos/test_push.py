@@ -534,6 +534,14 @@ def test_a_gradio_space_asks_for_zerogpu_and_stays_one_until_another_is_asked_fo
     require_page(space, commit)
 
 
+def test_a_space_of_another_kind_is_left_alone(space, hub, pusher, other_run):
+    space.sdk, before = "docker", space.branches["main"]
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0 and space.branches["main"] == before
+    assert f"Left alone: the Space {REPO} is of kind docker; --space static replaces it." in finished.stdout
+    assert f"https://huggingface.co/spaces/{REPO}." in hub.repositories[REPO].main["README.md"].decode()
+
+
 def test_where_a_gradio_space_costs_money_the_page_is_sent(hub, pusher, run, monkeypatch):
     monkeypatch.setattr(hub, "pays", False)
     finished = pusher.push(run, REPO, "--space", "gradio", token=TOKEN)
