@@ -33,6 +33,7 @@ def push(
     dry_run=False,
     standing=None,
     onnx=False,
+    key=None,
     space=None,
     runtime=None,
     dataset=None,
@@ -48,6 +49,7 @@ def push(
         dry_run: build, verify and compare only.
         standing: the trial's Standing in its sweep, for the card.
         onnx: also publish the network as model.onnx.
+        key: sign the manifest with this private key's file; "keyless" lets Sigstore sign it.
         space: the kind of Space that shows `main`: "static", "gradio" or "none"; None is the kind that is there, or a
             static one where it can be built. A pull request and a sweep's trials get none.
         runtime: an unpacked onnxruntime-web for the static Space; None fetches it with npm.
@@ -69,7 +71,7 @@ def push(
         named = shown.prepare(runtime, create_pr)
         listed = dataset and find_dataset(api, dataset, Path(checkpoint), Path(scratch))
         publication = Publication(
-            api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, named, listed
+            api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, key, named, listed
         )
         publication.stage(create_pr)
         if not publication.changed and (create_pr or publication.tag in remote.tags):
@@ -173,6 +175,7 @@ def main(argv=None):
     parser.add_argument("--create-pr", action="store_true", help="open a pull request and leave main alone")
     parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
     parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
+    parser.add_argument("--sign", dest="key", metavar="KEY", help="sign the manifest with this private key's file")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
     parser.add_argument(
         "--space",

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
+from hub_unets.hub_repos.checks import signatures
 from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explained, list_files
-from hub_unets.hub_repos.repository.builder import build
+from hub_unets.hub_repos.repository.builder import MANIFEST, build
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
 from hub_unets.hub_repos.repository.export import load_network
@@ -67,6 +69,7 @@ class Publication:
     tag: str | None = None
     standing: Standing | None = None
     onnx: bool = False
+    key: str | None = None
     space: bool = False
     dataset: tuple | None = None
     changed: dict | None = None
@@ -82,19 +85,47 @@ class Publication:
         tags are tried first.
         """
         head, tags = self.remote.head, self.remote.tags
-        head_tags = [name for name, commit in tags.items() if commit == head]
+        head_tags = [name for name, commit in tags.items() if commit == head] or list(filter(self.holds_main, tags))
         for tag in [self.tag] if self.tag else [*head_tags, None if create_pr else next_tag(tags)]:
             shown = {"space": self.space, "dataset": self.dataset}
             build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, **shown)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break
-        if tag in tags and (changed or tags[tag] != head):
+        if tag in tags and (changed or tag not in head_tags):
             raise UserError(
                 f"tag {tag} is that of commit {tags[tag]}, and a tag does not move: leave out --tag to get "
                 f"{next_tag(tags)}, or remove the old one with `hf repos tag delete {self.repo_id} {tag}`."
             )
-        self.tag, self.changed = tag, changed
+        self.tag, self.changed = tag, changed | self.stage_signature(MANIFEST in changed)
+
+    def holds_main(self, tag):
+        """Whether a tag's commit has the files of `main`, but for signatures and attestations that came later."""
+        files = list_files(self.api, self.repo_id, self.remote.tags[tag])
+        there, here = (
+            {name: file.blob_id for name, file in each.items() if not signatures.is_addition(name)}
+            for each in (files, self.remote.files)
+        )
+        return there == here
+
+    def stage_signature(self, is_changed):
+        """Sign the manifest, or keep `main`'s signature where it is of this manifest by this key; what changes.
+
+        Args:
+            is_changed: whether the manifest is; then an old signature goes where there is no key.
+        """
+        there = self.remote.files.keys() & set(signatures.SIGNED)
+        if self.key is None:
+            return dict.fromkeys(sorted(there), "deleted") if is_changed else {}
+        if not is_changed:
+            for name in there:
+                self.api.hf_hub_download(self.repo_id, name, revision=self.remote.head, local_dir=self.staged)
+            shutil.rmtree(self.staged / ".cache", ignore_errors=True)  # the client's own notes
+        if not signatures.is_signed_by(self.staged, self.key):
+            signatures.sign_manifest(self.staged, self.key)
+        here = {name for name in signatures.SIGNED if (self.staged / name).exists()}
+        files = {name: self.remote.files[name] for name in there}
+        return {name: kind for name, kind in changes(self.staged, files, there).items() if name in here | there}
 
     def listing(self):
         """Lines that list the changes."""
@@ -114,8 +145,9 @@ class Publication:
         else:  # an earlier push was cut off before its tag
             commit = self.remote.head
             self.try_out(commit)
-        with explained(self.repo_id, f"commit {commit} is on main, but has no tag {self.tag} yet: "):
-            self.api.create_tag(self.repo_id, tag=self.tag, revision=commit)
+        if self.tag not in self.remote.tags:
+            with explained(self.repo_id, f"commit {commit} is on main, but has no tag {self.tag} yet: "):
+                self.api.create_tag(self.repo_id, tag=self.tag, revision=commit)
         print(f"Published: {self.api.endpoint}/{self.repo_id}, commit {commit}, tag {self.tag}")
         return commit
 

@@ -120,11 +120,11 @@ def changes(staged, files, built=()):
     """
     paths = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
     kinds = dict.fromkeys(set(built) - paths.keys(), "deleted") | dict.fromkeys(paths.keys() - files.keys(), "new")
-    kinds |= {name: "changed" for name in paths.keys() & files.keys() if not _is_same(paths[name], files[name])}
+    kinds |= {name: "changed" for name in paths.keys() & files.keys() if not is_same(paths[name], files[name])}
     return dict(sorted(kinds.items()))
 
 
-def _is_same(path, remote_file):
+def is_same(path, remote_file):
     """Compare by the sha256 of an LFS object, and by git's object id of any other file."""
     if remote_file.lfs:
         return sha256(path) == remote_file.lfs.sha256

@@ -8,7 +8,14 @@ from pathlib import Path
 from PIL import Image
 
 from hub_unets.hub_repos.repository.card import EXAMPLE, title, write_card
-from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, copy_code, release, remote_code
+from hub_unets.hub_repos.repository.code import (
+    PROCESSOR_CODE,
+    code_digest,
+    copy_code,
+    head_commit,
+    release,
+    remote_code,
+)
 from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS, eval_results_text
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import replaced
@@ -19,6 +26,7 @@ from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
 from hub_unets.training.measure.weights import load_weights, save_as_stored
+from hub_unets.training.records.data_digests import DATA_DIGESTS
 from hub_unets.training.records.results import HISTORY, read_results
 
 MANIFEST = "manifest.json"
@@ -60,17 +68,13 @@ def build(
             cure = f"it is {published} now" if published.is_dir() else "train with training/run.py"
             raise UserError(f"{checkpoint} is not a finished run: {name} is missing; {cure}.")
     results = read_results(checkpoint / "results.json")
-    if "test" not in results["metrics"]:
-        raise UserError(
-            f"{checkpoint} was not scored on the test part, whose figures a card needs: leave score_test out."
-        )
     config_class, model_class = read_variant(checkpoint)
     with replaced(out, is_build, "build") as staged:
         save_model(checkpoint, staged, config_class, model_class, two_channels)
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", HISTORY, *PICTURES):
+        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:
@@ -131,13 +135,14 @@ def companions(folder, results, repo_id=None, revision=None):
 
 
 def write_manifest(folder):
-    """manifest.json: the release that built the folder, and the sha256 and size of every other file in it."""
+    """manifest.json: the release that built the folder, its code's digest, and every other file's sha256 and size."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    manifest = {"schema_version": 1, "release": release(), "files": files}
+    built_by = {"release": release(), "code_sha256": code_digest(folder), "commit": head_commit()}
+    manifest = {"schema_version": 2, **built_by, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

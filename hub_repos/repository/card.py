@@ -8,9 +8,11 @@ from typing import NamedTuple
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_unets.hub_repos.repository import marks
 from hub_unets.hub_repos.repository.notebook import load_arguments
 from hub_unets.modeling.variants import find_variant
-from hub_unets.training.records.results import read_history
+from hub_unets.training.records.locks import is_seen_before
+from hub_unets.training.records.results import read_history, scored_part
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
@@ -18,6 +20,17 @@ KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
 EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the card's metadata, by their field
+    "model-index.results.metrics.value": "files",
+    "model-index.results.metrics.name": "text",
+    "model-index.results.dataset": "name",
+    "model-index.name": "name",
+    "base_model": "name",
+    "datasets": "name",
+    "license": "name",
+    "tags": "name",
+    "widget": "name",
+}
 
 
 class Standing(NamedTuple):
@@ -56,12 +69,20 @@ def render_card(folder, results, repo_id=None, revision=None, space=False):
         repo_id, revision: the repository and tag that the snippets load; None writes MODEL, for the reader to fill in.
         space: whether there is a Space of the same name.
     """
+    return str(ModelCard(marks.show_marks(render_marked(folder, results, repo_id, revision, space))))
+
+
+def render_marked(folder, results, repo_id=None, revision=None, space=False):
+    """The card before its marks are shown, for `marks.marked_numbers`; arguments as `render_card`."""
     config, processor = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
     )
-    card = ModelCard.from_template(
-        card_data(results, config, repo_id, revision),
-        template_path=str(TEMPLATE),
+    part = scored_part(results)
+    template = marks.environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        card_data=card_data(results, config, repo_id, revision).to_yaml(),
+        scored=part,
+        legend=marks.legend(),
         title=title(results, config),
         results=results,
         config=config,
@@ -74,15 +95,15 @@ def render_card(folder, results, repo_id=None, revision=None, space=False):
         history=shown_history(read_history(folder, results)),
         base_model=base_model(results, config),
         shown=SHOWN,
+        seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
         built=any(folder.glob("modeling_*.py")),
-        class_names=[row["label"] for row in results["metrics"]["test"].get("per_class", ())],
+        class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
-    return str(card)
 
 
 def linked(text):
@@ -111,13 +132,16 @@ def base_model(results, config):
 
 
 def card_data(results, config, repo_id=None, revision=None):
-    """The card's metadata, with the test figures as `model-index`."""
-    data, test = results["data"], results["metrics"]["test"]
+    """The card's metadata, with the test figures as `model-index`; without a test part there is none.
+
+    Whoever ranks models by `model-index` does not look whether a split was a validation.
+    """
+    data, test = results["data"], results["metrics"].get("test")
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
     hub = data.get("repository")
     if hub:
         dataset |= {"dataset_type": hub["repo_id"], "dataset_revision": hub["revision"]}
-    prefix = "mean of classes, " if "per_class" in test else ""
+    prefix = "mean of classes, " if test and "per_class" in test else ""
     figures = [
         EvalResult(
             task_type="image-segmentation",
@@ -129,6 +153,7 @@ def card_data(results, config, repo_id=None, revision=None):
         )
         for kind in ("per_image", "pooled")
         for metric in ("dice", "iou")
+        if test
     ]
     backbone = config.get("backbone")
     return ModelCardData(
@@ -144,8 +169,8 @@ def card_data(results, config, repo_id=None, revision=None):
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
         if repo_id
         else None,
-        model_name=title(results, config),
-        eval_results=figures,
+        model_name=title(results, config) if figures else None,
+        eval_results=figures or None,
     )
 
 

@@ -85,6 +85,14 @@ class Repository:
         pulls = {f"refs/pr/{number}": commit for number, commit in self.pulls.items()}
         return (self.branches | self.tags | pulls | {commit: commit for commit in self.commits}).get(revision)
 
+    def merge(self, number):
+        """Merge a pull request: a commit on main with the files that it adds or changes."""
+        offered, head = self.commits[self.pulls[number]], self.branches["main"]
+        before = self.commits[self.parents[self.pulls[number]]]
+        files = {path: blob for path, blob in offered.items() if before.get(path) != blob}
+        self.pull_status[number] = "merged"
+        return self.commit("main", self.commits[head] | files, head)
+
     def commit(self, branch, files, parent=None):
         """A commit with these files, at the head of a branch if one is named; its hash."""
         description = f"{parent} {len(self.commits)} {[(path, blob.oid) for path, blob in sorted(files.items())]}"

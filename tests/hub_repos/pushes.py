@@ -58,6 +58,12 @@ class Pusher:
         request |= {"isolated": isolated, "npm": npm, "command": command}
         return self.server.finish(self.server.start(**request))
 
+    def verify(self, *arguments, token=None, folder=None):
+        """`hub-unets verify` to its end, in a folder, without the isolated process."""
+        environment = {"HF_TOKEN": token} if token else {}
+        request = {"argv": list(map(str, arguments)), "environment": environment, "folder": str(folder or self.folder)}
+        return self.server.finish(self.server.start(**request))
+
     def close(self):
         self.server.close()
 
@@ -78,7 +84,8 @@ def hollow_runtime(folder):
 def main():
     import torch
 
-    import hub_unets.hub_repos.push  # noqa: F401
+    import hub_unets.hub_repos.push
+    import hub_unets.hub_repos.verify  # noqa: F401
 
     torch.set_num_threads(1)
     sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
@@ -95,6 +102,8 @@ def _command(request):
 
     for name in TIMEOUTS:  # read when the client was imported, before the fork
         setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
+    if "folder" in request:
+        return _verify(request)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)  # the cache of the push before
     page.fetch_runtime = lambda scratch: Path(os.environ["RUNTIME"])
     page.shutil.which = lambda name: name if request["npm"] else None
@@ -104,6 +113,16 @@ def _command(request):
         publication.Publication.reload = _reload_here
     module = {"push": push, "push_data": push_data}[request["command"]]
     return exit_code(run_command, module.main, request["argv"])
+
+
+def _verify(request):
+    from hub_unets.hub_repos import verify
+    from hub_unets.hub_repos.checks import verification
+    from hub_unets.training.errors import run_command
+
+    verification.run_isolated = lambda folder, work: []
+    os.chdir(request["folder"])
+    return exit_code(run_command, verify.main, request["argv"])
 
 
 def _reload_here(publication, commit, pixels):

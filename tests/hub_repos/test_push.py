@@ -23,6 +23,7 @@ from hub_unets.hub_repos.push import push
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
+from tests.hub_repos.conftest import unscored
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
 from tests.hub_repos.pushes import NETWORK, Pusher
 from tests.training import runs
@@ -652,10 +653,17 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
         (f"{REPO}-plain", "Place 1 of 1 by validation Dice (scratch)"),
     ]
     card = hub.repositories[f"{REPO}-b0-scse"].main["README.md"].decode()
-    assert " Place 1 of 2 by validation Dice (pretrained) in the sweep" in card
+    assert " Place 1ˢ of 2ˢ by validation Dice (pretrained) in the sweep" in card
     assert f"[family](https://huggingface.co/collections/{slug}), which links the others.\n" in card
     repeated = pusher.push(sweep, REPO, token=TOKEN)
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
+
+
+def test_a_run_without_a_test_part_is_pushed(hub, pusher, run, tmp_path):
+    finished = pusher.push(unscored(run, tmp_path / "run"), REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    card = hub.repositories[REPO].main["README.md"].decode()
+    assert "**Not scored on a test part**" in card and "model-index" not in card
 
 
 @pytest.mark.long
@@ -676,13 +684,15 @@ def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tm
         capture_output=True,
         text=True,
     )
-    header, *lines, footer = process.stdout.splitlines()
+    header, *lines, _, footer = process.stdout.splitlines()
     assert process.returncode == 0, process.stdout + process.stderr
     assert header == f"{trial} at commit {commit}" and footer == f"All {len(lines)} checks passed."
-    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-9:]
-    assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", "split", *PARTS]
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-12:]
+    last = ["split", *PARTS, "best epoch", "figures ʳ", "figures ᵈ"]
+    assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", *last]
     assert (
-        " Place 2 of 2 by validation Dice (scratch) in the sweep" in hub.repositories[trial].main["README.md"].decode()
+        " Place 2ˢ of 2ˢ by validation Dice (scratch) in the sweep"
+        in hub.repositories[trial].main["README.md"].decode()
     )
 
 
