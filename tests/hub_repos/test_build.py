@@ -41,7 +41,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     network += ("label_maps", "processor_options", "regions", "segments")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
-    data |= {"requirements.txt", "LICENSE", "notebook.ipynb"}
+    data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}
     assert {path.name for path in repository.iterdir()} == code | data | {
         "results.json", "history.csv", "manifest.json", "example.png"
     }  # fmt: skip
