@@ -24,10 +24,10 @@ from hub_unets.hub_repos.checks.static import (
     ATTESTATION_BYTES,
     MOST_ATTESTATIONS,
     check_schema,
-    installed_version,
 )
 from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json
 from hub_unets.hub_repos.repository.builder import MANIFEST, sha256
+from hub_unets.hub_repos.repository.code import release
 from hub_unets.training.errors import UserError
 from hub_unets.training.records.data_digests import digest_of_all
 from hub_unets.training.records.locks import code_sha256
@@ -69,7 +69,7 @@ def make_statement(folder, scored, checks, repo_id, commit, public_key):
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "repository": repo_id,
             "commit": commit,
-            "verifier": {"version": installed_version(), "code_sha256": code_sha256()},
+            "verifier": {"version": release(), "code_sha256": code_sha256()},
             "checks": checks,
             "data": {
                 "source": data["source"],

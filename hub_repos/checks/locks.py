@@ -11,9 +11,9 @@ def check_lock(folder):
     The run may be of another commit than what is installed: metric and code are compared with that, and no more.
     """
     results = read_json(folder / "results.json")
-    lock = results.get("lock")
+    lock, scored = results.get("lock"), "test" in results["metrics"]
     if lock is None:
-        return "none: nothing tells how often the test part was scored"
+        return f"none: {'nothing tells how often the' if scored else 'no'} test part was scored"
     run, data = results["run"], results["data"]
     seeds = run.get("seed"), data["split_seed"]
     ours = make_lock(run["model_type"], run["settings"], *seeds, data["sha256"], lock["metric"], lock["code"])

@@ -50,10 +50,8 @@ def make_checkpoint(tmp_path_factory):
         processor.save_pretrained(folder)
         settings = {"data": DATA} | {f"model.{name}": json.dumps(value) for name, value in fields.items()}
         run = {"name": f"{variant}-test", "model_type": variant, "settings": settings, "command": "a command"}
-        lock = make_lock(variant, settings, 0, partition.seed, partition.sha256)
-        log_scoring(folder, "test", len(partition.test), lock=lock)
         results = {
-            "lock": lock_record(folder, lock),
+            "lock": locked(folder, variant, settings, partition),
             "run": run | {"parameters": model.num_parameters(), "best": None, "seed": 0},
             "data": data_record(DATA, partition, width),
             "environment": environment_record(model),
@@ -76,12 +74,22 @@ def three_class_checkpoint(make_checkpoint):
     return make_checkpoint(id2label={0: "background", 1: "polyp", 2: "boundary"})
 
 
+def locked(folder, variant, settings, partition):
+    """What results.json says of a run's first scoring of the test part."""
+    lock = make_lock(variant, settings, 0, partition.seed, partition.sha256)
+    log_scoring(folder, "test", len(partition.test), lock=lock)
+    return lock_record(folder, lock)
+
+
 def unscored(run, folder):
     """A copy of a run as one with `score_test: false` leaves it."""
     shutil.copytree(run, folder)
     results = read_results(folder / "results.json")
     lines = (folder / "per_image.csv").read_text().splitlines(keepends=True)
     (folder / "per_image.csv").write_text("".join(line for line in lines if ",test," not in line))
+    lines = (folder / "data_digests.csv").read_text().splitlines(keepends=True)
+    (folder / "data_digests.csv").write_text("".join(line for line in lines if ",test," not in line))
+    del results["lock"]
     results["metrics"] = {"validation": results["metrics"]["validation"]}
     results["run"]["settings"]["score_test"] = "False"
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -121,7 +129,7 @@ def _centre(model, processor):
 @pytest.fixture(scope="session")
 def calibrated_checkpoint(make_checkpoint, tmp_path_factory):
     """A run whose head was calibrated and whose crops without a polyp were scored; with every figure of a card."""
-    run, folder = make_checkpoint(), tmp_path_factory.mktemp("calibrated")
+    run, folder = make_checkpoint(), tmp_path_factory.mktemp("calibrated") / "run"
     model, processor = load_model(run)
     results = read_results(run / "results.json")
     rows, partition = make_partition(load_source(CALIBRATED_DATA), "own")
@@ -135,6 +143,7 @@ def calibrated_checkpoint(make_checkpoint, tmp_path_factory):
     results["run"] |= {"best": best, "gmacs": round(gmacs(model, 64), 4)}
     results["cost"]["latency"] = {"p50": 41.6, "p95": 77.7, "images": 20, "threads": 2}
     results |= {"data": data_record(CALIBRATED_DATA, partition), "calibration": fitted.record}
+    results["lock"] = locked(folder, "unet", results["run"]["settings"], partition)
     history = [{"epoch": 1.0, "step": 1, "eval_loss": 0.5, "eval_dice": 0.25, "eval_iou": 0.125}]
     write_results(folder, results, {"validation": fitted.scores, "test": tested}, partition.twins, history)
     return folder
