@@ -51,7 +51,7 @@ STATIC_CHECKS = {
     "data digests": Static(check_data_digests, ("per image",)),
     "lock": Static(check_lock, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
-    "licence and notebook": Static(check_companions, ("results",)),
+    "licence and notebook": Static(check_companions, ("card",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")

@@ -72,7 +72,9 @@ class Space:
             return
         self.head, self.private, self.sdk = info.sha, info.private, info.sdk
         self.files = list_files(self.api, self.repo_id, info.sha, "space")
-        self.kind = self.kind or (info.sdk if info.sdk in OURS else "static")
+        if self.kind is None and info.sdk not in (None, *OURS):
+            print(f"Left alone: the Space {self.repo_id} is of kind {info.sdk}; --space static replaces it.")
+        self.kind = self.kind or (info.sdk or "static" if info.sdk in (None, *OURS) else "none")
 
     def prepare(self, runtime=None, read_only=False):
         """Read what there is and, unless it is to be left alone, stage the page.
@@ -85,7 +87,7 @@ class Space:
             return False
         with explained(f"the Space {self.repo_id}"):
             self.read()
-        if read_only:
+        if read_only or self.kind == "none":
             return self.head is not None
         if self.kind == "static":
             try:

@@ -41,7 +41,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     network += ("label_maps", "processor_options", "regions", "segments")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
-    data |= {"requirements.txt"}
+    data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}
     assert {path.name for path in repository.iterdir()} == code | data | {
         "results.json", "history.csv", "manifest.json", "example.png"
     }  # fmt: skip
@@ -261,8 +261,9 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
 
 
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
-    build(checkpoint, tmp_path / "out", "someone/unet", "v2")
+    build(checkpoint, tmp_path / "out", "someone/unet", "v2", space=True)
     card = (tmp_path / "out" / "README.md").read_text()
+    assert "https://huggingface.co/spaces/someone/unet." in card
     assert card.count('"someone/unet", revision="v2", trust_remote_code=True') == 6 and "MODEL" not in card
     assert card.count('"someone/unet", revision="v2")') == 1
 

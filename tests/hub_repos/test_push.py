@@ -414,8 +414,8 @@ def test_a_pull_request_leaves_main_alone(published, pusher, other_run):
 
 
 def test_a_pull_request_that_does_not_load_is_closed(published, hub, pusher, other_run):
-    hub.when("GET", "/tree/", lambda handler: None)  # main's
-    hub.fail("GET", "/tree/", 500, times=6)
+    hub.when("GET", "/api/models/.*/tree/", lambda handler: None)  # main's
+    hub.fail("GET", "/api/models/.*/tree/", 500, times=6)
     finished = pusher.push(other_run, REPO, "--create-pr", token=TOKEN)
     assert finished.code == 1 and published.pull_status == {1: "closed"}
 
@@ -533,6 +533,14 @@ def test_a_gradio_space_asks_for_zerogpu_and_stays_one_until_another_is_asked_fo
     changed = pusher.push(other_run, REPO, "--space", "static", token=TOKEN)
     assert changed.code == 0 and re.search(r"deleted +app.py\n", changed.stdout)
     require_page(space, commit)
+
+
+def test_a_space_of_another_kind_is_left_alone(space, hub, pusher, other_run):
+    space.sdk, before = "docker", space.branches["main"]
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0 and space.branches["main"] == before
+    assert f"Left alone: the Space {REPO} is of kind docker; --space static replaces it." in finished.stdout
+    assert f"https://huggingface.co/spaces/{REPO}." in hub.repositories[REPO].main["README.md"].decode()
 
 
 def test_where_a_gradio_space_costs_money_the_page_is_sent(hub, pusher, run, monkeypatch):

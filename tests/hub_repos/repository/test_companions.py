@@ -126,7 +126,7 @@ def test_the_figures_are_in_the_hubs_own_form(published):
 def test_the_card_names_the_data_set_and_its_revision(published, repository):
     card = (published / "README.md").read_text(encoding="utf-8")
     repo_id, revision = DATASET
-    assert f"[{repo_id}](https://huggingface.co/datasets/{repo_id}/tree/{revision}), revision {revision}." in card
+    assert f"[{repo_id}](https://huggingface.co/datasets/{repo_id}/tree/{revision}), revision `{revision}`" in card
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata["datasets"] == [repo_id]
     assert {(figure["dataset"]["type"], figure["dataset"]["revision"]) for figure in figures(metadata)} == {DATASET}
