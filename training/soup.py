@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
 from hub_unets.training.data.partition import make_partition
@@ -26,6 +26,7 @@ from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.measure.weights import save_tensors
 from hub_unets.training.records import locks
 from hub_unets.training.records.results import data_record, environment_record, read_results, write_results
 from hub_unets.training.records.run_pictures import draw
@@ -108,7 +109,9 @@ def main(argv=None):
         }
         draw(folder, [], scores, rows, model, processor, data.get("boundary_width"))
         print(write_results(folder, results, scores, partition.twins))
-        shutil.copytree(folder, output)  # whose files have the usual mode
+        output.mkdir()
+        for path in folder.iterdir():  # the folder and its files are made anew: a temporary one is its owner's alone
+            shutil.copyfile(path, output / path.name)
     print(f"The mean of {len(kept)} runs: {output}")
 
 
@@ -167,7 +170,7 @@ def greedy_soup(members, folder, score_validation):
     for member in members[1:]:
         stored = (folder / CHECKPOINT[-1]).read_bytes()
         states = [load_file(chosen.folder / CHECKPOINT[-1]) for chosen in (*kept, member)]
-        save_file(mean_of(states), folder / CHECKPOINT[-1], metadata={"format": "pt"})
+        save_tensors(mean_of(states), folder / CHECKPOINT[-1])
         candidate = score_validation(*load_model(folder))
         falls = not dice_of(candidate) >= dice
         print(f"with {member.name}: {dice_of(candidate):.4f}, {'left out' if falls else 'kept'}")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import stat
 
 import pytest
 import torch
@@ -57,6 +58,9 @@ def test_equal_runs_make_a_run_that_is_built(members, tmp_path):
     weights, mean = (load_file(folder / "model.safetensors") for folder in (members[0], tmp_path / "mean"))
     assert weights.keys() == mean.keys()
     assert all(torch.allclose(weights[name], mean[name]) for name in weights)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "mean").iterdir()}
+    assert modes == {stat.S_IMODE((members[0] / "config.json").stat().st_mode)}
+    assert (tmp_path / "mean").stat().st_mode == members[0].stat().st_mode
     build(tmp_path / "mean", tmp_path / "repository")
     assert "soup: seed_" in (tmp_path / "repository/README.md").read_text(encoding="utf-8")
 
