@@ -37,10 +37,10 @@ FIGURES = [name for name, kind in KINDS.items() if kind.sign]
 
 
 def environment():
-    """Where the card's template is rendered: a filter for each of KINDS, and three that write figures."""
-    made = jinja2.Environment(autoescape=False)  # noqa: S701: Markdown, of texts that the checks let pass
+    """Where the card's template is rendered: a filter for each of KINDS, and four that write figures."""
+    made = jinja2.Environment(autoescape=False)  # Markdown, of texts that the checks let pass
     made.filters |= {name: _filter(name) for name in KINDS}
-    made.filters |= {"interval": interval, "percent": percent, "digits": digits}
+    made.filters |= {"interval": interval, "percent": percent, "digits": digits, "times": times}
     return made
 
 
@@ -57,6 +57,10 @@ def interval(number, count=4):
     """A figure with its 95 % interval, both with so many decimals."""
     value, low, high = (digits(number[name], count) for name in ("value", "low", "high"))
     return f"{value} ({low}–{high})"
+
+
+def times(count):
+    return "once" if count == 1 else f"{count} times"
 
 
 def percent(share):

@@ -258,7 +258,7 @@ def read_per_image(path):
     with path.open(newline="", encoding="utf-8") as file:
         reader, number = csv.DictReader(file, strict=True), 1
         try:
-            for number, row in enumerate(reader, start=2):  # noqa: B007: it is for the error
+            for number, row in enumerate(reader, start=2):  # noqa: B007 - it is for the error
                 _add_row(parts.setdefault(row["part"], Scores()), row)
                 twins |= {row["name"]} if row["twin"] == "1" else set()
                 lines.setdefault(row["part"], []).append((number, row))
