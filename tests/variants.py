@@ -19,6 +19,8 @@ ENCODERS = {
     "pvt_v2_b0": {"backbone": "pvt_v2_b0", **SMALL_DECODER},
     "swin_tiny": {"backbone": "swin_tiny_patch4_window7_224", **SMALL_DECODER},
     "efficientnet_b0": {"backbone": "efficientnet_b0", **SMALL_DECODER},
+    "vit": {"backbone": "test_vit3", **SMALL_DECODER},
+    "eva02": {"backbone": "eva02_tiny_patch14_224", **SMALL_DECODER},
 }
 BACKBONES = [name for name in ENCODERS if name != "plain"]
 
