@@ -29,8 +29,10 @@ class SimpleFeaturePyramid(nn.Module):
 
     def pad(self, pixel_values):
         """Zeros on the right and below, up to whole patches."""
-        height, width = (-(-side // self.patch_size) * self.patch_size for side in pixel_values.shape[-2:])
-        bottom, right = height - pixel_values.shape[-2], width - pixel_values.shape[-1]
+        patch_size, (height, width) = self.patch_size, pixel_values.shape[-2:]
+        # -height % patch_size would be another number in ONNX
+        bottom = (height + patch_size - 1) // patch_size * patch_size - height
+        right = (width + patch_size - 1) // patch_size * patch_size - width
         return F.pad(pixel_values, (0, right, 0, bottom))
 
     def forward(self, features, size):
