@@ -174,7 +174,8 @@ def onnx_logits(content, pixels, backbone):
     except Exception as error:  # each kind of failure has a class of its own
         raise UserError(
             f"{ONNX}: ONNX Runtime can't run this network at {pixels.shape[2]} x {pixels.shape[3]} pixels: "
-            f"{first_line(error)}. torch's exporter does not trace backbone={backbone!r} for any size: build it without ONNX."
+            f"{first_line(error)}. torch's exporter does not trace backbone={backbone!r} for any size: "
+            "build it without ONNX."
         ) from error
 
 
