@@ -163,8 +163,8 @@ def probe_backbone(name, num_channels):
         ) from error
 
 
-# the first lets plain transformers take any size, the second Swin; other families have neither
-SIZE_OPTIONS = ({"dynamic_img_size": True}, {"strict_img_size": False})
+# the first lets Swin take any size, the second plain transformers (timm 1.0.24's Swin takes it too, to no effect)
+SIZE_OPTIONS = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
 
 def _create(name, num_channels, **options):
