@@ -12,6 +12,8 @@ from pathlib import Path
 from hub_unets.hub_repos.repository.builder import PICTURES
 from hub_unets.hub_repos.repository.card import write_card
 from hub_unets.training.errors import UserError, run_command
+from hub_unets.training.records.data_digests import DATA_DIGESTS
+from hub_unets.training.records.locks import SCORINGS
 from hub_unets.training.records.results import HISTORY, read_results
 
 RECORDS = ("results.json", "per_image.csv")
@@ -29,7 +31,7 @@ def keep_records(run, folder):
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
             require(path, RECORDS)
             read_results(path / RECORDS[0])
-            copy(path, folder / path.relative_to(run), (*RECORDS, *existing(path, (HISTORY,))))
+            copy(path, folder / path.relative_to(run), (*RECORDS, *existing(path, (HISTORY, DATA_DIGESTS, SCORINGS))))
 
 
 def publish(run, folder):
@@ -45,7 +47,7 @@ def publish(run, folder):
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
-    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, *PICTURES))))
+    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, DATA_DIGESTS, *PICTURES))))
     write_card(folder, read_results(folder / "results.json"))
 
 

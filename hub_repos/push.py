@@ -1,8 +1,9 @@
 """Checkpoint to the Hub: `hub-unets push CHECKPOINT REPO_ID`.
 
 A push is one commit on `main` and a tag, `v1`, `v2`, ...; the card's snippets load that tag. A push that fails leaves
-`main` and the tags as they were, and a repeated push continues from what the Hub holds. The model's Space follows,
-pinned to that commit. A sweep's folder becomes one repository for each finished trial, and a collection, but no Space.
+`main` and the tags as they were, and a repeated push continues from what the Hub holds. The model's Space follows, a
+page that runs the network in the reader's browser or a Gradio app pinned to that commit. A sweep's folder becomes one
+repository for each finished trial, and a collection, but no Space.
 """
 
 import argparse
@@ -12,11 +13,13 @@ import tempfile
 from pathlib import Path
 
 import transformers
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi
 
+from hub_unets.hub_repos.page.page import PACKAGE
+from hub_unets.hub_repos.publish.dataset import find_dataset
 from hub_unets.hub_repos.publish.publication import Publication, require_publishable, require_verified
-from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote
-from hub_unets.hub_repos.publish.space import push_space
+from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote, require_token
+from hub_unets.hub_repos.publish.space import KINDS, Space
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.training.errors import UserError, run_command
 
@@ -30,7 +33,10 @@ def push(
     dry_run=False,
     standing=None,
     onnx=False,
-    space=True,
+    key=None,
+    space=None,
+    runtime=None,
+    dataset=None,
 ):
     """Publish a run's folder.
 
@@ -43,21 +49,30 @@ def push(
         dry_run: build, verify and compare only.
         standing: the trial's Standing in its sweep, for the card.
         onnx: also publish the network as model.onnx.
-        space: also send the Space that shows `main`; a pull request and a sweep's trials get none.
+        key: sign the manifest with this private key's file; "keyless" lets Sigstore sign it.
+        space: the kind of Space that shows `main`: "static", "gradio" or "none"; None is the kind that is there, or a
+            static one where it can be built. A pull request and a sweep's trials get none.
+        runtime: an unpacked onnxruntime-web for the static Space; None fetches it with npm.
+        dataset: `namespace/name[@revision]` of the data set's repository on the Hub, which the card then names.
 
     Raises:
         UserError: the push failed; the message is one line, with the cure.
     """
     require_sensible(Path(checkpoint), repo_id, tag, create_pr)
-    if not dry_run and not get_token():
-        raise UserError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
+    if not dry_run:
+        require_token()
     limit_waiting()
     with explained(repo_id), tempfile.TemporaryDirectory() as scratch:
         api = HfApi()
         remote = read_remote(api, repo_id)
         if private and remote.head and not remote.private:
             raise UserError(f"{repo_id} is public: make it private on the Hub first, or leave out --private.")
-        publication = Publication(api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx)
+        shown = Space(api, repo_id, Path(checkpoint), Path(scratch) / "space", space if standing is None else "none")
+        named = shown.prepare(runtime, create_pr)
+        listed = dataset and find_dataset(api, dataset, Path(checkpoint), Path(scratch))
+        publication = Publication(
+            api, Path(checkpoint), repo_id, Path(scratch), remote, tag, standing, onnx, key, named, listed
+        )
         publication.stage(create_pr)
         if not publication.changed and (create_pr or publication.tag in remote.tags):
             tag_note = "" if create_pr else f", tag {publication.tag}"
@@ -65,13 +80,8 @@ def push(
             commit = remote.head
         else:
             commit = push_model(publication, private, create_pr, dry_run)
-        if space and standing is None and not create_pr:
-            private = private or publication.remote.private
-            try:
-                push_space(api, repo_id, commit, private, Path(scratch), dry_run)
-            except UserError as error:
-                published = f"{repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
-                raise UserError(f"{published}: {error}" if commit else str(error)) from error
+        if shown.kind != "none" and not create_pr:
+            send_space(shown, commit, private or publication.remote.private, dry_run, is_asked_for=space is not None)
     if dry_run:
         print("Dry run: nothing was sent.")
 
@@ -90,6 +100,22 @@ def push_model(publication, private, create_pr, dry_run):
     print("It loads from the Hub in an isolated process, with the checkpoint's logits bit for bit:")
     print(f'AutoModel.from_pretrained("{publication.repo_id}", revision="{commit}", trust_remote_code=True)')
     return commit
+
+
+def send_space(space, commit, private, dry_run, is_asked_for):
+    """Send a prepared Space of a published model; arguments as its `send`.
+
+    Raises:
+        UserError: what went wrong. That no page can be built is only said, unless a Space was asked for.
+    """
+    try:
+        space.send(commit, private, dry_run)
+    except UserError as error:
+        if error is space.obstacle and not is_asked_for:
+            print(f"No Space: {error} Then the same command sends it; --space none leaves it out.")
+            return
+        published = f"{space.repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
+        raise UserError(f"{published}: {error}" if commit else str(error)) from error
 
 
 def push_sweep(sweep, repo_id, private=False, dry_run=False, **options):
@@ -149,12 +175,21 @@ def main(argv=None):
     parser.add_argument("--create-pr", action="store_true", help="open a pull request and leave main alone")
     parser.add_argument("--tag", help="the commit's tag (default: the next free v1, v2, ...)")
     parser.add_argument("--onnx", action="store_true", help="also publish the network as model.onnx")
+    parser.add_argument("--sign", dest="key", metavar="KEY", help="sign the manifest with this private key's file")
     parser.add_argument("--dry-run", action="store_true", help="build, verify and list what would be sent")
     parser.add_argument(
-        "--no-space",
-        dest="space",
-        action="store_false",
-        help="leave out the Space; a pull request and a sweep's trials get none",
+        "--space",
+        choices=KINDS,
+        help="static: a page that runs in the reader's browser, free; gradio: an app on the Hub's machines, for a "
+        "paid plan or on ZeroGPU; default: the kind that is there, else static; a pull request and a sweep's trials "
+        "get none",
+    )
+    parser.add_argument("--no-space", dest="space", action="store_const", const="none", help="as --space none")
+    parser.add_argument(
+        "--runtime", metavar="FOLDER", help=f"an unpacked {PACKAGE} for the page (default: npm fetches it)"
+    )
+    parser.add_argument(
+        "--dataset", metavar="ID[@REVISION]", help="the data set's repository, of `hub-unets push-data`"
     )
     options = vars(parser.parse_args(argv))
     folder = Path(options.pop("folder"))

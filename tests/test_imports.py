@@ -20,7 +20,7 @@ ALLOWED = {  # besides a room's own files
     "training.records": OF_DATA | {"training.data", "training.measure"},
     "hub_repos.repository": OF_TRAINING,
     "hub_repos.checks": OF_TRAINING | {"hub_repos.repository"},
-    "hub_repos.publish": OF_TRAINING | {"hub_repos.repository", "hub_repos.checks"},
+    "hub_repos.publish": OF_TRAINING | {"hub_repos.repository", "hub_repos.checks", "hub_repos.page"},
     "hub_repos.inference": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.page": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.accuracy": OF_TRAINING,

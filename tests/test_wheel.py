@@ -76,7 +76,9 @@ def test_it_holds_one_name_and_every_data_file(wheel):
         if path.is_file() and not {"__pycache__", "published"} & set(path.parts)
     }
     documents = {name for name in source_files if name.endswith((".md", ".svg", ".png"))} - {
-        "hub_repos/publish/space_app/README.md"
+        "hub_repos/publish/space_app/README.md",
+        "hub_repos/publish/space_page/README.md",
+        "hub_repos/publish/dataset_card.md",
     }
     assert source_files - documents == {
         name.removeprefix("hub_unets/") for name in names if "/benchmarks/" not in name

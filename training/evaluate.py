@@ -20,6 +20,7 @@ from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.measure.task import Task
+from hub_unets.training.records import locks
 from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import data_record, environment_record, write_results
 
@@ -85,19 +86,23 @@ def main(argv=None):
         task = Task.of_polyps(model.config, arguments.polyp_labels, arguments.mask_labels, arguments.boundary_width)
     segmenter_options = {"threshold": arguments.threshold, "flips": arguments.flips}
     options = {**segmenter_options, "batch_size": arguments.batch_size, "crops": True}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
+    run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
+    recipe = settings | {"model": run["name"]}
+    lock = locks.make_lock(run["model_type"], recipe, None, partition.seed, partition.sha256)
     parts = {}
     for part in ("validation", "test") if arguments.score_test else ("validation",):
         indices = getattr(partition, part)
         if indices:
+            locks.log_scoring(arguments.output, part, len(indices), lock=lock if part == "test" else None)
             progress = f"Score {part}"
             parts[part] = score(model, processor, rows.select(indices), task, **options, progress=progress)
     if not parts:
         raise UserError(f"score_test=False leaves nothing of split {partition.name!r} to score: leave it out.")
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
-    run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
     results = {
         "run": run,
         "data": data_record(arguments.data, partition, arguments.boundary_width),
+        **({"lock": locks.lock_record(arguments.output, lock)} if "test" in parts else {}),
         "environment": environment_record(model),
         "cost": {"evaluation_seconds": round(time.perf_counter() - started, 1)},
     }

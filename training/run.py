@@ -9,7 +9,6 @@ import logging
 import math
 import resource
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -17,7 +16,6 @@ import torch
 import transformers
 import yaml
 from accelerate import PartialState
-from safetensors.torch import save_file
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
@@ -46,6 +44,8 @@ from hub_unets.training.measure.cost import end_to_end_milliseconds, gmacs
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.measure.weights import save_readable, save_tensors
+from hub_unets.training.records import locks
 from hub_unets.training.records.results import (
     data_record,
     environment_record,
@@ -117,6 +117,7 @@ def kept_settings(arguments, settings, partition, processes):
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
     """Everything between the data and results.json."""
     folder = Path(arguments.output_dir)
+    lock = locks.make_lock(arguments.variant, settings, arguments.seed, partition.seed, partition.sha256)
     model, processor = build(arguments, model_fields)
     start = None if arguments.start_from is None else load_start(model, arguments.start_from)
     if start is not None:
@@ -147,10 +148,11 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         model = as_published(model, processor, arguments)
     parts = ("validation", "test") if arguments.score_test else ("validation",)
     unscored = {part: indices[part] for part in parts if part not in scores}
-    scores |= score_parts(model, processor, rows, unscored, folder, arguments.boundary_width)
+    scores |= score_parts(model, processor, rows, unscored, folder, lock, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, command, model, best) | {"started_from": start and start.record},
         "data": data_record(arguments.data, partition, arguments.boundary_width),
+        **({"lock": locks.lock_record(folder, lock)} if "test" in scores else {}),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
         "cost": {
@@ -259,21 +261,20 @@ def require_images(arguments, training, validation):
         )
 
 
-def score_parts(model, processor, rows, indices, folder, boundary_width=None):
+def score_parts(model, processor, rows, indices, folder, lock, boundary_width=None):
     """Scores of each part of `indices`, as a user of the published model would get them; each scoring is logged."""
     task, scores = Task.of_run(model.config, boundary_width), {}
     for part, part_indices in indices.items():
-        log_scoring(folder, part, len(part_indices))
+        log_scoring(folder, part, len(part_indices), lock=lock if part == "test" else None)
         progress = f"Score {part}"
         scores[part] = score(model, processor, rows.select(part_indices), task, crops=True, progress=progress)
     return scores
 
 
-def log_scoring(folder, part, count, reason=""):
-    """A line of scorings.log."""
-    path = folder / "scorings.log"
-    with naming_write_errors(path), path.open("a", encoding="utf-8") as log:
-        log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {part} {count} images {reason}".rstrip() + "\n")
+def log_scoring(folder, *line, **options):
+    """A line of scorings.log; arguments as `records.locks.log_scoring`."""
+    with naming_write_errors(folder / locks.SCORINGS):
+        locks.log_scoring(folder, *line, **options)
 
 
 def measure_latency(model, processor, rows):
@@ -293,14 +294,14 @@ def as_published(model, processor, arguments):
 def save_checkpoint(model, processor, folder, half_precision=False):
     """What hub_repos.build and from_pretrained take, in the run's folder; the config asks for float32 in any case."""
     model.float().to(memory_format=torch.contiguous_format)
-    model.save_pretrained(folder)
+    save_readable(model, folder)
     processor.save_pretrained(folder)
     if half_precision:
         state = model.state_dict()
         weights = {name: to_half(tensor) for name, tensor in state.items()}
         if wide := [name for name, tensor in weights.items() if tensor.dtype == torch.float32]:
             print(f"Kept in float32, as float16 ends at 65504: {', '.join(wide)}")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(weights, folder / "model.safetensors")
 
 
 def is_finished(folder):

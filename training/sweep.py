@@ -33,8 +33,8 @@ from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.records.folds import write_out_of_fold
-from hub_unets.training.records.leaderboard import Entry, group_of, ranked, scored_part, write_leaderboard
-from hub_unets.training.records.results import cpu_name, read_results
+from hub_unets.training.records.leaderboard import Entry, group_of, ranked, write_leaderboard
+from hub_unets.training.records.results import cpu_name, read_results, scored_part
 from hub_unets.training.settings.publishable import command_of, without_folders
 from hub_unets.training.settings.storage import open_storage, quiet_optuna
 from hub_unets.training.settings.trials import parse_sweep, settings_of

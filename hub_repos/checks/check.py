@@ -10,17 +10,22 @@ LONGEST = 1000  # letters of a reason
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification; `reason` is why it failed, or a note where it passed."""
+    """One line of a verification; `reason` is why it failed, or what was found. A `note` judges nothing."""
 
     name: str
     passed: bool
     reason: str = ""
+    note: bool = False
 
     def __str__(self):
-        reason = "".join(
-            letter if letter.isprintable() else "?" for letter in self.reason
-        )  # no escape moves the cursor
-        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}{': ' if reason else ''}{reason}"
+        reason = printable(self.reason)
+        outcome = "note" if self.note else "ok  " if self.passed else "FAIL"
+        return f"{outcome} {self.name}{': ' if reason else ''}{reason}"
+
+
+def printable(text):
+    """A text with ? for what is no printable character: no escape moves the cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def checked(name, check, *arguments):

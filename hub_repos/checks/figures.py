@@ -43,8 +43,6 @@ def check_results_file(folder):
     """results.json fits its schema and this model, and the texts that the card shows are plain."""
     results, config = read_json(folder / "results.json"), read_json(folder / "config.json")
     check_results(results)
-    if "test" not in results["metrics"]:
-        raise UserError("results.json: metrics has no test part, which a card needs")
     model_type, run_model_type = config.get("model_type"), results["run"]["model_type"]
     if run_model_type != model_type:
         raise UserError(f"results.json: run.model_type is {run_model_type!r}, the config's {model_type!r}")
@@ -293,8 +291,9 @@ def check_card(folder):
     """The card is, byte for byte, what our template makes of results.json, config and pictures."""
     card, results = read_text(folder / "README.md"), read_json(folder / "results.json")
     repo_id, revision = loaded_repository(card)
+    space = repo_id is not None and f"https://huggingface.co/spaces/{repo_id}." in card  # the Hub's to tell
     try:
-        rendered = render_card(folder, results, repo_id, revision)
+        rendered = render_card(folder, results, repo_id, revision, space)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise UserError(f"results.json makes no card: {type(error).__name__}: {str(error)[:200]}") from error
     lines = itertools.zip_longest(card.split("\n"), rendered.split("\n"), fillvalue="")

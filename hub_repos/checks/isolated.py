@@ -23,6 +23,7 @@ SAME_LOGITS = 1e-4  # between ONNX and PyTorch; if the largest is above 10, rela
 SECONDS = 900  # for all steps
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 MOST_MEMORY, MEMORY_SHARE = 16 * 2**30, 0.5  # bytes, and share of the machine's
+MOST_OPEN_FILES = 512
 REACHING_OUT = ("socket.connect", "socket.bind", "socket.send", "socket.getaddrinfo", "socket.gethostby")
 
 
@@ -61,6 +62,7 @@ def limit(repository):
             (resource.RLIMIT_CPU, SECONDS * (os.cpu_count() or 1)),
             (resource.RLIMIT_DATA, most_memory()),
             (resource.RLIMIT_FSIZE, 2 * largest + 2**26),
+            (resource.RLIMIT_NOFILE, MOST_OPEN_FILES),
             (resource.RLIMIT_CORE, 0),
         ):
             with contextlib.suppress(OSError, ValueError):

@@ -4,7 +4,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from hub_unets.hub_repos.checks.calibration import check_best, check_calibration
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.data import compare_digests, require_present, stored_digests
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
@@ -23,6 +25,7 @@ MEAN_TOLERANCE = 1e-4
 REPORT = {  # tolerances of a part's other figures, by their keys in results.json; a moved pixel can join two regions
     ("polyps", "recall"): 0.02,
     ("polyps", "precision"): 0.02,
+    ("polyps", "touched_share"): 0.02,
     ("boundary", "nsd"): 1e-3,
     ("boundary", "hd95_share"): 1e-3,
     ("calibration", "ece"): 1e-3,
@@ -30,30 +33,42 @@ REPORT = {  # tolerances of a part's other figures, by their keys in results.jso
 }
 
 
-def reproduce(folder, data, columns=(None, None)):
+def reproduce(folder, data, columns=(None, None), scored=None):
     """The checks of split and figures, for a folder that has passed the static checks.
 
     Args:
         folder: the repository.
         data: the images and masks, as `training.evaluate` takes them.
         columns: the image column and the mask column, from the command line and never from the repository.
+        scored: a dictionary that gets the Scores of each part.
     """
     folder = Path(folder)
     results, (rows, _) = read_json(folder / "results.json"), read_per_image(folder / "per_image.csv")
     try:
         config_class, model_class = find_variant(results["run"]["model_type"])
-        images = load_images(data, results, rows, config_class.from_pretrained(folder).id2label, columns)
+        stored = stored_digests(folder)
+        images = load_images(data, results, rows, stored, config_class.from_pretrained(folder).id2label, columns)
     except (UserError, OSError) as error:
         return [Check("split", False, str(error))]
     model, processor = load_weights(model_class, folder), UNetImageProcessor.from_pretrained(folder)
     checks = [Check("split", True, f"{results['data']['split']}, sha256 {results['data']['sha256']}")]
+    scored = {} if scored is None else scored
     for part in _parts(results):
-        metrics, width = results["metrics"][part], results["data"].get("boundary_width")
-        checks.append(checked(f"figures of {part}", _compare, model, processor, images, rows[part], width, metrics))
+        figures, part_images = f"figures of {part}", _select(images, rows[part].names)
+        scoring = checked(figures, _score, model, processor, part_images, results, scored, part)
+        if scoring.passed and stored:
+            checks.append(checked(f"data of {part}", compare_digests, stored[part], scored[part]))
+        compared = checked(figures, _compare, scored[part], rows[part], results, part) if scoring.passed else scoring
+        checks.append(compared)
+    if "calibration" in results:
+        validation = _select(images, rows["validation"].names)
+        checks.append(checked("calibration", check_calibration, model, processor, validation, results["calibration"]))
+    if results["run"].get("best") and "validation" in results["metrics"]:
+        checks.append(checked("best epoch", check_best, results))
     return checks
 
 
-def load_images(data, results, rows, id2label, columns):
+def load_images(data, results, rows, stored, id2label, columns):
     """The rows of the data.
 
     Raises:
@@ -63,6 +78,7 @@ def load_images(data, results, rows, id2label, columns):
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).root or PureWindowsPath(name).anchor:
             raise UserError(f"a column is a name inside of the data, got the path {name!r}")
     record, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
+    require_present(stored, [name for part in source.values() for name in part["name"]])
     images, partition = make_partition(source, record["split"], record["split_seed"])
     for name, value in (
         ("sha256", partition.sha256),
@@ -97,12 +113,20 @@ def _parts(results):
     return [part for part in ("validation", "test") if part in results["metrics"]]
 
 
-def _compare(model, processor, images, rows, boundary_width, metrics):
-    """The largest differences in words; UserError where an image's pixels, Dice, loss, or the mean differ too much."""
+def _select(images, names):
+    """The rows of these names, in their order."""
     index = {name: number for number, name in enumerate(images["name"])}
-    part_images = images.select([index[name] for name in rows.names])
-    crops = "false_alarms" in metrics
-    scores = score(model, processor, part_images, Task.of_run(model.config, boundary_width), crops=crops)
+    return images.select([index[name] for name in names])
+
+
+def _score(model, processor, images, results, scored, part):
+    """Put the Scores of a part's images into `scored`."""
+    crops, boundary_width = "false_alarms" in results["metrics"][part], results["data"].get("boundary_width")
+    scored[part] = score(model, processor, images, Task.of_run(model.config, boundary_width), crops=crops)
+
+
+def _compare(scores, rows, results, part):
+    """The largest differences in words; UserError where an image's pixels, Dice, loss, or the mean differ too much."""
     counts, stated_counts = np.stack(scores.counts), np.stack(rows.counts)
     moved = np.abs(counts - stated_counts).sum(axis=(1, 2)) / 2  # pixels; Dice alone would hide a changed recall
     allowed = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (stated_counts @ [2, 1, 1, 0]).sum(axis=1))
@@ -119,7 +143,10 @@ def _compare(model, processor, images, rows, boundary_width, metrics):
     wrong = max(differences[worst], loss_difference) > IMAGE_TOLERANCE or mean_difference > MEAN_TOLERANCE
     if wrong or (moved > allowed).any():
         raise UserError(f"not reproduced: {summary}; allowed are {IMAGE_TOLERANCE}, of the mean {MEAN_TOLERANCE}")
-    _compare_report(scores.summary(), metrics)
+    _compare_report(scores.summary(), results["metrics"][part])
+    if part == "test" and "test_without_twins" in results["metrics"]:
+        kept = set(rows.names) - set(results["data"]["twins"])
+        _compare_report(scores.summary(kept), results["metrics"]["test_without_twins"])
     return summary
 
 

@@ -8,9 +8,7 @@ import functools
 import json
 import math
 import re
-import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jsonschema
@@ -18,15 +16,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hub_unets.hub_repos.checks.signatures import ATTESTATIONS, SIGNED
 from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json, read_text
 from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
 from hub_unets.hub_repos.repository.card import EXAMPLE
-from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, copy_code, remote_code
+from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, remote_code
+from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS
+from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
+from hub_unets.hub_repos.repository.licence import LICENCE
+from hub_unets.hub_repos.repository.notebook import NOTEBOOK
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
-from hub_unets.training.measure.weights import read_shapes
+from hub_unets.training.measure.cost import gmacs
+from hub_unets.training.measure.weights import HALVES, read_shapes
+from hub_unets.training.records.data_digests import DATA_DIGESTS
 
 KB, MB = 2**10, 2**20
 # every file that a repository may hold: its kind, and its largest size in bytes
@@ -38,24 +43,28 @@ KNOWN_FILES = {
     "manifest.json": ("json", 64 * KB),
     "per_image.csv": ("text", 4 * MB),
     "history.csv": ("text", 4 * MB),
+    DATA_DIGESTS: ("text", 4 * MB),
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),
+    **dict.fromkeys(SIGNED, ("text", 64 * KB)),
+    LICENCE: ("text", 64 * KB),
+    NOTEBOOK: ("json", 64 * KB),
+    EVAL_RESULTS: ("text", 64 * KB),
     **dict.fromkeys((*PICTURES, EXAMPLE), ("picture", 16 * MB)),
     ".gitattributes": ("attributes", 64 * KB),
 }
+ATTESTATION = re.compile(rf"{ATTESTATIONS}/[0-9a-f]{{16}}-[0-9a-f]{{16}}\.(json|sig)")  # of a key and a manifest
+MOST_ATTESTATIONS, ATTESTATION_BYTES = 200, 64 * KB  # files, and of each
 CODE_BYTES = 256 * KB
 MAX_HEADER = MB  # bytes of names and shapes
 MAX_PIXELS = 50_000_000  # of a picture
 NEEDED = ("README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "per_image.csv")
-NOT_IN_MANIFEST = {MANIFEST, ".gitattributes"}  # the Hub adds the second
+NOT_IN_MANIFEST = {MANIFEST, ".gitattributes", *SIGNED}  # the Hub adds the second
 ATTRIBUTES = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\n)*")
 FOREIGN = {b"PK\x03\x04": "a zip file", b"PK\x05\x06": "a zip file"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
-RELEASE = re.compile(
-    r"(\d+\.\d+\.\d+(?:(?:a|b|rc|\.dev|\.post)\d+)?|unreleased)(?:, commit [0-9a-f]{40}(?:\+changes)?)?", re.ASCII
-)
 MANIFEST_SCHEMA, PREPROCESSOR_SCHEMA = (
     json.loads(Path(__file__).with_name(f"{name}.schema.json").read_text(encoding="utf-8"))
     for name in ("manifest", "preprocessor")
@@ -74,6 +83,7 @@ NO_DEFAULT = {  # fields of a config whose default is None, which does not tell 
 }
 MOST = {"depth": {"maximum": 16}, "num_hidden_layers": {"maximum": 100}}  # more would be built without end
 DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+STORED = {"F32": {"F32", *HALVES}}  # in half the precision, perhaps; the config asks for float32
 
 
 def copy_files(folder, copy):
@@ -85,15 +95,27 @@ def copy_files(folder, copy):
     copy.mkdir()
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    for path in folder.iterdir():
-        _, limit = known_file(path.name)
-        with open_file(path) as file, (copy / path.name).open("wb") as target:
+    for name in file_names(folder):
+        if name == ATTESTATIONS and (folder / name).is_dir():  # which are read by themselves
+            continue
+        _, limit = known_file(name)
+        (copy / name).parent.mkdir(exist_ok=True)
+        with open_file(folder / name) as file, (copy / name).open("wb") as target:
             remaining = limit + 1
             while remaining and (chunk := file.read(min(remaining, MB))):
                 target.write(chunk)
                 remaining -= len(chunk)
         if not remaining:
-            raise UserError(f"{path.name} is larger than {limit} bytes")
+            raise UserError(f"{name} is larger than {limit} bytes")
+
+
+def file_names(folder):
+    """Sorted paths, relative to a folder, of all in it; of its own folders only `.eval_results` is looked into."""
+    names = []
+    for path in folder.iterdir():
+        is_opened = path.name == EVAL_FOLDER and path.is_dir() and not path.is_symlink()
+        names += [f"{path.name}/{inner.name}" for inner in path.iterdir()] if is_opened else [path.name]
+    return sorted(names)
 
 
 def known_file(name):
@@ -102,6 +124,8 @@ def known_file(name):
     Raises:
         UserError: a repository has no file of this name.
     """
+    if ATTESTATION.fullmatch(name):
+        return "attestation", ATTESTATION_BYTES
     entry = ("code", CODE_BYTES) if name in _published_code() else KNOWN_FILES.get(name)
     if entry is None:
         raise UserError(f"{name[:80]} is no file that hub-unets builds")
@@ -118,13 +142,14 @@ def check_files(folder):
     for name in NEEDED:
         open_file(folder / name).close()
     pictures = set()
-    for path in sorted(folder.iterdir()):
+    for relative in file_names(folder):
+        path = folder / relative
         with open_file(path) as file:
             start = file.read(8)
         for magic, description in FOREIGN.items():
             if start.startswith(magic):
                 raise UserError(f"{path.name} is {description}")
-        kind, _ = known_file(path.name)
+        kind, _ = known_file(relative)
         _check_content(path, kind)
         pictures |= {path.name} if kind == "picture" else set()
     if unjudged := sorted(pictures - {EXAMPLE}):
@@ -163,8 +188,8 @@ def _check_picture(path):
 
 def check_manifest(folder):
     """The manifest has its form, and names every file in the folder with its sha256 and size."""
-    listed = _read_manifest(folder)["files"]
-    present = {path.name for path in folder.iterdir()} - NOT_IN_MANIFEST
+    listed = read_manifest(folder)["files"]
+    present = set(file_names(folder)) - NOT_IN_MANIFEST
     for names, problem in ((listed.keys() - present, "is missing"), (present - listed.keys(), "is not listed")):
         if names:
             raise UserError(f"{MANIFEST}: {min(names)[:80]} {problem}")
@@ -174,43 +199,22 @@ def check_manifest(folder):
             raise UserError(f"{name} has another size or sha256 than {MANIFEST} says")
 
 
-def _read_manifest(folder):
+def read_manifest(folder):
+    """manifest.json, by its schema."""
     manifest = read_json(folder / MANIFEST)
+    if manifest.get("schema_version") == 1:
+        raise UserError(
+            f"{MANIFEST} is of an earlier release, {str(manifest.get('release'))[:80]!r}: install that one to verify, "
+            "or build the repository again"
+        )
     check_schema(manifest, MANIFEST_SCHEMA, MANIFEST)
     return manifest
-
-
-def check_release(folder):
-    """Code and requirements are, byte for byte, those that the manifest's release builds for this variant."""
-    release = _read_manifest(folder)["release"]
-    match = RELEASE.fullmatch(release)
-    if not match:
-        raise UserError(f"{MANIFEST}: release {release[:80]!r} has no form of a release")
-    if match[1] != installed_version():
-        raise UserError(f"built by {match[1]}, this is {installed_version()}: install that release to verify")
-    with tempfile.TemporaryDirectory() as built:
-        copy_code(_model_type(folder), Path(built), release_name=release)
-        expected = {path.name: path.read_bytes() for path in Path(built).iterdir()}
-    present = {path.name for pattern in ("*.py", "requirements.txt") for path in folder.glob(pattern)}
-    for name in sorted(expected.keys() ^ present):
-        raise UserError(f"{name} is {'missing' if name in expected else 'not part of this variant'}")
-    for name, content in expected.items():
-        if read_bytes(folder / name) != content:  # as bytes: untrusted code is not even parsed
-            raise UserError(f"{name} is not the file that release {match[1]} builds")
-
-
-def installed_version():
-    """The version of the installed hub-unets."""
-    try:
-        return version("hub-unets")
-    except PackageNotFoundError:
-        return "unreleased"
 
 
 def check_auto_map(folder):
     """config.json and preprocessor_config.json name the code files and classes that the builder writes, no others."""
     config, processor = read_json(folder / "config.json"), read_json(folder / "preprocessor_config.json")
-    code = remote_code(*find_variant(_model_type(folder)))
+    code = remote_code(*find_variant(read_model_type(folder)))
     for name, fields, expected in (
         ("config.json", config, code),
         ("preprocessor_config.json", processor, {"auto_map": PROCESSOR_CODE}),
@@ -228,7 +232,7 @@ def check_config(folder):
 def read_config(folder):
     """config.json as an object of our own class, without the code that it names."""
     fields = read_json(folder / "config.json")
-    config_class, model_class = find_variant(_model_type(folder))
+    config_class, model_class = find_variant(read_model_type(folder))
     check_schema(fields, config_schema(config_class, model_class), "config.json")
     numbers = {name: int(number) for number, name in fields["id2label"].items()}
     if numbers != fields.get("label2id", {}):
@@ -290,7 +294,7 @@ def check_weights(folder):
 
 def check_network(folder):
     """The weights fit the config's network in every name and shape, and results.json counts them right."""
-    _, model_class = find_variant(_model_type(folder))
+    _, model_class = find_variant(read_model_type(folder))
     config = read_config(folder)
     with about_input(), torch.device("meta"):
         model = model_class(config)
@@ -300,11 +304,24 @@ def check_network(folder):
         problem = "is missing" if name in expected else "is not part of the network"
         raise UserError(f"model.safetensors: tensor {name[:80]!r} {problem}")
     for name, form in expected.items():
-        if stored[name] != form:
+        dtype, shape = stored[name]
+        if shape != form[1] or dtype not in STORED.get(form[0], form[:1]):
             raise UserError(f"model.safetensors: tensor {name!r} must be {form}, got {stored[name]}")
     count, stated_count = model.num_parameters(), read_json(folder / "results.json")["run"].get("parameters")
     if stated_count != count:
         raise UserError(f"results.json: run.parameters is {stated_count}, the network has {count}")
+    _check_gmacs(model, folder)
+
+
+def _check_gmacs(model, folder):
+    """The multiply-accumulates of an image at the processor's size, where results.json has them."""
+    stated = read_json(folder / "results.json")["run"].get("gmacs")
+    if stated is None:
+        return
+    size = read_json(folder / "preprocessor_config.json")["size"]
+    count = gmacs(model, size["height"] + 2 * model.config.valid_margin)
+    if not math.isclose(stated, count, rel_tol=1e-3, abs_tol=1e-4):
+        raise UserError(f"results.json: run.gmacs is {stated}, the network takes {count:.4f}")
 
 
 def check_schema(value, schema, name):
@@ -314,7 +331,7 @@ def check_schema(value, schema, name):
         raise UserError(f"{name}: {f'{field}: ' if field else ''}{error.message[:300]}")
 
 
-def _model_type(folder):
+def read_model_type(folder):
     model_type = read_json(folder / "config.json").get("model_type")
     if model_type not in variant_names():
         raise UserError(f"config.json: model_type {str(model_type)[:80]!r} is no variant of this release")

@@ -1,9 +1,9 @@
 """All checks of a built repository, in order: first those that read it, then those that run it, then its figures."""
 
+import collections
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,11 +15,19 @@ from PIL import Image
 
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
+from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.companions import check_companions
+from hub_unets.hub_repos.checks.data import check_data_digests
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
+from hub_unets.hub_repos.checks.locks import check_lock
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
+from hub_unets.hub_repos.checks.release import check_release
 from hub_unets.hub_repos.checks.reproduce import reproduce
+from hub_unets.hub_repos.checks.untrusted import read_json
+from hub_unets.hub_repos.repository.card import render_marked
 from hub_unets.hub_repos.repository.export import ONNX
+from hub_unets.hub_repos.repository.marks import FIGURES, KINDS, NUMBER, marked_numbers
 from hub_unets.training.data.phantoms import phantom
 
 
@@ -32,7 +40,7 @@ class Static(NamedTuple):
 
 STATIC_CHECKS = {
     "manifest": Static(static_checks.check_manifest),
-    "release": Static(static_checks.check_release, ("manifest",)),
+    "release": Static(check_release, ("manifest",)),
     "weights": Static(static_checks.check_weights),
     "auto map": Static(static_checks.check_auto_map),
     "config": Static(static_checks.check_config),
@@ -40,14 +48,17 @@ STATIC_CHECKS = {
     "results": Static(figure_checks.check_results_file, ("config", "preprocessor")),
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
+    "data digests": Static(check_data_digests, ("per image",)),
+    "lock": Static(check_lock, ("results",)),
     "card": Static(figure_checks.check_card, ("results",)),
+    "licence and notebook": Static(check_companions, ("card",)),
 }
 
 ISOLATED = Path(__file__).with_name("isolated.py")
 SHOWN_BYTES = 500  # of the isolated process's last lines
 
 
-def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None)):
+def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, columns=(None, None), afterwards=None):
     """The checks of a built repository, in order. A check that needs another is left out where that one fails.
 
     Args:
@@ -56,6 +67,7 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
         data: also score it again on these images and masks, if every static check passes.
         repo_id, revision: its repository and its tag on the Hub; its card may name no other.
         columns: the image column and the mask column of `data`.
+        afterwards: called with the copy, the checks and {part: Scores} of `data`, if every check passed.
 
     Returns:
         list of Check.
@@ -76,7 +88,33 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             work = Path(temporary) / "work"
             work.mkdir()
             checks += run_isolated(copy, work)
-        return checks if data is None else checks + reproduce(copy, data, columns)
+        scored = {}
+        checks += [] if data is None else reproduce(copy, data, columns, scored)
+        if not all(check.passed for check in checks):
+            return checks
+        if afterwards is not None:
+            afterwards(copy, checks, scored)
+        return checks + figure_kinds(copy, data is not None)
+
+
+def figure_kinds(folder, with_data):
+    """A line for each kind of figure on the card, of a repository that has passed the other checks.
+
+    Args:
+        folder: the repository.
+        with_data: whether the data's checks were among them.
+    """
+    results, numbers = read_json(folder / "results.json"), collections.defaultdict(list)
+    for kind, text in marked_numbers(render_marked(folder, results)):
+        if NUMBER.search(text):
+            numbers[kind].append(text)
+    files, data, stated = (f"{len(numbers[kind])} on the card" for kind in FIGURES)
+    again = "computed again" if with_data else "not computed again: that takes --data"
+    return [
+        Check(f"figures {KINDS['files'].sign}", True, f"{files} follow from its files"),
+        Check(f"figures {KINDS['data'].sign}", True, f"{data}, {again}", note=not with_data),
+        Check(f"figures {KINDS['stated'].sign}", True, f"{stated} are stated, and nothing can check them", note=True),
+    ]
 
 
 def run_static(folder):
@@ -119,7 +157,9 @@ def run_isolated(folder, work, python=sys.executable):
     """
     prepare(folder, work)
     inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    overrides = {"HOME": str(work), "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    overrides = {"HOME": str(work), "TMPDIR": str(work), "HF_HOME": str(work / "cache")}
+    overrides |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    most_disk = watch.DISK_SHARE * watch.written(folder)[1] + watch.EXTRA_DISK
     with (work / "stderr.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [python, "-I", ISOLATED, folder, work],
@@ -131,23 +171,13 @@ def run_isolated(folder, work, python=sys.executable):
             start_new_session=True,
         )
         try:
-            outcome = f"ended with {process.wait(SECONDS)}"
-        except subprocess.TimeoutExpired:
-            outcome = f"took more than {SECONDS} seconds"
+            outcome = watch.wait(process, work, SECONDS, most_disk)
         finally:
-            _end(process)
+            watch.end(process)
     if process.returncode or not (work / "checks.json").exists():
         last_lines = (work / "stderr.txt").read_bytes()[-SHOWN_BYTES:].decode("utf-8", errors="replace")
         return [Check("isolated process", False, f"{outcome}: {' '.join(last_lines.split())}")]
-    return [Check(*entry) for entry in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
-
-
-def _end(process):
-    """End a process and every process that it started."""
-    with contextlib.suppress(AttributeError, ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    return [Check(*entry[:3]) for entry in json.loads((work / "checks.json").read_text(encoding="utf-8"))]
 
 
 def prepare(folder, work):

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 
 from hub_unets.hub_repos.repository.card import EXAMPLE
-from hub_unets.hub_repos.repository.export import ONNX, export_onnx
+from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
@@ -29,20 +29,22 @@ SETTINGS = "settings.json"
 RESAMPLES = {Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
 
 
-def build_page(model, out, runtime=None):
+def build_page(model, out, runtime=None, name=None):
     """Write the page of a model.
 
     Args:
         model: a built repository, or a Hub id; without model.onnx its network is exported.
         out: folder to write: absent, empty, or an earlier page, which is replaced as a whole.
         runtime: an unpacked onnxruntime-web; None fetches one with npm.
+        name: what the page calls the model; the default is the run's name, or the Hub id.
 
     Raises:
         UserError: something is missing, or the page can't do what the image processor does.
     """
     refuse_foreign_folder(Path(out), is_page, "page")
-    folder, name = locate(model)
-    settings = page_settings(folder, name)
+    folder, usual_name = locate(model)
+    settings = page_settings(folder, name or usual_name)
+    require_parts(folder, runtime)
     with replaced(out, is_page, "page") as staged, tempfile.TemporaryDirectory() as scratch:
         for source, target in FILES.items():
             shutil.copyfile(TEMPLATES / source, staged / target)
@@ -71,6 +73,14 @@ def locate(model):
         raise UserError(f"{model} is neither a folder nor a Hub id such as owner/name.")
     names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX]
     return Path(snapshot_download(str(model), allow_patterns=names)), str(model)
+
+
+def require_parts(folder, runtime):
+    """Raise UserError, before anything is fetched, where the page's network or its runtime can't be had."""
+    if not (folder / ONNX).is_file():
+        require_export()
+    if runtime is None:
+        find_npm()
 
 
 def page_settings(folder, name):
@@ -110,10 +120,7 @@ def page_settings(folder, name):
 
 def fetch_runtime(scratch):
     """The folder of the package, which the user's npm fetches and checks."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise UserError(f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime.")
-    command = [npm, "pack", PACKAGE, "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
+    command = [find_npm(), "pack", PACKAGE, "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
     process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     archives = list(scratch.glob("*.tgz"))
     if process.returncode or len(archives) != 1:
@@ -124,6 +131,14 @@ def fetch_runtime(scratch):
     with tarfile.open(archives[0]) as archive:
         archive.extractall(scratch, filter="data")
     return scratch / "package"
+
+
+def find_npm():
+    """The user's npm. Raises UserError where there is none."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime.")
+    return npm
 
 
 def copy_runtime(package, folder):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 
+from hub_unets.hub_repos.checks import signatures
 from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explained, list_files
-from hub_unets.hub_repos.repository.builder import build
+from hub_unets.hub_repos.repository.builder import MANIFEST, build
 from hub_unets.hub_repos.repository.card import Standing
+from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
 from hub_unets.hub_repos.repository.export import load_network
 from hub_unets.training.errors import UserError
 
@@ -32,7 +35,7 @@ BRANCH = "hub-unets-push"
 RELOAD = Path(__file__).with_name("reload.py")
 KEPT_ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_ENDPOINT", "HF_HUB_DISABLE_XET"),
-    *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    *("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_XET_CLIENT_READ_TIMEOUT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
@@ -53,6 +56,8 @@ class Publication:
         tag: the tag from the command line, and after `stage` the card's; None for a pull request.
         standing: the trial's Standing in a sweep, for the card.
         onnx: whether the repository holds model.onnx.
+        space: whether the model has a Space, which the card then names.
+        dataset: (repo_id, commit) of the data set's repository on the Hub, for the card; None names none.
         changed: {path: "new", "changed" or "deleted"}, after `stage`.
     """
 
@@ -64,6 +69,9 @@ class Publication:
     tag: str | None = None
     standing: Standing | None = None
     onnx: bool = False
+    key: str | None = None
+    space: bool = False
+    dataset: tuple | None = None
     changed: dict | None = None
 
     @property
@@ -77,18 +85,47 @@ class Publication:
         tags are tried first.
         """
         head, tags = self.remote.head, self.remote.tags
-        head_tags = [name for name, commit in tags.items() if commit == head]
+        head_tags = [name for name, commit in tags.items() if commit == head] or list(filter(self.holds_main, tags))
         for tag in [self.tag] if self.tag else [*head_tags, None if create_pr else next_tag(tags)]:
-            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx)
+            shown = {"space": self.space, "dataset": self.dataset}
+            build(self.checkpoint, self.staged, self.repo_id, tag, self.standing, self.onnx, **shown)
             changed = changes(self.staged, self.remote.files, self.remote.built)
             if not changed:
                 break
-        if tag in tags and (changed or tags[tag] != head):
+        if tag in tags and (changed or tag not in head_tags):
             raise UserError(
                 f"tag {tag} is that of commit {tags[tag]}, and a tag does not move: leave out --tag to get "
                 f"{next_tag(tags)}, or remove the old one with `hf repos tag delete {self.repo_id} {tag}`."
             )
-        self.tag, self.changed = tag, changed
+        self.tag, self.changed = tag, changed | self.stage_signature(MANIFEST in changed)
+
+    def holds_main(self, tag):
+        """Whether a tag's commit has the files of `main`, but for signatures and attestations that came later."""
+        files = list_files(self.api, self.repo_id, self.remote.tags[tag])
+        there, here = (
+            {name: file.blob_id for name, file in each.items() if not signatures.is_addition(name)}
+            for each in (files, self.remote.files)
+        )
+        return there == here
+
+    def stage_signature(self, is_changed):
+        """Sign the manifest, or keep `main`'s signature where it is of this manifest by this key; what changes.
+
+        Args:
+            is_changed: whether the manifest is; then an old signature goes where there is no key.
+        """
+        there = self.remote.files.keys() & set(signatures.SIGNED)
+        if self.key is None:
+            return dict.fromkeys(sorted(there), "deleted") if is_changed else {}
+        if not is_changed:
+            for name in there:
+                self.api.hf_hub_download(self.repo_id, name, revision=self.remote.head, local_dir=self.staged)
+            shutil.rmtree(self.staged / ".cache", ignore_errors=True)  # the client's own notes
+        if not signatures.is_signed_by(self.staged, self.key):
+            signatures.sign_manifest(self.staged, self.key)
+        here = {name for name in signatures.SIGNED if (self.staged / name).exists()}
+        files = {name: self.remote.files[name] for name in there}
+        return {name: kind for name, kind in changes(self.staged, files, there).items() if name in here | there}
 
     def listing(self):
         """Lines that list the changes."""
@@ -108,8 +145,9 @@ class Publication:
         else:  # an earlier push was cut off before its tag
             commit = self.remote.head
             self.try_out(commit)
-        with explained(self.repo_id, f"commit {commit} is on main, but has no tag {self.tag} yet: "):
-            self.api.create_tag(self.repo_id, tag=self.tag, revision=commit)
+        if self.tag not in self.remote.tags:
+            with explained(self.repo_id, f"commit {commit} is on main, but has no tag {self.tag} yet: "):
+                self.api.create_tag(self.repo_id, tag=self.tag, revision=commit)
         print(f"Published: {self.api.endpoint}/{self.repo_id}, commit {commit}, tag {self.tag}")
         return commit
 
@@ -221,7 +259,8 @@ def require_publishable(staged):
         name = path.relative_to(staged).as_posix()
         if path.is_symlink():
             raise UserError(f"{name} is a symbolic link: only real files are published.")
-        if path.suffix in PICKLES or path.name.startswith("."):
+        is_hidden = path.name.startswith(".") and name != EVAL_FOLDER
+        if path.suffix in PICKLES or is_hidden:
             raise UserError(f"{name} is never published: it may hold code, an optimizer's state or credentials.")
         if path.is_file() and path.suffix != ".safetensors" and ACCESS_TOKEN.search(path.read_bytes()):
             raise UserError(f"{name} holds what looks like an access token: remove it from the run's folder.")

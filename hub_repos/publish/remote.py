@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import get_session
+from huggingface_hub import errors, get_session, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -18,6 +19,7 @@ from hub_unets.training.errors import UserError
 
 CURES = {
     401: "the Hub does not accept who you are: run `hf auth login`, or set HF_TOKEN to a token with write access.",
+    402: "the Hub asks for a paid plan ({said}).",
     403: "your token may not do this in {repo_id}: log in with one that may write there (`hf auth login`), choose "
     "another REPO_ID, or offer the files with --create-pr.",
     404: "{repo_id} has no such thing, or your token may not see it: {message}.",
@@ -26,6 +28,7 @@ CURES = {
     429: "the Hub takes no more requests from you for now: repeat the command in some minutes.",
 }
 CLIENT = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx of huggingface_hub 1, httpx2 of 2
+OIDC_ERRORS = (errors.OIDCError,) if hasattr(errors, "OIDCError") else ()  # since huggingface_hub 1.19
 PATIENCE = 300  # seconds to wait for an answer; by itself, the client waits for ever
 
 
@@ -60,6 +63,18 @@ def patience():
 def limit_waiting():
     """Stop waiting for a Hub that does not answer; requests with their own limit keep it."""
     get_session().timeout = patience()
+    os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", f"{math.ceil(patience())}s")  # read when Xet is first used
+
+
+def require_token():
+    """Raise UserError unless there is a token: of a login, of HF_TOKEN, or a trusted publisher's in a CI job."""
+    try:
+        with explained(os.environ.get("HF_OIDC_RESOURCE", "the Hub")):
+            token = get_token()
+    except OIDC_ERRORS as error:
+        raise UserError(f"this CI job gets no token: {' '.join(str(error).split())}") from error
+    if not token:
+        raise UserError("not logged in: run `hf auth login`, or set HF_TOKEN to a token with write access.")
 
 
 def read_remote(api, repo_id):
@@ -105,11 +120,11 @@ def changes(staged, files, built=()):
     """
     paths = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
     kinds = dict.fromkeys(set(built) - paths.keys(), "deleted") | dict.fromkeys(paths.keys() - files.keys(), "new")
-    kinds |= {name: "changed" for name in paths.keys() & files.keys() if not _is_same(paths[name], files[name])}
+    kinds |= {name: "changed" for name in paths.keys() & files.keys() if not is_same(paths[name], files[name])}
     return dict(sorted(kinds.items()))
 
 
-def _is_same(path, remote_file):
+def is_same(path, remote_file):
     """Compare by the sha256 of an LFS object, and by git's object id of any other file."""
     if remote_file.lfs:
         return sha256(path) == remote_file.lfs.sha256

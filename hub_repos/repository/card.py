@@ -1,14 +1,18 @@
 """The model card, rendered from results.json alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_unets.hub_repos.repository import marks
+from hub_unets.hub_repos.repository.notebook import load_arguments
 from hub_unets.modeling.variants import find_variant
-from hub_unets.training.records.results import read_history
+from hub_unets.training.records.locks import is_seen_before
+from hub_unets.training.records.results import read_history, scored_part
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
@@ -16,6 +20,17 @@ KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
 EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
+METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the card's metadata, by their field
+    "model-index.results.metrics.value": "files",
+    "model-index.results.metrics.name": "text",
+    "model-index.results.dataset": "name",
+    "model-index.name": "name",
+    "base_model": "name",
+    "datasets": "name",
+    "license": "name",
+    "tags": "name",
+    "widget": "name",
+}
 
 
 class Standing(NamedTuple):
@@ -40,49 +55,60 @@ class Standing(NamedTuple):
         return f"Place {self.place} of {self.of} by validation Dice ({self.group})"
 
 
-def write_card(folder, results, repo_id=None, revision=None):
+def write_card(folder, results, repo_id=None, revision=None, space=False):
     """Write README.md of a staged repository; arguments as `render_card`."""
-    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision), encoding="utf-8")
+    (folder / "README.md").write_text(render_card(folder, results, repo_id, revision, space), encoding="utf-8")
 
 
-def render_card(folder, results, repo_id=None, revision=None):
+def render_card(folder, results, repo_id=None, revision=None, space=False):
     """The text of README.md.
 
     Args:
         folder: the repository, with its config.json and pictures in place.
         results: a checked results.json.
         repo_id, revision: the repository and tag that the snippets load; None writes MODEL, for the reader to fill in.
+        space: whether there is a Space of the same name.
     """
+    return str(ModelCard(marks.show_marks(render_marked(folder, results, repo_id, revision, space))))
+
+
+def render_marked(folder, results, repo_id=None, revision=None, space=False):
+    """The card before its marks are shown, for `marks.marked_numbers`; arguments as `render_card`."""
     config, processor = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "preprocessor_config.json")
     )
-    card = ModelCard.from_template(
-        card_data(results, config, repo_id, revision),
-        template_path=str(TEMPLATE),
+    part = scored_part(results)
+    template = marks.environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        card_data=card_data(results, config, repo_id, revision).to_yaml(),
+        scored=part,
+        legend=marks.legend(),
         title=title(results, config),
         results=results,
         config=config,
         repo_id=repo_id,
-        arguments=", ".join([f'"{repo_id}"' if repo_id else "MODEL", *_revision(revision)]),
+        arguments=load_arguments(repo_id, revision),
+        space=space,
         processor=processor,
         size=processor["size"],
-        paper=find_variant(config["model_type"])[1].paper,
+        paper=linked(find_variant(config["model_type"])[1].paper),
         history=shown_history(read_history(folder, results)),
         base_model=base_model(results, config),
         shown=SHOWN,
+        seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
         built=any(folder.glob("modeling_*.py")),
-        class_names=[row["label"] for row in results["metrics"]["test"].get("per_class", ())],
+        class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
-    return str(card)
 
 
-def _revision(revision):
-    return [f'revision="{revision}"'] if revision else []
+def linked(text):
+    """A text whose arXiv numbers are links, from which the Hub makes the repository's paper tags."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def shown_history(history, rows=8):
@@ -106,10 +132,16 @@ def base_model(results, config):
 
 
 def card_data(results, config, repo_id=None, revision=None):
-    """The card's metadata, with the test figures as `model-index`."""
-    data, test = results["data"], results["metrics"]["test"]
+    """The card's metadata, with the test figures as `model-index`; without a test part there is none.
+
+    Whoever ranks models by `model-index` does not look whether a split was a validation.
+    """
+    data, test = results["data"], results["metrics"].get("test")
     dataset = {"dataset_type": data["source"].partition("?")[0], "dataset_name": dataset_name(results)}
-    prefix = "mean of classes, " if "per_class" in test else ""
+    hub = data.get("repository")
+    if hub:
+        dataset |= {"dataset_type": hub["repo_id"], "dataset_revision": hub["revision"]}
+    prefix = "mean of classes, " if test and "per_class" in test else ""
     figures = [
         EvalResult(
             task_type="image-segmentation",
@@ -121,6 +153,7 @@ def card_data(results, config, repo_id=None, revision=None):
         )
         for kind in ("per_image", "pooled")
         for metric in ("dice", "iou")
+        if test
     ]
     backbone = config.get("backbone")
     return ModelCardData(
@@ -130,14 +163,14 @@ def card_data(results, config, repo_id=None, revision=None):
         license_name="kvasir-seg-research-and-education" if is_kvasir(results) else None,
         license_link="https://datasets.simula.no/kvasir-seg/" if is_kvasir(results) else None,
         tags=["u-net", "medical", "polyp-segmentation", *([backbone] if backbone else [])],
-        datasets=[KVASIR_COPY] if is_kvasir(results) else None,
+        datasets=[*([KVASIR_COPY] if is_kvasir(results) else []), *([hub["repo_id"]] if hub else [])] or None,
         base_model=base_model(results, config),
         metrics=["dice", "mean_iou"],
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
         if repo_id
         else None,
-        model_name=title(results, config),
-        eval_results=figures,
+        model_name=title(results, config) if figures else None,
+        eval_results=figures or None,
     )
 
 

@@ -1,6 +1,8 @@
 """The code of a repository: flat copies of the variant's files and their imports, and the release that built them."""
 
 import ast
+import hashlib
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,14 +37,10 @@ def remote_code(config_class, model_class):
     }
 
 
-def copy_code(model_type, folder, release_name=None):
-    """Write flat copies: modeling file, processor with pipeline, all that they import, and the endpoint's two files.
-
-    `release_name` is the release that their first lines name; the default is this one.
-    """
-    release_name = release_name or release()
+def copy_code(model_type, folder):
+    """Write flat copies: modeling file, processor with pipeline, what they import, and the endpoint's two files."""
     for relative in code_files(model_type):
-        source = flatten(PROJECT / relative, release_name) + indirect_imports(relative)
+        source = flatten(PROJECT / relative) + indirect_imports(relative)
         (folder / relative.name).write_text(source, encoding="utf-8")
     (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
 
@@ -106,7 +104,7 @@ def project_imports(tree, path):
     return nodes
 
 
-def flatten(path, release_name):
+def flatten(path):
     """A source file as published: the project's imports become relative, and a first line names file and release."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
@@ -114,22 +112,50 @@ def flatten(path, release_name):
         sibling = ast.ImportFrom(module=node.module.split(".")[2], names=node.names, level=1)
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + ast.unparse(sibling) + "\n"]
     relative = path.relative_to(PROJECT).as_posix()
-    return f"# {relative} of hub-unets {release_name}; Apache-2.0\n" + "".join(lines)
+    return f"# {relative} of hub-unets {release()}; Apache-2.0\n" + "".join(lines)
 
 
 def release():
-    """The project's version, with its commit if run from a checkout; `+changes` where the published code differs."""
+    """The installed version of hub-unets, which verify compares: `unreleased` where it is not installed."""
     try:
-        number = version("hub-unets")
+        return version("hub-unets")
     except PackageNotFoundError:
-        number = "unreleased"
-    commit = _git("rev-parse", "HEAD") if (PROJECT / ".git").exists() else ""
-    if not commit:
-        return number
-    changed = _git("status", "--porcelain", "--", *PACKAGES)
-    return f"{number}, commit {commit}{'+changes' if changed else ''}"
+        return "unreleased"
+
+
+def code_digest(folder):
+    """The sha256 of what `sha256sum` prints of a repository's code files and requirements.txt, sorted by name."""
+    paths = sorted([*folder.glob("*.py"), folder / "requirements.txt"], key=lambda path: path.name)
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def head_commit():
+    """The checkout's commit; None outside of one, and where its published code has changed since."""
+    commit = _git("rev-parse", "HEAD")
+    return commit if commit and _git("status", "--porcelain", "--", *PACKAGES) == "" else None
+
+
+def changed_since(commit, model_type):
+    """The first file of a variant's code that is not as it was at a commit; None where all are.
+
+    Raises:
+        LookupError: this is no checkout, or one that does not know the commit.
+    """
+    if _git("cat-file", "-t", commit) != "commit":
+        raise LookupError(commit)
+    paths = [path.as_posix() for path in code_files(model_type)]
+    names = _git("diff", "--name-only", "--no-ext-diff", "--no-textconv", commit, "--", *paths)
+    if names is None:
+        raise LookupError(commit)
+    return names.splitlines()[0] if names else None
 
 
 def _git(*arguments):
-    process = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False)
-    return process.stdout.strip() if process.returncode == 0 else ""
+    """What git prints of this checkout; None outside of one, and where it fails."""
+    if not (PROJECT / ".git").exists():
+        return None
+    environment = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}
+    command = ["git", "-C", str(PROJECT), *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return process.stdout.strip() if process.returncode == 0 else None

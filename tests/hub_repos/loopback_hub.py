@@ -1,8 +1,9 @@
 """A Hub on 127.0.0.1 for huggingface_hub's own client: repositories, branches, tags, pull requests, LFS, collections.
 
-The Space `owner/name` is the repository `spaces/owner/name`. What a client sent is in `requests`, what is
-stored in `repositories` and `objects`; all in memory. LFS objects are served from another host name, as on the Hub,
-where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go wrong.
+The Space `owner/name` is the repository `spaces/owner/name`, a data set `datasets/owner/name`. What a client sent is
+in `requests`, what is stored in `repositories` and `objects`; all in memory. LFS objects are served from another host
+name, as on the Hub, where a token must not go. `fail`, `drop`, `slow` and `when` make the next requests that fit go
+wrong.
 """
 
 import base64
@@ -20,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NOW = "2025-01-01T00:00:00.000Z"
-LFS_SUFFIXES = (".safetensors", ".png", ".jpg")
+LFS_SUFFIXES = (".safetensors", ".png", ".jpg", ".onnx", ".wasm")
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Repository:
     """Commits as {hash: {path: Blob}}, and what names them."""
 
     private: bool = False
+    sdk: str | None = None  # of a Space
+    hardware: str | None = None
     commits: dict = field(default_factory=dict)
     parents: dict = field(default_factory=dict)
     branches: dict = field(default_factory=dict)
@@ -82,6 +85,14 @@ class Repository:
         pulls = {f"refs/pr/{number}": commit for number, commit in self.pulls.items()}
         return (self.branches | self.tags | pulls | {commit: commit for commit in self.commits}).get(revision)
 
+    def merge(self, number):
+        """Merge a pull request: a commit on main with the files that it adds or changes."""
+        offered, head = self.commits[self.pulls[number]], self.branches["main"]
+        before = self.commits[self.parents[self.pulls[number]]]
+        files = {path: blob for path, blob in offered.items() if before.get(path) != blob}
+        self.pull_status[number] = "merged"
+        return self.commit("main", self.commits[head] | files, head)
+
     def commit(self, branch, files, parent=None):
         """A commit with these files, at the head of a branch if one is named; its hash."""
         description = f"{parent} {len(self.commits)} {[(path, blob.oid) for path, blob in sorted(files.items())]}"
@@ -101,10 +112,14 @@ class RefusedError(Exception):
 
 
 class LoopbackHub:
-    """`tokens` may write in the name of `user`; `readers` may read the user's private repositories."""
+    """`tokens` may write in the name of `user`; `readers` may read the user's private repositories.
+
+    A user who `pays` may have Gradio Spaces. `trusted` are CI jobs: {(ID token, resource): token}.
+    """
 
     def __init__(self, tokens=(), readers=(), user="someone"):
-        self.tokens, self.readers, self.user = set(tokens), set(readers), user
+        self.tokens, self.readers, self.user, self.pays = set(tokens), set(readers), user, True
+        self.trusted = {}
         self.repositories, self.objects, self.collections = {}, {}, {}
         self.requests, self.rules, self.lock = [], [], threading.RLock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
@@ -187,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
             self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if token and not self.may_read:
                 raise RefusedError(401, "Invalid credentials in Authorization header")
-            model_path = path.replace("/api/spaces/", "/api/models/spaces/")
+            model_path = re.sub("^/api/(spaces|datasets)/", r"/api/models/\1/", path)
             for method, pattern, answer in ROUTES:
                 if method == self.command and (match := re.fullmatch(pattern, model_path)):
                     with self.hub.lock:
@@ -251,14 +266,25 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.body)
         namespace = request["organization"] or self.hub.user
         is_space = request.get("type") == "space"
-        repo = f"{'spaces/' if is_space else ''}{namespace}/{request['name']}"
+        folder = {"space": "spaces/", "dataset": "datasets/"}.get(request.get("type"), "")
+        repo = f"{folder}{namespace}/{request['name']}"
         self.require_writer(namespace)
-        if is_space and request["sdk"] != "gradio":
-            raise RefusedError(400, "sdk: only gradio is known here")
+        if is_space and request["sdk"] not in ("gradio", "static"):
+            raise RefusedError(400, "sdk: only gradio and static are known here")
+        if is_space and request["sdk"] == "gradio" and not self.hub.pays:
+            raise RefusedError(402, "Creating a Gradio Space requires a PRO subscription")
         if repo in self.hub.repositories:
             raise RefusedError(409, "You already created this model repo")
-        self.hub.repositories[repo] = Repository(request.get("visibility") == "private")
+        made = Repository(request.get("visibility") == "private", request.get("sdk"), request.get("hardware"))
+        self.hub.repositories[repo] = made
         self.answer({"url": f"{self.hub.url}/{repo}"})
+
+    def exchange(self):
+        request = json.loads(self.body)
+        token = self.hub.trusted.get((request["subject_token"], request["resource"]))
+        if token is None:
+            raise RefusedError(400, "no publisher matches", body={"error": "invalid_grant"})
+        self.answer({"access_token": token, "token_type": "bearer", "expires_in": 3600})
 
     def validate_yaml(self):
         self.answer({"errors": [], "warnings": []})
@@ -266,7 +292,8 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repo, revision=None):
         repository, commit = self.find(repo, revision)
         siblings = [{"rfilename": path} for path in repository.commits[commit]]
-        self.answer({"id": repo, "sha": commit, "private": repository.private, "gated": False, "siblings": siblings})
+        shown = {"id": repo, "sha": commit, "private": repository.private, "gated": False, "siblings": siblings}
+        self.answer(shown | ({"sdk": repository.sdk} if repository.sdk else {}))
 
     def refs(self, repo):
         repository, _ = self.find(repo)
@@ -340,6 +367,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 del files[value["path"]]
         commit = repository.commit(None if is_pull_request else revision, files, head)
+        if repo.startswith("spaces/") and b"\nsdk: " in files["README.md"].content:
+            repository.sdk = files["README.md"].content.partition(b"\nsdk: ")[2].split()[0].decode()
         if is_pull_request:
             number = len(repository.pulls) + 1
             repository.pulls[number], repository.pull_status[number] = commit, "open"
@@ -422,12 +451,13 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.hub.objects[oid], 200, {"ETag": f'"{oid}"'})
 
 
-REPO, REVISION = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
+REPO, REVISION = r"(?P<repo>(?:spaces/|datasets/)?[^/]+/[^/]+)", r"(?P<revision>refs/pr/\d+|[^/]+)"
 SLUG = r"(?P<slug>[^/]+/[^/]+)"
 API = rf"/api/models/{REPO}"
 ROUTES = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
+    ("POST", "/oauth/token", Handler.exchange),
     ("GET", API, Handler.info),
     ("GET", rf"{API}/revision/{REVISION}", Handler.info),
     ("GET", rf"{API}/refs", Handler.refs),

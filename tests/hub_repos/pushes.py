@@ -15,6 +15,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # where this file i
 
 from tests.forking import Server, exit_code, serve  # noqa: E402
 
+NETWORK = b"the network"  # what stands in the page for it: the export is tested elsewhere
 TIMEOUTS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 
 
@@ -23,20 +24,22 @@ class Pusher:
 
     def __init__(self, url, folder):
         self.folder = folder
-        keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ}
         (folder / "temporary").mkdir()
+        self.runtime = hollow_runtime(folder / "runtime")
         environment = keep | {
             "TMPDIR": str(folder / "temporary"),
             "HF_ENDPOINT": url,
             "HF_HOME": str(folder / "home"),
             "HF_HUB_DISABLE_XET": "1",
+            "RUNTIME": str(self.runtime),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",
         }
         self.server = Server(__file__, environment, folder)
 
-    def push(self, *arguments, token=None, isolated=False, seconds=None):
+    def push(self, *arguments, token=None, isolated=False, seconds=None, npm=True, command="push", **variables):
         """A push to its end.
 
         Args:
@@ -45,14 +48,34 @@ class Pusher:
             seconds: for how long an answer is awaited, as the client's own variables say it.
             isolated: whether it is verified, and loaded from the Hub in an isolated process, which takes longer than
                 the rest; otherwise it is loaded from there in the push's own process.
+            command: push, or push_data.
+            variables: further ones of the environment.
+            npm: whether npm is there, and fetches a hollow runtime.
         """
-        environment = {"HF_TOKEN": token} if token else {}
+        environment = variables | ({"HF_TOKEN": token} if token else {})
         environment |= dict.fromkeys(TIMEOUTS, str(seconds)) if seconds else {}
-        request = {"argv": list(map(str, arguments)), "isolated": isolated, "environment": environment}
+        request = {"argv": list(map(str, arguments)), "environment": environment}
+        request |= {"isolated": isolated, "npm": npm, "command": command}
+        return self.server.finish(self.server.start(**request))
+
+    def verify(self, *arguments, token=None, folder=None):
+        """`hub-unets verify` to its end, in a folder, without the isolated process."""
+        environment = {"HF_TOKEN": token} if token else {}
+        request = {"argv": list(map(str, arguments)), "environment": environment, "folder": str(folder or self.folder)}
         return self.server.finish(self.server.start(**request))
 
     def close(self):
         self.server.close()
+
+
+def hollow_runtime(folder):
+    """Make a folder that looks like an unpacked onnxruntime-web."""
+    from hub_unets.hub_repos.page.page import RUNTIME
+
+    (folder / "dist").mkdir(parents=True)
+    for name in RUNTIME:
+        (folder / "dist" / name).write_text(name)
+    return folder
 
 
 # From here on: the process that forks.
@@ -61,7 +84,8 @@ class Pusher:
 def main():
     import torch
 
-    import hub_unets.hub_repos.push  # noqa: F401
+    import hub_unets.hub_repos.push
+    import hub_unets.hub_repos.verify  # noqa: F401
 
     torch.set_num_threads(1)
     sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
@@ -71,17 +95,34 @@ def main():
 def _command(request):
     from huggingface_hub import constants
 
-    from hub_unets.hub_repos import push
+    from hub_unets.hub_repos import push, push_data
+    from hub_unets.hub_repos.page import page
     from hub_unets.hub_repos.publish import publication
     from hub_unets.training.errors import run_command
 
     for name in TIMEOUTS:  # read when the client was imported, before the fork
         setattr(constants, name, int(os.environ.get(name, getattr(constants, name))))
+    if "folder" in request:
+        return _verify(request)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)  # the cache of the push before
+    page.fetch_runtime = lambda scratch: Path(os.environ["RUNTIME"])
+    page.shutil.which = lambda name: name if request["npm"] else None
+    page.export_onnx = lambda folder, path: Path(path).write_bytes(NETWORK)
     if not request["isolated"]:
         publication.verify_folder = lambda folder, **options: []
         publication.Publication.reload = _reload_here
-    return exit_code(run_command, push.main, request["argv"])
+    module = {"push": push, "push_data": push_data}[request["command"]]
+    return exit_code(run_command, module.main, request["argv"])
+
+
+def _verify(request):
+    from hub_unets.hub_repos import verify
+    from hub_unets.hub_repos.checks import verification
+    from hub_unets.training.errors import run_command
+
+    verification.run_isolated = lambda folder, work: []
+    os.chdir(request["folder"])
+    return exit_code(run_command, verify.main, request["argv"])
 
 
 def _reload_here(publication, commit, pixels):

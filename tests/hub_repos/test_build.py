@@ -1,20 +1,23 @@
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hub_unets.hub_repos.checks.figures import snippets
+from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.repository import code
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.card import base_model, card_data, render_card
@@ -38,7 +41,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     network += ("label_maps", "processor_options", "regions", "segments")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
-    data |= {"requirements.txt"}
+    data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}
     assert {path.name for path in repository.iterdir()} == code | data | {
         "results.json", "history.csv", "manifest.json", "example.png"
     }  # fmt: skip
@@ -47,7 +50,12 @@ def test_a_repository_holds_just_what_it_needs(repository):
 def test_the_manifest_has_every_other_file(repository):
     manifest = json.loads((repository / "manifest.json").read_text())
     files = {path.name: path.read_bytes() for path in repository.iterdir() if path.name != "manifest.json"}
-    assert manifest["release"] == code.release()
+    assert (manifest["release"], manifest["commit"]) == (code.release(), code.head_commit())
+    printed = subprocess.run(
+        "LC_ALL=C ls *.py requirements.txt | LC_ALL=C sort | xargs sha256sum | sha256sum",
+        shell=True, cwd=repository, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert manifest["code_sha256"] == printed.stdout.split()[0]
     assert manifest["files"] == {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         for name, content in sorted(files.items())
@@ -71,6 +79,49 @@ def test_weights_are_those_of_the_checkpoint(checkpoint, repository):
     expected, weights = (load_file(folder / "model.safetensors") for folder in (checkpoint, repository))
     assert expected.keys() == weights.keys()
     assert all(bool((expected[key] == weights[key]).all()) for key in expected)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_every_file_has_the_mode_that_the_umask_gives(mask, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    (tmp_path / "run/model.safetensors").chmod(0o600)
+    (tmp_path / "run/per_image.csv").chmod(0o600)
+    before = os.umask(mask)
+    try:
+        build(tmp_path / "run", tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("said", ["float32", "its own"])
+def test_half_precision_stays_half_and_is_computed_in_float32(dtype, said, checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    stored = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(run / "model.safetensors").items()
+    }
+    wide = next(name for name in stored if name.endswith("running_var"))
+    stored[wide] = stored[wide].float()  # as of what float16 can't hold
+    save_file(stored, run / "model.safetensors", {"format": "pt"})
+    if said == "its own":
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    build(run, tmp_path / "out")
+    built = load_file(tmp_path / "out/model.safetensors")
+    assert built.keys() == stored.keys()
+    assert all(built[name].dtype == stored[name].dtype for name in stored)
+    if said == "float32":  # else transformers rounds the wide one when it loads
+        assert all(torch.equal(built[name], stored[name]) for name in stored)
+    assert (
+        abs((tmp_path / "out/model.safetensors").stat().st_size / (run / "model.safetensors").stat().st_size - 1) < 0.1
+    )
+    model = find_variant("unet")[1].from_pretrained(tmp_path / "out")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert [check for check in verify_folder(tmp_path / "out", run=False) if not check.passed] == []
 
 
 def test_two_builds_are_byte_identical(checkpoint, repository, tmp_path):
@@ -104,14 +155,14 @@ def test_imports_that_cannot_be_flattened_are_refused(tmp_path, monkeypatch):
         path = tmp_path / f"modeling_{number}.py"
         path.write_text(f"{line}\n")
         with pytest.raises(ValueError, match="can be published"):
-            flatten(path, "1.0")
+            flatten(path)
 
 
 def test_a_multi_line_import_is_flattened(tmp_path, monkeypatch):
     monkeypatch.setattr(code, "PROJECT", tmp_path)
     path = tmp_path / "modeling_x.py"
     path.write_text("from hub_unets.modeling.layers import (\n    a,\n    b as c,\n)\n\nx = 1  # kept\n")
-    assert flatten(path, "1.0").splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
+    assert flatten(path).splitlines()[1:] == ["from .layers import a, b as c", "", "x = 1  # kept"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "preprocessor_config.json", "results.json"])
@@ -198,8 +249,8 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
     text = render_card(repository, results)
     for fragment in (
         *definitions.values(), "| test | 7 | 5 | 6 | 2 | 0.7143 (0.5000–0.9000) |", "| 12.3 (5.0–20.0) |",
-        "test 0.0321.", "a temperature of 1.250, by which", "ECE there was 0.0200 before and is 0.0100",
-        "crops marked 0.3000 and 0.1200.",
+        "test 0.0321ᵈ.", "a temperature of 1.250ˢ, by which", "ECE there is 0.0200ᵈ, as they are 0.0100ᵈ",
+        "Dice was 0.8000ᵈ at a threshold of .5 and is 0.8100ʳ, crops marked 0.3000ᵈ and 0.1200ᵈ.",
     ):  # fmt: skip
         assert fragment in text, fragment
     assert not re.search(r"\n\n\n\n", text) and " \n" not in text
@@ -210,8 +261,9 @@ def test_the_card_shows_polyps_outlines_and_calibration(repository, tmp_path):
 
 
 def test_the_cards_snippets_load_the_repository_by_its_tag(checkpoint, tmp_path):
-    build(checkpoint, tmp_path / "out", "someone/unet", "v2")
+    build(checkpoint, tmp_path / "out", "someone/unet", "v2", space=True)
     card = (tmp_path / "out" / "README.md").read_text()
+    assert "https://huggingface.co/spaces/someone/unet." in card
     assert card.count('"someone/unet", revision="v2", trust_remote_code=True') == 6 and "MODEL" not in card
     assert card.count('"someone/unet", revision="v2")') == 1
 
@@ -249,8 +301,8 @@ def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     card = render_card(tmp_path / "out", results, "someone/unet", "v2")
     for text in (
-        "12.35 GMACs", "learning_rate: 0.00321", "42 ms (median of 20; 95 % within 78 ms)", "2 CPU threads",
-        "Place 3 of 6 by validation Dice (resnet50) in the sweep [family](https://huggingface.co/collections/me/family-1)",
+        "12.35ʳ GMACs", "learning_rate: 0.00321", "42ˢ ms (median of 20ˢ; 95 % within 78ˢ ms)", "2ˢ CPU threads",
+        "Place 3ˢ of 6ˢ by validation Dice (resnet50) in the sweep [family](https://huggingface.co/collections/me/family-1)",
         "[timm/resnet50.a1_in1k](https://huggingface.co/timm/resnet50.a1_in1k)", "Not a medical device",
         "arXiv:1911.07069", "arXiv:1505.04597", "| 20 | – | 0.4321 | 0.3000 |", "By the polyp's share of the image",
     ):  # fmt: skip
@@ -271,12 +323,12 @@ def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(che
 def test_the_base_model_is_the_checkpoint_on_the_hub_that_a_run_started_from(checkpoint, tmp_path):
     results = json.loads((checkpoint / "results.json").read_text())
     results["run"]["settings"] |= {"start_from": "someone/unet@v2", "model.backbone": "resnet50"}
-    results["run"]["started_from"] = {"repo_id": "someone/unet", "commit": "ab" * 20}
+    results["run"]["started_from"] = {"repo_id": "someone/unet", "commit": "a1" * 20}
     check_results(results)
     assert card_data(results, {"backbone": "resnet50"}).base_model == "someone/unet"
     build(checkpoint, tmp_path / "out")
     card = render_card(tmp_path / "out", results)
-    assert f"started from [someone/unet](https://huggingface.co/someone/unet) at commit {'ab' * 20}." in card
+    assert f"started from [someone/unet](https://huggingface.co/someone/unet) at commit `{'a1' * 20}`ˢ." in card
     results["run"]["started_from"] = None  # a folder
     assert base_model(results, {"backbone": "resnet50"}) is None
     assert "started from" not in render_card(tmp_path / "out", results)

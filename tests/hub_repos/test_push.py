@@ -18,13 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos.publish.publication import BRANCH
-from hub_unets.hub_repos.publish.space import FILES
+from hub_unets.hub_repos.publish.space import FILES, OURS, PAGE_README
 from hub_unets.hub_repos.push import push
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
+from tests.hub_repos.conftest import unscored
 from tests.hub_repos.loopback_hub import Blob, LoopbackHub
-from tests.hub_repos.pushes import Pusher
+from tests.hub_repos.pushes import NETWORK, Pusher
 from tests.training import runs
 from tests.variants import model_class
 
@@ -122,7 +123,7 @@ def files_of(folder):
 
 
 def built(run, tmp_path, tag):
-    build(run, tmp_path / "built", REPO, tag)
+    build(run, tmp_path / "built", REPO, tag, space=True)
     return files_of(tmp_path / "built")
 
 
@@ -136,6 +137,7 @@ def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tm
     assert len(repository.history()) == FIRST_HEAD
     assert repository.tags == {"v1": commit} and repository.branches.keys() == {"main"} and not repository.pulls
     assert without_attributes(repository.main) == built(run, tmp_path, "v1")
+    assert {"LICENSE", "notebook.ipynb"} <= repository.main.keys()
     assert f'AutoModel.from_pretrained("{REPO}", revision="{commit}", trust_remote_code=True)' in finished.stdout
     assert f'"{REPO}", revision="v1"' in repository.main["README.md"].decode()
     assert {path for path, blob in repository.commits[commit].items() if blob.lfs} == {
@@ -144,7 +146,9 @@ def test_a_push_is_one_commit_with_a_tag_and_holds_what_was_built(first, run, tm
         "example.png",
         "typical.png",
     }
-    assert sum(method == "PUT" for method, *_ in requests) == 4 + 3  # two commits share them; the Space's examples
+    assert (
+        sum(method == "PUT" for method, *_ in requests) == 4 + 2
+    )  # two commits share them; the page's network and runtime
 
 
 def test_main_gets_the_commit_that_was_loaded(first):
@@ -206,7 +210,7 @@ def test_a_stranger_loads_the_commit_from_the_hub(published, hub, run, tmp_path)
 def test_a_repeated_push_commits_nothing(published, hub, pusher, run):
     before = copy.deepcopy(published)
     finished = pusher.push(run, REPO, token=TOKEN)
-    assert finished.code == 0
+    assert finished.code == 0, finished.stderr
     space_commit = hub.repositories[SPACE].branches["main"]
     assert finished.stdout.splitlines() == [
         f"Nothing changed: {REPO}, commit {before.branches['main']}, tag v1.",
@@ -410,8 +414,8 @@ def test_a_pull_request_leaves_main_alone(published, pusher, other_run):
 
 
 def test_a_pull_request_that_does_not_load_is_closed(published, hub, pusher, other_run):
-    hub.when("GET", "/tree/", lambda handler: None)  # main's
-    hub.fail("GET", "/tree/", 500, times=6)
+    hub.when("GET", "/api/models/.*/tree/", lambda handler: None)  # main's
+    hub.fail("GET", "/api/models/.*/tree/", 500, times=6)
     finished = pusher.push(other_run, REPO, "--create-pr", token=TOKEN)
     assert finished.code == 1 and published.pull_status == {1: "closed"}
 
@@ -474,24 +478,32 @@ def test_a_link_in_the_run_is_refused(hub, pusher, run, tmp_path):
     assert finished.code == 1 and "holds symbolic links (worst.png)" in finished.stderr and not hub.repositories
 
 
-def pinned(repo_id, commit):
-    """The Space's files for a model's commit."""
-    filled = {"app.py", "README.md"}
-    return {
-        name: content.replace(b"REPO_ID", repo_id.encode()).replace(b"COMMIT", commit.encode())
-        if name in filled
-        else content
-        for name, content in files_of(FILES).items()
-    }
+def filled(content, commit):
+    return content.replace(b"REPO_ID", REPO.encode()).replace(b"COMMIT", commit.encode())
 
 
-def test_the_space_is_one_commit_and_loads_the_models_by_its_hash(first, first_push):
+def require_page(space, commit):
+    """The Space is the static page of a model's commit, and holds nothing else."""
+    files = without_attributes(space.main)
+    assert files.keys() == OURS["static"] | {"README.md"} and space.sdk == "static"
+    assert files["README.md"] == filled(PAGE_README.read_bytes(), commit)
+    assert files["model.onnx"] == NETWORK and json.loads(files["settings.json"])["name"] == REPO
+    assert b"connect-src 'self' https://huggingface.co https://*.hf.co;" in files["index.html"]
+    assert RepoCard(files["README.md"].decode()).data.models == [REPO]
+
+
+def app_of(commit):
+    """The Gradio Space's files for a model's commit."""
+    names = {"app.py", "README.md"}
+    return {name: filled(content, commit) if name in names else content for name, content in files_of(FILES).items()}
+
+
+def test_the_space_is_a_static_page_of_one_commit(first, first_push):
     finished, repository, requests = first
     space, commit = first_push[1][SPACE], repository.branches["main"]
-    assert len(space.history()) == FIRST_HEAD and not space.tags and not space.private
-    assert without_attributes(space.main) == pinned(REPO, commit)
-    assert f'MODEL, REVISION = "{REPO}", "{commit}"' in space.main["app.py"].decode()
-    assert RepoCard(space.main["README.md"].decode()).data.models == [REPO]
+    assert len(space.history()) == FIRST_HEAD and not space.tags and not space.private and space.hardware is None
+    require_page(space, commit)
+    assert space.main["LICENSE"] == repository.main["LICENSE"]
     assert finished.stdout.splitlines()[-1].endswith(f"/spaces/{REPO}")
     paths = [path for _, path, _ in requests]
     assert paths.index(f"/api/models/{REPO}/tag/{commit}") < paths.index(f"/api/spaces/{REPO}/commit/main")
@@ -503,19 +515,78 @@ def test_the_space_follows_a_new_commit_and_keeps_what_a_user_added(published, s
     edited = space.commit("main", files, space.branches["main"])
     finished = pusher.push(other_run, REPO, token=TOKEN)
     assert finished.code == 0, finished.stderr
-    assert space.parents[space.branches["main"]] == edited
-    expected = pinned(REPO, published.branches["main"]) | {"NOTES.md": b"a user's own"}
-    assert without_attributes(space.main) == expected
-    listed = finished.stdout.partition(f"\nSpace {REPO}:\n")[2].splitlines()[:3]
-    assert [line.split() for line in listed[:2]] == [["changed", "README.md"], ["changed", "app.py"]]
-    assert listed[2].startswith("Space: http")
+    assert space.parents[space.branches["main"]] == edited and space.main["NOTES.md"] == b"a user's own"
+    assert space.main["README.md"] == filled(PAGE_README.read_bytes(), published.branches["main"])
+    listed = finished.stdout.partition(f"\nSpace {REPO} (static):\n")[2].splitlines()
+    assert listed[0].split() == ["changed", "README.md"] and listed[1].startswith("Space: http")
 
 
-@pytest.mark.parametrize("option", ["--no-space", "--create-pr"])
-def test_a_push_without_a_space(option, hub, published, pusher, other_run):
+def test_a_gradio_space_asks_for_zerogpu_and_stays_one_until_another_is_asked_for(published, hub, pusher, other_run):
     del hub.repositories[SPACE]
-    assert pusher.push(other_run, REPO, option, token=TOKEN).code == 0
-    assert hub.repositories.keys() == {REPO} and not hub.count(".*", "/spaces/")
+    assert pusher.push(other_run, REPO, "--space", "gradio", token=TOKEN).code == 0
+    space, commit = hub.repositories[SPACE], published.branches["main"]
+    assert without_attributes(space.main) == app_of(commit) and (space.sdk, space.hardware) == ("gradio", "zero-a10g")
+    assert f'MODEL, REVISION = "{REPO}", "{commit}"' in space.main["app.py"].decode()
+    assert f"https://huggingface.co/spaces/{REPO}." in published.main["README.md"].decode()
+    repeated = pusher.push(other_run, REPO, token=TOKEN, npm=False)
+    assert repeated.stdout.splitlines()[-1] == f"Nothing changed: Space {REPO}, commit {space.branches['main']}."
+    changed = pusher.push(other_run, REPO, "--space", "static", token=TOKEN)
+    assert changed.code == 0 and re.search(r"deleted +app.py\n", changed.stdout)
+    require_page(space, commit)
+
+
+def test_a_space_of_another_kind_is_left_alone(space, hub, pusher, other_run):
+    space.sdk, before = "docker", space.branches["main"]
+    finished = pusher.push(other_run, REPO, token=TOKEN)
+    assert finished.code == 0 and space.branches["main"] == before
+    assert f"Left alone: the Space {REPO} is of kind docker; --space static replaces it." in finished.stdout
+    assert f"https://huggingface.co/spaces/{REPO}." in hub.repositories[REPO].main["README.md"].decode()
+
+
+def test_where_a_gradio_space_costs_money_the_page_is_sent(hub, pusher, run, monkeypatch):
+    monkeypatch.setattr(hub, "pays", False)
+    finished = pusher.push(run, REPO, "--space", "gradio", token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    asked = "(402, Creating a Gradio Space requires a PRO subscription). The static page is sent instead"
+    assert f"No Gradio Space: the Hub asks for a paid plan {asked}" in finished.stdout
+    model = hub.repositories[REPO]
+    require_page(hub.repositories[SPACE], model.branches["main"])
+    assert model.tags.keys() == {"v1"} and hub.count("POST", "/api/repos/create") == 3
+    assert f"https://huggingface.co/spaces/{REPO}." in model.main["README.md"].decode()
+
+
+def test_where_neither_can_be_had_the_model_stays_published(hub, pusher, run, monkeypatch):
+    monkeypatch.setattr(hub, "pays", False)
+    finished = pusher.push(run, REPO, "--space", "gradio", token=TOKEN, npm=False)
+    assert finished.code == 1 and hub.repositories.keys() == {REPO}
+    assert hub.repositories[REPO].tags.keys() == {"v1"}
+    assert "its Space is not, and the same command sends it: npm is not installed" in finished.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--space", "static")])
+def test_without_npm_the_model_is_published_and_its_card_names_no_space(options, hub, pusher, run):
+    finished = pusher.push(run, REPO, *options, token=TOKEN, npm=False)
+    model = hub.repositories[REPO]
+    assert hub.repositories.keys() == {REPO} and model.tags == {"v1": model.branches["main"]}
+    assert f"huggingface.co/spaces/{REPO}" not in model.main["README.md"].decode()
+    reason = "npm is not installed, and fetches onnxruntime-web@"
+    if options:
+        assert finished.code == 1 and f"its Space is not, and the same command sends it: {reason}" in finished.stderr
+    else:
+        assert finished.code == 0 and f"No Space: {reason}" in finished.stdout
+    given = pusher.push(run, REPO, "--runtime", pusher.runtime, token=TOKEN, npm=False)
+    assert given.code == 0, given.stderr
+    require_page(hub.repositories[SPACE], model.branches["main"])
+    assert model.tags.keys() == {"v1", "v2"} and f"/spaces/{REPO}." in model.main["README.md"].decode()
+
+
+@pytest.mark.parametrize("options", [("--no-space",), ("--space", "none"), ("--create-pr",)])
+def test_a_push_without_a_space(options, hub, published, pusher, other_run):
+    del hub.repositories[SPACE]
+    assert pusher.push(other_run, REPO, *options, token=TOKEN).code == 0
+    assert hub.repositories.keys() == {REPO} and not hub.count("POST", "/spaces/|/repos/create")
+    revision = "refs/pr/1" if "--create-pr" in options else "main"
+    assert f"huggingface.co/spaces/{REPO}" not in published.at(revision)["README.md"].decode()
 
 
 @pytest.mark.parametrize("path", ["/api/repos/create", "/api/spaces/.*/commit/main"])
@@ -525,24 +596,22 @@ def test_a_space_that_fails_leaves_the_model_published_and_comes_with_the_next_p
     hub.fail("POST", path, 500, times=6)
     finished = pusher.push(run, REPO, token=TOKEN)
     assert finished.code == 1 and published == before
-    message = (
-        f"error: {REPO} is published, commit {before.branches['main']}; its Space is not, and the same command sends"
-    )
-    assert message in finished.stderr and "the Hub is out of order (500, injected)" in finished.stderr
+    published_as = f"error: {REPO} is published, commit {before.branches['main']}; its Space is not, and the same"
+    assert published_as in finished.stderr and "the Hub is out of order (500, injected)" in finished.stderr
     hub.rules.clear()
     assert pusher.push(run, REPO, token=TOKEN).code == 0
-    assert without_attributes(hub.repositories[SPACE].main) == pinned(REPO, before.branches["main"])
+    require_page(hub.repositories[SPACE], before.branches["main"])
 
 
 def test_a_space_is_not_written_over_someone_elses_commit(space, hub, pusher, other_run):
     def arrives(handler):
-        files = space.commits[space.branches["main"]] | {"app.py": Blob(b"theirs")}
+        files = space.commits[space.branches["main"]] | {"page.js": Blob(b"theirs")}
         space.commit("main", files, space.branches["main"])
 
     hub.when("POST", "/api/spaces/.*/commit/main", arrives)
     finished = pusher.push(other_run, REPO, token=TOKEN)
     assert finished.code == 1 and f"someone else pushed to the Space {REPO}" in finished.stderr
-    assert space.main["app.py"] == b"theirs"
+    assert space.main["page.js"] == b"theirs"
 
 
 def test_a_private_models_space_is_private(hub, pusher, run):
@@ -555,8 +624,8 @@ def test_a_private_models_space_is_private(hub, pusher, run):
 
 def test_a_dry_run_lists_the_space(hub, pusher, run):
     finished = pusher.push(run, REPO, "--dry-run")
-    listed = finished.stdout.partition(f"\nSpace {REPO}:\n")[2].splitlines()
-    assert {line.split()[1] for line in listed[:-1]} == files_of(FILES).keys()
+    listed = finished.stdout.partition(f"\nSpace {REPO} (static):\n")[2].splitlines()
+    assert {line.split()[1] for line in listed[:-1]} == OURS["static"] | {"README.md"}
     assert listed[-1] == "Dry run: nothing was sent." and not hub.repositories
 
 
@@ -584,10 +653,17 @@ def test_a_sweep_is_a_repository_for_each_trial_and_a_collection(hub, pusher, sw
         (f"{REPO}-plain", "Place 1 of 1 by validation Dice (scratch)"),
     ]
     card = hub.repositories[f"{REPO}-b0-scse"].main["README.md"].decode()
-    assert " Place 1 of 2 by validation Dice (pretrained) in the sweep" in card
+    assert " Place 1ˢ of 2ˢ by validation Dice (pretrained) in the sweep" in card
     assert f"[family](https://huggingface.co/collections/{slug}), which links the others.\n" in card
     repeated = pusher.push(sweep, REPO, token=TOKEN)
     assert repeated.stdout.count("Nothing changed") == 2 and len(collection["items"]) == 2
+
+
+def test_a_run_without_a_test_part_is_pushed(hub, pusher, run, tmp_path):
+    finished = pusher.push(unscored(run, tmp_path / "run"), REPO, token=TOKEN)
+    assert finished.code == 0, finished.stderr
+    card = hub.repositories[REPO].main["README.md"].decode()
+    assert "**Not scored on a test part**" in card and "model-index" not in card
 
 
 @pytest.mark.long
@@ -608,13 +684,15 @@ def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tm
         capture_output=True,
         text=True,
     )
-    header, *lines, footer = process.stdout.splitlines()
+    header, *lines, _, footer = process.stdout.splitlines()
     assert process.returncode == 0, process.stdout + process.stderr
     assert header == f"{trial} at commit {commit}" and footer == f"All {len(lines)} checks passed."
-    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-9:]
-    assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", "split", *PARTS]
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-12:]
+    last = ["split", *PARTS, "best epoch", "figures ʳ", "figures ᵈ"]
+    assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", *last]
     assert (
-        " Place 2 of 2 by validation Dice (scratch) in the sweep" in hub.repositories[trial].main["README.md"].decode()
+        " Place 2ˢ of 2ˢ by validation Dice (scratch) in the sweep"
+        in hub.repositories[trial].main["README.md"].decode()
     )
 
 

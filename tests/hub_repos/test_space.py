@@ -1,5 +1,6 @@
 """The Space's page: in Chromium, with app.py in a process that does not know this project, and its functions here."""
 
+import ast
 import contextlib
 import os
 import re
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio
 import numpy as np
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 from hub_unets.hub_repos.publish.space import FILES, stage_space
@@ -288,6 +291,45 @@ def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, up
     Image.new("1", (6000, 6000)).save(tmp_path / "<huge>.png")
     *outputs, message, _ = segment(str(tmp_path / "<huge>.png"), 0.5)
     assert outputs == [None] * 3 and "6000 x 6000 pixels are more than 25,000,000: make it smaller" in message
+
+
+def test_on_zerogpu_one_function_gets_the_gpu_and_none_runs_before_a_visitor_comes(
+    space_of, checkpoint, upload, monkeypatch
+):
+    lent = []
+
+    def gpu(duration):
+        def decorate(function):
+            def call(*arguments):
+                lent.append(function.__name__)
+                return function(*arguments)
+
+            lent.append(f"decorated {function.__name__}, {duration} s")
+            return call
+
+        return decorate
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
+    space = space_of(checkpoint)
+    assert lent == ["decorated run, 20 s"]
+    (_, logits), *_ = space["segment"](str(upload), 0.5)
+    assert lent[1:] == ["run"] and logits.device.type == "cpu"
+    assert torch.equal(logits, expected(checkpoint, "unet", upload)[1].logits)
+
+
+def test_zerogpu_lists_the_python_and_the_torch_of_the_space():
+    _, header, _ = (FILES / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(header)["python_version"] in ("3.12.12", "3.10.13")  # hub-docs, spaces-zerogpu, August 2026
+    needed = {one.name: one for one in map(Requirement, (FILES / "requirements.txt").read_text().split())}
+    assert all(needed["torch"].specifier.contains(number) for number in ("2.8.0", "2.9.1", "2.10.0", "2.11.0"))
+    assert not needed["torch"].specifier.contains("2.12.0") and "spaces" in needed
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse((FILES / "app.py").read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    packages = {"PIL": "pillow", "gradio": "gradio"}  # the Hub installs Gradio by itself
+    assert {packages.get(name, name) for name in imported - set(sys.stdlib_module_names)} <= {*needed, "gradio"}
 
 
 def test_the_examples_are_generated_frames():

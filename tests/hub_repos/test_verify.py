@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,9 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hub_unets.hub_repos import verify
@@ -30,8 +34,9 @@ from hub_unets.hub_repos.repository.card import Standing, write_card
 from hub_unets.hub_repos.verify import main
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.measure.score import Scores
+from hub_unets.training.records.locks import make_lock
 from hub_unets.training.records.results import write_results
-from tests.hub_repos.conftest import DATA
+from tests.hub_repos.conftest import DATA, unscored
 from tests.variants import VARIANTS
 
 PROJECT = Path(__file__).parents[2]
@@ -87,6 +92,14 @@ def edit_json(name, render=False, **changes):
     return change
 
 
+def lock_anew(folder):
+    """The lock of the settings as they are now, as whoever changes them can make it."""
+    results = json.loads((folder / "results.json").read_text())
+    run, data = results["run"], results["data"]
+    lock = make_lock(run["model_type"], run["settings"], run["seed"], data["split_seed"], data["sha256"])
+    edit_json("results.json", render=True, lock__recipe=lock.recipe, lock__sha256=lock.sha256)(folder)
+
+
 def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -133,7 +146,7 @@ TAMPERED = {
         lambda folder: (folder / "README.md").write_text(
             (folder / "README.md").read_text().replace("MODEL", '"a/b"); import os; print("c"')
         ),
-        {"card", NAMES},
+        {"card", NAMES, "licence and notebook"},
     ),
     "an import": (edit("layers.py", r"^import torch$", "import os\nimport torch"), {"release"}),
     "a comment in the code": (edit("layers.py", r"^import torch$", "import torch  # harmless"), {"release"}),
@@ -235,7 +248,7 @@ def flip(folder, bit=0x80):
         (lambda folder: (folder / "per_image.csv").unlink(), {"files"}),
         (lambda folder: (folder / "manifest.json").unlink(), {"manifest"}),
         (edit("manifest.json", '"bytes": ', '"bytes": 1'), {"manifest"}),
-        (edit("manifest.json", '"schema_version": 1', '"schema_version": 2'), {"manifest"}),
+        (edit("manifest.json", '"schema_version": 2', '"schema_version": 3'), {"manifest"}),
         (lambda folder: (folder / "onnx").mkdir(), {"files"}),
         (lambda folder: os.mkfifo(folder / "curves.png"), {"files"}),
     ],
@@ -270,7 +283,7 @@ def test_a_wrong_figure_is_named(copy):
 
 
 def test_another_release_says_what_to_install(copy):
-    edit_json("manifest.json", release="99.0.1, commit " + "a" * 40)(copy)
+    edit_json("manifest.json", release="99.0.1")(copy)
     assert re.fullmatch(r"built by 99\.0\.1, this is \S+: install that release to verify", failures(copy)["release"])
 
 
@@ -358,14 +371,15 @@ def test_other_data_is_refused(data, repository):
 
 def test_a_build_passes_every_check(repository, capsys):
     assert main([str(repository), "--data", DATA]) == 0
-    folder, *lines, footer = capsys.readouterr().out.splitlines()
+    folder, *lines, note, footer = capsys.readouterr().out.splitlines()
     assert folder == str(repository) and footer == f"All {len(lines)} checks passed."
-    assert all(line.startswith("ok   ") for line in lines)
+    assert all(line.startswith("ok   ") for line in lines) and note.startswith("note figures ˢ: ")
     names = [line.removeprefix("ok   ").split(":")[0] for line in lines]
     assert "ok   results: labels 0 background, 1 polyp" in lines
     run = ["load", "logits", "pipeline", "endpoint", "snippets", "saves again"]
-    assert names == ["files", *STATIC_CHECKS, NAMES, *run, "split", "figures of validation", "figures of test"]
-    assert "largest difference 0.00" in lines[-1]
+    figures = ["split", "data of validation", "figures of validation", "data of test", "figures of test"]
+    assert names == ["files", *STATIC_CHECKS, NAMES, *run, *figures, "figures ʳ", "figures ᵈ"]
+    assert "largest difference 0.00" in lines[-3]
 
 
 def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
@@ -384,7 +398,7 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     checks = run_isolated(repository, tmp_path / "work", python)
     assert checks == [Check("isolated process", False, "ended with 3: broken")]
     environment = dict(line.split("=", 1) for line in (tmp_path / "work" / "env.txt").read_text().splitlines())
-    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
+    known = {"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
     assert environment["HOME"] == str(tmp_path / "work")
 
@@ -478,10 +492,63 @@ def tables(tmp_path):
     return tmp_path / "tables"
 
 
+@pytest.fixture
+def other_data(tmp_path):
+    """A function (change of a row's two files, part by part) -> folder of tables with the data so changed."""
+
+    def write_tables(change):
+        (tmp_path / "data").mkdir()
+        for part, rows in load_source(DATA).items():
+            changed = [change(part, number, row) for number, row in enumerate(rows.to_list())]
+            table = datasets.Dataset.from_list(changed, features=rows.features)
+            table.to_parquet(tmp_path / "data" / f"{part}.parquet")
+        return str(tmp_path / "data")
+
+    return write_tables
+
+
+def stored_again(file, change=lambda pixels: pixels):
+    """A stored image as an uncompressed PNG, its pixels changed."""
+    pixels = np.array(Image.open(io.BytesIO(file["bytes"])))
+    content = io.BytesIO()
+    Image.fromarray(change(pixels)).save(content, "PNG", compress_level=0)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def test_images_that_were_stored_again_are_named_and_pass(copy, other_data):
+    data = other_data(lambda part, number, row: row | {"image": stored_again(row["image"])} if part == "test" else row)
+    checks = {check.name: check for check in verify_folder(copy, run=False, data=data)}
+    assert all(check.passed for check in checks.values())
+    assert checks["data of validation"].reason.endswith("; every file the same")
+    assert re.search(r"; image re-encoded only: \d \(phantom-\S+", checks["data of test"].reason)
+
+
+def test_other_pixels_and_masks_are_named(copy, other_data):
+    changed = {"validation": "image", "test": "annotation"}
+
+    def change(part, number, row):
+        name = changed.get(part)
+        return row | {name: stored_again(row[name], lambda pixels: pixels[::-1])} if name else row
+
+    found = failures(copy, run=False, data=other_data(change))
+    assert re.fullmatch(r"image changed: \d \(phantom-.*\)", found["data of validation"])
+    assert re.fullmatch(r"mask changed: \d \(phantom-.*\)", found["data of test"])
+    assert {"figures of validation", "figures of test"} <= found.keys()
+
+
+def test_images_that_are_missing_are_named(copy, other_data):
+    data = other_data(lambda part, number, row: row | {"name": "other"} if (part, number) == ("test", 0) else row)
+    found = failures(copy, run=False, data=data)
+    assert re.fullmatch(r"missing: 1 \(phantom-\S+\)", found["split"]) and len(found) == 1
+
+
 def test_columns_come_from_whoever_verifies(copy, tables):
     """They never come from the repository, which could name its masks as its images."""
     edit_json("results.json", render=True, run__settings__mask_column="copy")(copy)
     edit_json("results.json", render=True, run__settings__image_column="copy")(copy)
+    sign(copy)
+    assert failures(copy, run=False).keys() == {"lock"}
+    lock_anew(copy)
     sign(copy)
     assert failures(copy, run=False) == {}
     failed = failures(copy, run=False, data=str(tables), columns=("image", "annotation"))
@@ -523,6 +590,7 @@ def test_a_tag_counts_where_it_is_the_commit_that_was_checked(tag_commit, expect
         return SimpleNamespace(sha=tag_commit)
 
     monkeypatch.setattr(verify.HfApi, "model_info", model_info)
+    monkeypatch.setattr(verify, "is_unsigned", lambda *_: False)
     line = 'segment = pipeline("image-segmentation", model="someone/unet", revision="v1", trust_remote_code=True)'
     (tmp_path / "README.md").write_text(f"{line}\n")
     assert verify.revision_of(tmp_path, "someone/unet", "c" * 40) == expected
@@ -637,4 +705,51 @@ def test_a_standing_in_a_sweep_is_part_of_results_and_card(checkpoint, tmp_path)
     build(checkpoint, tmp_path / "out", "someone/unet", "v1", standing)
     checks = verify_folder(tmp_path / "out", run=False, repo_id="someone/unet", revision="v1")
     assert all(check.passed for check in checks), checks
-    assert "Place 2 of 6 by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+    assert "Place 2ˢ of 6ˢ by validation Dice (resnet50, from scratch" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_without_a_test_part_gets_a_repository_whose_card_says_so(checkpoint, tmp_path):
+    standing = Standing("family", "resnet50", 1, 3, None)
+    build(unscored(checkpoint, tmp_path / "run"), tmp_path / "out", standing=standing)
+    checks = verify_folder(tmp_path / "out", run=False, data=DATA)
+    assert [check for check in checks if not check.passed] == []
+    names = [check.name for check in checks]
+    assert "figures of validation" in names and "figures of test" not in names
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    validation = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["validation"]
+    dice = validation["per_image"]["dice"]
+    figure = f"{dice['value']:.4f} ({dice['low']:.4f}–{dice['high']:.4f})ʳ"
+    for text in (
+        "On 1ʳ validation images of phantoms", f"reach a Dice of {figure}", "**Not scored on a test part**:",
+        "Every choice was made on validation, and no test part was scored", "Place 1ˢ of 3ˢ by validation Dice",
+        "1ᵈ test images, of which none was scored", "By the polyp's share of the image, validation:",
+    ):  # fmt: skip
+        assert text in card.text, text
+    assert "| test |" not in card.text and "model-index" not in (tmp_path / "out" / "README.md").read_text()
+    assert not card.data.eval_results
+
+
+def test_classes_without_a_test_part(three_class_checkpoint, tmp_path):
+    build(unscored(three_class_checkpoint, tmp_path / "run"), tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    assert "| validation | boundary |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_test_part_that_was_scored_is_not_left_out_of_the_card(copy):
+    """Who would show validation's figures alone says in the settings that the test part was left unseen."""
+    results = json.loads((copy / "results.json").read_text())
+    results["metrics"] = {"validation": results["metrics"]["validation"]}
+    (copy / "results.json").write_text(json.dumps(results))
+    write_card(copy, results)
+    sign(copy)
+    assert "test: per_image.csv has 1 images, results.json 0" in failures(copy)["per image"]
+
+
+def test_multiply_accumulates_are_counted_again(calibrated_checkpoint, tmp_path):
+    build(calibrated_checkpoint, tmp_path / "out")
+    assert failures(tmp_path / "out", run=False) == {}
+    edit_json("results.json", render=True, run__gmacs=0.001)(tmp_path / "out")
+    sign(tmp_path / "out")
+    assert re.fullmatch(
+        r"results.json: run.gmacs is 0.001, the network takes [\d.]+", failures(tmp_path / "out")["network"]
+    )

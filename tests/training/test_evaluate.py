@@ -309,7 +309,7 @@ class TestScoreOfRandomModels:
             kinds = ("counts", "losses", "tables", "polyps", "boundaries", "crops")
             values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "class_names", "tables",
+                "names", "sizes", "counts", "losses", "class_names", "digests", "tables",
                 "by_threshold", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values], scores.logits.shape, scores.by_threshold.shape
@@ -405,6 +405,16 @@ class TestCommand:
         assert results["data"]["sizes"] == {"train": 10, "validation": 1, "test": 1}
         assert [row["part"] for row in rows] == ["validation", "test"]
         assert {part: record["images"] for part, record in results["metrics"].items()} == {"validation": 1, "test": 1}
+
+    def test_another_threshold_was_seen_before(self, tmp_path, data):
+        model = save(random_model(), tmp_path / "unet")
+        for threshold in ("0.5", "0.5", "0.4"):
+            main([model, data, "--output", str(tmp_path / "runs" / threshold), "--threshold", threshold])
+        first, last = (scored(tmp_path / "runs" / threshold)[0]["lock"] for threshold in ("0.5", "0.4"))
+        assert (first["scorings"], first["earlier"]) == (2, []) and last["scorings"] == 1
+        assert last["earlier"] == [{"sha256": first["sha256"], "scorings": 2, "changed": ["recipe"]}]
+        digests = (tmp_path / "runs/0.4/data_digests.csv").read_text().splitlines()
+        assert len(digests) == 13 and digests[1].startswith("f00,test,")
 
     def test_the_test_part_may_stay_unseen(self, tmp_path, data):
         model = save(random_model(), tmp_path / "unet")

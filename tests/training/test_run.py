@@ -30,6 +30,7 @@ LEFT = {
     "preprocessor_config.json",
     "results.json",
     "per_image.csv",
+    "data_digests.csv",
     "scorings.log",
 }
 RECIPE = """
@@ -82,6 +83,9 @@ def test_finished_run_scores_nothing_again(ended):
     repeated = runs.finish(runs.start(argv))
     assert repeated.code == 0 and "is finished" in repeated.stdout and "Dice" in repeated.stdout
     assert (folder / "out/scorings.log").read_text() == scorings
+    lock = read_results(folder / "out/results.json")["lock"]
+    assert (lock["scorings"], lock["earlier"]) == (1, [])
+    assert f"{lock['time']} test 3 images lock {lock['sha256']} family unet recipe {lock['recipe']}" in scorings
     assert (folder / "out/results.json").stat().st_mtime_ns == before
 
 
@@ -218,7 +222,7 @@ def test_calibrate_keeps_temperature_and_threshold(tmp_path):
     ]
     torch.testing.assert_close(heads[1], heads[0] / record["temperature"])
     lines = (tmp_path / "true/scorings.log").read_text().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [
+    assert [line.split(" lock ")[0].split(" ", 1)[1] for line in lines] == [
         "validation 3 images to calibrate", "test 5 images"
     ]  # fmt: skip
 
@@ -237,8 +241,10 @@ def test_half_precision_is_what_is_stored_and_scored(tmp_path):
     assert results["calibration"]["loss_after"] == validation["loss"]["value"]
     assert "test" not in (tmp_path / "run/scorings.log").read_text()
     assert {path.name for path in (tmp_path / "run").iterdir()} >= PICTURES
-    with pytest.raises(ValueError, match="not scored on the test part"):
-        build(tmp_path / "run", tmp_path / "repository")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "run/results.json").stat().st_mode}  # weights and checkpoints too
+    build(tmp_path / "run", tmp_path / "repository")
+    assert "**Not scored on a test part**" in (tmp_path / "repository" / "README.md").read_text(encoding="utf-8")
 
 
 def test_training_samples_may_have_a_size_of_their_own(tmp_path):

@@ -1,10 +1,11 @@
 """The mean of the last epochs' weights, independent of a noisy validation (Izmailov et al. 2018)."""
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
 
 from hub_unets.training.errors import UserError
+from hub_unets.training.measure.weights import save_tensors
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -33,8 +34,7 @@ class LastEpochs(TrainerCallback):
             self.mean.update_parameters(self.model)
 
     def save(self, folder):
-        state = {name: tensor.contiguous() for name, tensor in self.mean.state_dict().items()}
-        save_file(state, folder / AVERAGE_FILE)
+        save_tensors(self.mean.state_dict(), folder / AVERAGE_FILE)
 
     def load(self, folder):
         self.mean.load_state_dict(load_file(folder / AVERAGE_FILE))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -31,6 +31,7 @@ from hub_unets.training.fit.loss_log import LossLog
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.fit.teacher import soft_cross_entropy
 from hub_unets.training.measure.metrics import count_pixels, summarize
+from hub_unets.training.measure.weights import as_any_new_file, save_tensors
 
 WEIGHTS, EMA_FILE = "model.safetensors", "ema.safetensors"
 FIXED = {"save_total_limit": None, "save_only_model": False, "ignore_data_skip": False, "auto_find_batch_size": False}
@@ -241,8 +242,7 @@ class UNetTrainer(Trainer):
 
     def _save_ema(self, folder):
         if self.ema is not None:
-            state = {name: tensor.contiguous() for name, tensor in self.ema.state_dict().items()}
-            save_file(state, folder / EMA_FILE)
+            save_tensors(self.ema.state_dict(), folder / EMA_FILE)
 
     def load_best(self):
         """Put the weights of the best validation Dice into the model (the averaged ones, if there are any).
@@ -290,6 +290,7 @@ class UNetTrainer(Trainer):
         with naming_write_errors(folder):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                as_any_new_file(folder / WEIGHTS)
                 self._save_ema(folder)
                 if self.last_epochs is not None:
                     self.last_epochs.save(folder)

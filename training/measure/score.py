@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from hub_unets.modeling.modeling_unet import segmentation_loss
+from hub_unets.training.data.digests import pair_digests
 from hub_unets.training.data.reading import IGNORE, read_image, require_same_size
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
@@ -38,13 +39,13 @@ class Scores:
     """What is kept of each scored image, in order: nothing that grows with its size, some 2 kB.
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
-    pixel). `class_names` are those of several counted classes, in order. Of one class there are also, for each image,
-    `tables`, float64 3 x TABLE_BINS (pixels of background and of polyp by predicted probability, and the sum of their
-    probabilities), `polyps`, int64 4 (`training.measure.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
-    `training.measure.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None
-    without one (`training.measure.false_alarms`); and of all images together two sums, `by_threshold`, float64 CURVES
-    x CURVE_THRESHOLDS (each image's metrics at each threshold), and `logits`, float64 2 x LOGIT_BINS (its shares of
-    pixels of background and of polyp by logit).
+    pixel), `digests` PairDigests of each. `class_names` are those of several counted classes, in order. Of one class
+    there are also, for each image, `tables`, float64 3 x TABLE_BINS (pixels of background and of polyp by predicted
+    probability, and the sum of their probabilities), `polyps`, int64 4 (`training.measure.polyps`), where MONAI is
+    installed `boundaries` (NSD and HD95; `training.measure.boundaries`), and where asked for `crops`, the pixels
+    marked in the image's polyp-free crop, None without one (`training.measure.false_alarms`); and of all images
+    together two sums, `by_threshold`, float64 CURVES x CURVE_THRESHOLDS (each image's metrics at each threshold), and
+    `logits`, float64 2 x LOGIT_BINS (its shares of pixels of background and of polyp by logit).
     """
 
     names: list = field(default_factory=list)
@@ -52,6 +53,7 @@ class Scores:
     counts: list = field(default_factory=list)
     losses: list = field(default_factory=list)
     class_names: list = field(default_factory=list)
+    digests: list = field(default_factory=list)
     tables: list = field(default_factory=list)
     by_threshold: np.ndarray = field(default_factory=lambda: np.zeros((len(CURVES), len(CURVE_THRESHOLDS))))
     logits: np.ndarray = field(default_factory=lambda: np.zeros((2, LOGIT_BINS)))
@@ -114,6 +116,7 @@ def score(model, processor, rows, task=None, threshold=None, flips=False, crops=
         images, truths = [read_image(row["image"], row["name"]) for row in batch], [task.truth(row) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
+            scores.digests.append(pair_digests(row, image, truth))
         masks, batch_logits = segment(images)
         for row, truth, mask, logits in zip(batch, truths, masks, batch_logits, strict=True):
             _require_finite(logits, row["name"])

@@ -1,12 +1,16 @@
 """The tensors of a file of safetensors, and a model of ours that takes all of its weights from one."""
 
+import stat
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from hub_unets.training.errors import UserError, about_input
 
 FLOATS = {"F16", "BF16", "F32", "F64"}
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 CURE = "copy or download it again"
 
 
@@ -48,3 +52,39 @@ def require_floats(path):
     for name, (dtype, _) in read_shapes(path).items():
         if dtype not in FLOATS | {"I64", "BOOL"}:
             raise UserError(f"{path} is damaged: tensor {name!r} is of {dtype}; {CURE}.")
+
+
+def save_tensors(tensors, path):
+    """Write {name: tensor} as a file of safetensors, which whoever may read its neighbours can read."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    as_any_new_file(path)
+
+
+def as_any_new_file(path):
+    """Give a file the mode of any new file in its folder: safetensors 0.8 writes for its owner alone."""
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.mode")
+    fresh.touch()
+    path.chmod(stat.S_IMODE(fresh.stat().st_mode))
+    fresh.unlink()
+
+
+def save_readable(model, folder):
+    """`save_pretrained`, its weights with the mode of any new file."""
+    model.save_pretrained(folder)
+    for path in Path(folder).glob("*.safetensors"):
+        as_any_new_file(path)
+
+
+def save_as_stored(model, checkpoint, folder):
+    """Save a float32 model whose tensors a checkpoint's file holds, each in the precision that it has there.
+
+    The config asks for float32 in any case: half precision makes the file smaller, and is not computed in.
+    """
+    save_readable(model, folder)
+    shapes = read_shapes(Path(checkpoint) / "model.safetensors")
+    halves = {name: HALVES[dtype] for name, (dtype, _) in shapes.items() if dtype in HALVES}
+    if halves:
+        state = model.state_dict()
+        tensors = {name: tensor.to(halves.get(name, tensor.dtype)) for name, tensor in state.items()}
+        save_tensors(tensors, Path(folder) / "model.safetensors")

@@ -9,6 +9,7 @@ import numpy as np
 
 from hub_unets.training.records import curves
 from hub_unets.training.records.markdown import table
+from hub_unets.training.records.results import scored_part
 
 RESAMPLES = 20_000
 LEVEL = 0.05
@@ -54,11 +55,6 @@ class Entry:
     @property
     def validation_dice(self):
         return self.results["metrics"]["validation"]["per_image"]["dice"]["value"]
-
-
-def scored_part(results):
-    """test, or validation where a run left the test unseen."""
-    return "test" if "test" in results["metrics"] else "validation"
 
 
 def is_pretrained(results):

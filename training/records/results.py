@@ -15,6 +15,7 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
 from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
 from hub_unets.training.measure.score import Scores
+from hub_unets.training.records.data_digests import write_data_digests
 
 HISTORY = "history.csv"
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
@@ -32,7 +33,7 @@ _PACKAGES = (
 
 
 def write_results(folder, results, scores, twins=(), history=()):
-    """Write `results.json` (checked against the schema), `per_image.csv` and, of a training, `history.csv`.
+    """Write results.json, checked against its schema, per_image.csv, data_digests.csv, and a training's history.csv.
 
     Args:
         folder: where; made if need be.
@@ -56,6 +57,8 @@ def write_results(folder, results, scores, twins=(), history=()):
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for part, part_scores in scores.items() for row in _rows(part, part_scores, set(twins))]
     _write_rows(folder / "per_image.csv", rows)
+    if all(part_scores.digests for part_scores in scores.values()):
+        write_data_digests(folder, scores)
     if history:
         _write_rows(folder / HISTORY, history)
     partial = folder / ".results.json"
@@ -112,6 +115,11 @@ def read_results(path):
         raise UserError(f"{path} is not JSON: {error}") from error
     check_results(results, path)
     return results
+
+
+def scored_part(results):
+    """The part that a run is known by: test, or validation where it left the test unseen."""
+    return "test" if "test" in results["metrics"] else "validation"
 
 
 def check_results(results, path="results.json"):
@@ -250,7 +258,7 @@ def read_per_image(path):
     with path.open(newline="", encoding="utf-8") as file:
         reader, number = csv.DictReader(file, strict=True), 1
         try:
-            for number, row in enumerate(reader, start=2):  # noqa: B007: it is for the error
+            for number, row in enumerate(reader, start=2):  # noqa: B007 - it is for the error
                 _add_row(parts.setdefault(row["part"], Scores()), row)
                 twins |= {row["name"]} if row["twin"] == "1" else set()
                 lines.setdefault(row["part"], []).append((number, row))

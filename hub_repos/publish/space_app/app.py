@@ -6,8 +6,14 @@ The Space runs this file alone: it gets the model from its repository, and impor
 import html
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+
+try:
+    import spaces  # of ZeroGPU, before torch; changes nothing on other hardware
+except ImportError:
+    spaces = SimpleNamespace(GPU=lambda duration: lambda function: function)
 
 import gradio as gr  # noqa: E402
 import numpy as np  # noqa: E402
@@ -21,6 +27,7 @@ if os.environ.get("MODEL"):
 SOURCE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
 PROCESSOR = AutoImageProcessor.from_pretrained(**SOURCE)
 NETWORK = AutoModel.from_pretrained(**SOURCE).eval()
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 EXAMPLES = sorted(map(str, Path(__file__).parent.glob("example_*.jpg")))  # generated frames
 COLOURS = np.array(  # of the entries, in turn
@@ -42,14 +49,22 @@ START = "<p>Upload or paste an image, or take an example.</p>"
 
 
 @torch.inference_mode()
-def run(image):
-    """The network's output for a PIL image."""
+def forward(image):
+    """The network's logits for a PIL image, and its gates' maps deepest first, all on the CPU."""
     inputs = PROCESSOR(image, return_tensors="pt").to(NETWORK.device, NETWORK.dtype)  # half precision, if saved so
-    return NETWORK(**inputs, output_attentions=True)
+    outputs = NETWORK(**inputs, output_attentions=True)
+    return outputs.logits.cpu(), [gate.cpu() for gate in outputs.attentions or ()]
 
 
-BLANK_OUTPUTS = run(Image.new("RGB", (64, 64)))
-IS_BINARY, HAS_GATES = BLANK_OUTPUTS.logits.shape[1] == 1, bool(BLANK_OUTPUTS.attentions)
+@spaces.GPU(duration=20)  # seconds
+def run(image):
+    """`forward` where there is a GPU, if any: ZeroGPU lends one for this call alone, to a process of its own."""
+    return forward(image)
+
+
+LOGITS_OF_BLANK, GATES_OF_BLANK = forward(Image.new("RGB", (64, 64)))  # on the CPU: no GPU is lent at the start
+IS_BINARY, HAS_GATES = LOGITS_OF_BLANK.shape[1] == 1, bool(GATES_OF_BLANK)
+NETWORK.to(DEVICE)
 
 
 def segment(path, threshold):
@@ -61,11 +76,11 @@ def segment(path, threshold):
         return None, None, None, START, None
     try:
         image = read(path)
-        outputs = run(image)
+        logits, gates_of_image = run(image)
     except Exception as error:  # Pillow has no one kind of error for damaged files
         return None, None, None, refusal(path, error), None
-    shown = draw(np.asarray(image), outputs.logits, threshold)
-    return (path, outputs.logits), *shown, gate_pictures(outputs.attentions or (), image.size)
+    shown = draw(np.asarray(image), logits, threshold)
+    return (path, logits), *shown, gate_pictures(gates_of_image, image.size)
 
 
 def refusal(path, error):

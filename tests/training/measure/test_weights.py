@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.measure.models import load_model
-from hub_unets.training.measure.weights import load_weights, read_shapes
+from hub_unets.training.measure.weights import as_any_new_file, load_weights, read_shapes, save_tensors
 from tests.variants import small_model
 
 
@@ -26,6 +27,21 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     tensors = {"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.int64), "c": torch.zeros(0, 4).bfloat16()}
     save_file(tensors, tmp_path / "x.safetensors", {"format": "pt"})
     assert read_shapes(tmp_path / "x.safetensors") == {"a": ("F32", (2, 3)), "b": ("I64", ()), "c": ("BF16", (0, 4))}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_that_the_umask_gives(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        save_tensors({"a": torch.zeros(4, 3).t()}, tmp_path / "x.safetensors")  # in another order of memory
+        (tmp_path / "y").touch(mode=0o600)
+        as_any_new_file(tmp_path / "y")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        ["x.safetensors", "y"], 0o666 & ~mask
+    )
+    assert load_file(tmp_path / "x.safetensors")["a"].shape == (3, 4)
 
 
 @pytest.mark.parametrize(

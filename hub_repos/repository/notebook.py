@@ -1,0 +1,63 @@
+"""notebook.ipynb, which the Hub opens in Colab and Kaggle: install, load, predict, show."""
+
+import json
+
+NOTEBOOK = "notebook.ipynb"
+PACKAGES = "torch torchvision timm transformers pillow"
+ABOUT = """# {title}
+
+Loads the model from its repository and marks one image. For research only: not a medical device, not for diagnosis,
+treatment or any decision about a patient. The card has the figures, the limits and the terms of use."""
+LOAD = """{where}import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import cached_file
+
+processor = AutoImageProcessor.from_pretrained({arguments}, trust_remote_code=True)
+model = AutoModel.from_pretrained({arguments}, trust_remote_code=True).eval()"""
+PREDICT = """path = cached_file(filename="example.png", path_or_repo_id={arguments})  # or a file of yours
+image = Image.open(path).convert("RGB")
+with torch.inference_mode():
+    outputs = model(**processor(image, return_tensors="pt").to(model.dtype))
+mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])[0]
+print(f"{(mask > 0).float().mean():.1%} of the image is marked")"""
+SHOW = """light = Image.fromarray((mask > 0).numpy().astype("uint8") * 128)
+marked = Image.composite(Image.new("RGB", image.size, (0, 220, 90)), image, light)
+both = Image.new("RGB", (2 * image.width, image.height))
+both.paste(image, (0, 0))
+both.paste(marked, (image.width, 0))
+both"""
+HERE = "from pathlib import Path\n\nMODEL = str(Path.cwd())  # the folder that this notebook lies in\n\n"
+
+
+def notebook_text(title, repo_id=None, revision=None):
+    """The text of notebook.ipynb, nbformat 4.5.
+
+    Args:
+        title: the card's.
+        repo_id, revision: what it loads; None is the folder that it lies in.
+    """
+    arguments = load_arguments(repo_id, revision)
+    load = LOAD.format(where="" if repo_id else HERE, arguments=arguments)
+    cells = [
+        cell("about", "markdown", ABOUT.format(title=title)),
+        cell("install", "code", f"%pip install -q {PACKAGES}"),
+        cell("load", "code", load),
+        cell("predict", "code", PREDICT.replace("{arguments}", arguments)),
+        cell("show", "code", SHOW),
+    ]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def load_arguments(repo_id=None, revision=None):
+    """What a snippet hands to `from_pretrained`; without a repository, MODEL for the reader to fill in."""
+    return ", ".join([f'"{repo_id}"' if repo_id else "MODEL", *([f'revision="{revision}"'] if revision else [])])
+
+
+def cell(name, kind, text):
+    """A cell as nbformat has it: `name` is its id."""
+    outputs = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    return {"cell_type": kind, "id": name, "metadata": {}, **outputs, "source": text.splitlines(keepends=True)}
