@@ -3,11 +3,13 @@
 import difflib
 import functools
 import itertools
+from typing import NamedTuple
 
 import timm
 import torch
 from torch import nn
 
+from hub_unets.modeling.feature_pyramid import STRIDES, SimpleFeaturePyramid
 from hub_unets.modeling.layers import CheckpointedDoubleConv, ConvNormReLU
 
 
@@ -55,17 +57,22 @@ class DetailBranch(nn.Module):
 class BackboneEncoder(nn.Module):
     """A timm backbone, and in front of it the optional detail branch: maps of stride 1, 2, 4, ..., 32.
 
+    A plain vision transformer, whose maps are all of one stride, has a `SimpleFeaturePyramid` behind it.
     `channels[i]` is the width of the map of stride 2**i; 0, and None in the list returned, where there is none.
     """
 
     def __init__(self, config):
         super().__init__()
-        widths, strides, self.channels_last = probe_backbone(config.backbone, config.num_channels)
+        layout = probe_backbone(config.backbone, config.num_channels)
         self.config = config
+        self.channels_last = layout.channels_last
         self.backbone = create_backbone(config.backbone, config.num_channels)
         self.lacks_values = any(parameter.is_meta for parameter in self.backbone.parameters())
         for module in self.backbone.modules():
             module.keeps_own_init = True  # read by _init_weights
+        isotropic = len(set(layout.strides)) == 1
+        self.pyramid = SimpleFeaturePyramid(layout.widths[0], layout.strides[0]) if isotropic else None
+        widths, strides = (self.pyramid.channels, STRIDES) if isotropic else (layout.widths, layout.strides)
         levels = strides[0].bit_length() - 1  # levels above the backbone's first map: 1 (stride 2) or 2 (stride 4)
         self.detail = DetailBranch(config, half=levels > 1) if config.detail_channels else None
         detail_channels = [config.detail_channels * 2**level for level in range(levels)]
@@ -74,10 +81,16 @@ class BackboneEncoder(nn.Module):
     def forward(self, pixel_values):
         levels = len(self.channels) - len(self.backbone.feature_info.channels())
         detail_maps = [None] * levels if self.detail is None else self.detail(pixel_values)
+        return [*detail_maps, *self.backbone_maps(pixel_values)]
+
+    def backbone_maps(self, pixel_values):
+        """The backbone's maps, B x C x H x W, those of a plain transformer as a pyramid."""
+        if self.pyramid is not None:
+            return self.pyramid(self.backbone(self.pyramid.pad(pixel_values)), pixel_values.shape[-2:])
         features = self.backbone(pixel_values)
         if self.channels_last:
             features = [level.permute(0, 3, 1, 2).contiguous() for level in features]
-        return [*detail_maps, *features]
+        return features
 
     @torch.no_grad()
     def initialize_backbone(self):
@@ -102,7 +115,8 @@ class BackboneEncoder(nn.Module):
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable):
         self._gradient_checkpointing = enable
-        self.backbone.set_grad_checkpointing(enable)
+        # timm wraps a plain transformer in a module that has not this method
+        getattr(self.backbone, "model", self.backbone).set_grad_checkpointing(enable)
 
     _gradient_checkpointing = False
 
@@ -114,43 +128,85 @@ def create_encoder(config, plain_class=PlainEncoder):
 
 def create_backbone(name, num_channels, **options):
     """The timm pyramid of `name`, with random weights: a checkpoint's are loaded later, ImageNet's in training."""
-    options = {"features_only": True, "pretrained": False, "in_chans": num_channels, **options}
-    try:
-        # Swin takes one input size only without this option; other families do not have it
-        return timm.create_model(name, strict_img_size=False, **options)
-    except TypeError:
-        return timm.create_model(name, **options)
+    return _create(name, num_channels, **probe_backbone(name, num_channels).options, **options)
+
+
+class BackboneLayout(NamedTuple):
+    """The maps of a backbone, shallow to deep: `channels_last` are B x H x W x C. `options` are timm's to build it."""
+
+    widths: tuple
+    strides: tuple
+    channels_last: bool
+    options: dict
 
 
 @functools.cache
 def probe_backbone(name, num_channels):
-    """Run a backbone on the meta device: (widths, strides, whether its maps are B x H x W x C).
+    """Run a backbone on the meta device; a BackboneLayout.
 
     Raises:
-        ValueError: timm has no such model, or its maps are no pyramid of strides 2 or 4, 8, ... at any size.
+        ValueError: timm has no such model, or its maps are no pyramid of strides 2 or 4, 8, ... at any size, nor all
+            of one stride.
     """
     if not timm.is_model(name):
         similar = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise ValueError(f"backbone={name!r} is not a timm model; near it are: {', '.join(similar) or 'none'}.")
     try:
         with torch.device("meta"):
-            backbone = create_backbone(name, num_channels).eval()
-            maps = {size: backbone(torch.zeros(1, num_channels, size, size)) for size in (96, 256)}
+            return _layout(name, num_channels)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(_refusal(name, reason.rstrip("."))) from error
+        raise ValueError(
+            f"backbone={name!r} can't be a U-Net encoder: {reason.rstrip('.')}. It needs maps of strides 2 or 4, 8, "
+            "16, ... at any input size, as resnet50, efficientnet_b0, convnext_tiny, mobilenetv2_100, pvt_v2_b0 and "
+            "Swin have, or of one stride, as plain vision transformers have."
+        ) from error
+
+
+# the first lets Swin take any size, the second plain transformers (timm 1.0.24's Swin takes it too, to no effect)
+SIZE_OPTIONS = ({"strict_img_size": False}, {"dynamic_img_size": True})
+
+
+def _create(name, num_channels, **options):
+    return timm.create_model(name, **{"features_only": True, "pretrained": False, "in_chans": num_channels, **options})
+
+
+def _layout(name, num_channels):
+    backbone, options = _create_for_any_size(name, num_channels)
+    strides, depth = backbone.feature_info.reduction(), len(backbone.feature_info.info)
+    if len(set(strides)) == 1 and depth >= len(STRIDES):
+        # the last block of each quarter
+        options["out_indices"] = tuple(depth * quarter // len(STRIDES) - 1 for quarter in range(1, len(STRIDES) + 1))
+        return _isotropic_layout(_create(name, num_channels, **options).eval(), num_channels, options)
+    return _pyramid_layout(backbone.eval(), num_channels, options)
+
+
+def _create_for_any_size(name, num_channels):
+    """(backbone, the options it was built with)."""
+    for options in SIZE_OPTIONS:
+        try:
+            return _create(name, num_channels, **options), dict(options)
+        except TypeError:  # it does not have the option
+            continue
+    return _create(name, num_channels), {}
+
+
+def _pyramid_layout(backbone, num_channels, options):
+    maps = {size: backbone(torch.zeros(1, num_channels, size, size)) for size in (96, 256)}
     widths = backbone.feature_info.channels()
     channels_last = maps[256][0].shape[1] != widths[0]
     sides = {size: [level.shape[1 if channels_last else 2] for level in maps[size]] for size in maps}
     strides = [256 // side for side in sides[256]]
     pyramid = [strides[0] * 2**level for level in range(len(strides))]
     if strides[0] not in (2, 4) or strides != pyramid or sides[96] != [96 // stride for stride in strides]:
-        raise ValueError(_refusal(name, f"its maps have sides {sides[96]} at 96 px and {sides[256]} at 256 px"))
-    return tuple(widths), tuple(strides), channels_last
+        raise ValueError(f"its maps have sides {sides[96]} at 96 px and {sides[256]} at 256 px")
+    return BackboneLayout(tuple(widths), tuple(strides), channels_last, options)
 
 
-def _refusal(name, reason):
-    return (
-        f"backbone={name!r} can't be a U-Net encoder: {reason}. It needs maps of strides 2 or 4, 8, 16, ... at any "
-        "input size, as resnet50, efficientnet_b0, convnext_tiny, mobilenetv2_100, pvt_v2_b0 and Swin have."
-    )
+def _isotropic_layout(backbone, num_channels, options):
+    widths, strides = backbone.feature_info.channels(), backbone.feature_info.reduction()
+    height, width = 6 * strides[0], 16 * strides[0]
+    shapes = [tuple(level.shape[1:]) for level in backbone(torch.zeros(1, num_channels, height, width))]
+    if shapes != [(channels, 6, 16) for channels in widths]:
+        raise ValueError(f"its maps at {height} x {width} px are {shapes}, and not a grid of {strides[0]} px")
+    return BackboneLayout(tuple(widths), tuple(strides), False, options)

@@ -19,11 +19,15 @@ ENCODERS = {
     "pvt_v2_b0": {"backbone": "pvt_v2_b0", **SMALL_DECODER},
     "swin_tiny": {"backbone": "swin_tiny_patch4_window7_224", **SMALL_DECODER},
     "efficientnet_b0": {"backbone": "efficientnet_b0", **SMALL_DECODER},
+    "vit": {"backbone": "test_vit3", **SMALL_DECODER},  # patches of 16 pixels, learned positions, a register
+    "eva02": {"backbone": "eva02_tiny_patch14_224", **SMALL_DECODER},  # of 14, learned and rotary, a class token
 }
 BACKBONES = [name for name in ENCODERS if name != "plain"]
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
-each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+each_encoder = pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=pytest.mark.long if name == "eva02" else []) for name in ENCODERS]
+)
 
 
 def each_pair_of(encoders):

@@ -14,7 +14,7 @@ NAME = "hub_unets"  # under which the folders are installed
 PACKAGES = ("configuration", "modeling")
 PROCESSOR_FILE = Path("modeling/image_processing_unet.py")
 ENDPOINT_FILE = Path("modeling/handler.py")
-REQUIREMENTS = "timm>=1.0.20,<1.1\n"  # the package that an Inference Endpoint's environment lacks
+REQUIREMENTS = "timm>=1.0.24,<1.1\n"  # the package that an Inference Endpoint's environment lacks
 MODEL_CLASSES = ("AutoModel", "AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation")
 PROCESSOR_CODE = {"AutoImageProcessor": "image_processing_unet.UNetImageProcessor"}
 

@@ -70,7 +70,13 @@ def test_a_detail_branch_that_the_checkpoint_lacks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("stored_encoder", "encoder"),
-    [("plain", "resnet18"), ("plain", "convnext_atto"), ("plain", "swin_tiny"), ("resnet18", "mobilenetv2_100")],
+    [
+        ("plain", "resnet18"),
+        ("plain", "convnext_atto"),
+        ("plain", "swin_tiny"),
+        ("plain", "vit"),
+        ("resnet18", "mobilenetv2_100"),
+    ],
 )
 def test_another_backbone(stored_encoder, encoder, tmp_path, monkeypatch):
     stored = checkpoint(tmp_path, encoder=stored_encoder)

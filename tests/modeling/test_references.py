@@ -109,7 +109,7 @@ def test_unetplusplus_on_a_backbone_equals_smps():
     check_against_smp(model, reference, blocks)
 
 
-@pytest.mark.parametrize("encoder", BACKBONES)
+@pytest.mark.parametrize("encoder", [name for name in BACKBONES if name not in ("vit", "eva02")])  # smp has one stride
 @torch.no_grad()
 def test_pyramids_equal_smps(encoder):
     pyramid = prepared(small_model("unet", encoder, detail_channels=0).encoder)

@@ -17,14 +17,16 @@ from hub_unets.hub_repos.push import push
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.export import (
     check_logits,
+    eager_attention,
     largest_difference,
     require_export,
     to_onnx,
     traced_size,
 )
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.training.errors import UserError
 from tests.hub_repos.test_verify import failures, sign
-from tests.variants import each_pair, shared_model, small_model
+from tests.variants import ENCODERS, each_pair_of, shared_model, small_model
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,32 @@ def check_at(model, *shapes):
         assert largest_difference(logits, expected) < 1e-4, shape
 
 
-@each_pair
+@each_pair_of([name for name in ENCODERS if name != "eva02"])  # refused, below
 def test_every_network_gives_its_logits_at_any_size(variant, encoder):
     check_at(shared_model(variant, encoder), (1, 3, 64, 96), (2, 3, 97, 70))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backbone", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3"])
+def test_patches_of_14_and_rotary_positions_are_exported(backbone):
+    check_at(small_model(encoder="vit", backbone=backbone).eval(), (1, 3, 64, 96), (2, 3, 97, 70))
+
+
+@pytest.mark.long
+def test_a_network_whose_file_does_not_run_is_refused():
+    model = shared_model("unet", "eva02")
+    reason = (
+        "ONNX Runtime can't run this network at 64 x 64 pixels: .*backbone='eva02_tiny_patch14_224': build it without"
+    )
+    with pytest.raises(UserError, match=reason):
+        check_logits(to_onnx(model), model, UNetImageProcessor(size=64))
+
+
+def test_fused_attention_is_back_after_the_export():
+    model = shared_model("unet", "vit")
+    with eager_attention(model):
+        assert not any(getattr(module, "fused_attn", False) for module in model.modules())
+    assert sum(getattr(module, "fused_attn", False) for module in model.modules()) == 9
 
 
 @pytest.mark.parametrize(

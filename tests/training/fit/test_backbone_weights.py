@@ -60,6 +60,21 @@ def test_a_local_file_arrives_whole(tmp_path, backbone, suffix):
     assert loaded[first].shape[1] == 3 and torch.equal(loaded[first], written[first])
 
 
+@pytest.mark.parametrize("backbone", ["test_vit", "test_vit3", "test_vit4"])
+@torch.no_grad()
+def test_a_plain_transformer_takes_the_file_of_timms_own_model(tmp_path, backbone):
+    torch.manual_seed(7)
+    reference = timm.create_model(backbone, dynamic_img_size=True).eval()  # with the head and the last norm
+    save_file(reference.state_dict(), tmp_path / "w.safetensors")
+    model = a_model(backbone).eval()
+    load_backbone_weights(model, str(tmp_path / "w.safetensors"))
+    pixels = torch.rand(1, 3, 64, 96)
+    depth = len(reference.blocks)
+    expected = reference.forward_intermediates(pixels, indices=[depth // 2 - 1, depth - 1], intermediates_only=True)
+    for level, reference_level in zip(model.encoder.backbone(pixels)[1::2], expected, strict=True):
+        assert torch.equal(level, reference_level)
+
+
 def test_only_the_backbone_changes(tmp_path):
     write_weights(tmp_path / "w.safetensors")
     model = a_model()
