@@ -146,11 +146,11 @@ def test_a_build_with_onnx_passes_every_check(exported):
 def test_a_push_builds_with_onnx(checkpoint, monkeypatch):
     builds = []
     monkeypatch.setattr(
-        "hub_unets.hub_repos.publish.publication.build", lambda *arguments: builds.append(arguments) or 1 / 0
+        "hub_unets.hub_repos.publish.publication.build", lambda *arguments, **_: builds.append(arguments) or 1 / 0
     )
     monkeypatch.setattr("hub_unets.hub_repos.push.read_remote", lambda *_: Remote())
     with pytest.raises(ZeroDivisionError):
-        push(checkpoint, "someone/unet", dry_run=True, onnx=True)
+        push(checkpoint, "someone/unet", dry_run=True, onnx=True, space="none")
     assert builds[0][-1] is True
 
 
