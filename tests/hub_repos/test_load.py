@@ -93,8 +93,8 @@ def check_load(load_isolated, checkpoint, variant, tmp_path):
 
 def check_resaved(repository, resaved):
     """It holds all of the model's code, and every field of the config."""
-    extra = {"README.md", "handler.py", "requirements.txt"}
-    extra |= {"results.json", "per_image.csv", "history.csv", "manifest.json", "example.png"}
+    extra = {"README.md", "LICENSE", "notebook.ipynb", "handler.py", "requirements.txt", "manifest.json"}
+    extra |= {"example.png", "results.json", "per_image.csv", "data_digests.csv", "history.csv"}
     assert {path.name for path in resaved.iterdir()} == {path.name for path in repository.iterdir()} - extra
     config, resaved_config = (json.loads((folder / "config.json").read_text()) for folder in (repository, resaved))
     assert {**resaved_config, "transformers_version": config["transformers_version"]} == config
