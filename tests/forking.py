@@ -6,6 +6,7 @@ function that a fork runs.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def _fork(request, command):
     for number, path in enumerate([os.devnull, *request["outputs"]]):
         os.dup2(os.open(path, os.O_RDWR), number)
     os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell start deaf to it
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     code = 1
     try:

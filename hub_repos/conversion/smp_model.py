@@ -24,8 +24,8 @@ def converted_model(checkpoint, labels=None):
         UserError: the backbone is none of timm's, or tensors do not fit it; another number of labels.
     """
     with about_input():
-        widths, strides, _ = probe_backbone(checkpoint.backbone, 3)
-    encoder_channels = [0] * (strides[0].bit_length() - 1) + list(widths)
+        layout = probe_backbone(checkpoint.backbone, 3)
+    encoder_channels = [0] * (layout.strides[0].bit_length() - 1) + list(layout.widths)
     tensors = checkpoint.tensors
     blocks, decoder_channels = BLOCKS[checkpoint.variant](tensors, encoder_channels)
     config_class, model_class = find_variant(checkpoint.variant)

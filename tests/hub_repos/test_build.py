@@ -38,7 +38,7 @@ def digest(folder):
 def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
     network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
-    network += ("label_maps", "processor_options", "regions", "segments")
+    network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}

@@ -68,6 +68,7 @@ def test_the_documented_workflow_pushes_on_a_tag_with_options_that_exist(capsys)
     assert "--tag TAG" in explained and "--space {static,gradio,none}" in explained
 
 
+@pytest.mark.long
 def test_a_trusted_publisher_pushes_without_a_token(hub, pusher, checkpoint):
     job = {"HF_OIDC_RESOURCE": REPO, "HF_OIDC_ID_TOKEN": "an ID token"}
     finished = pusher.push(checkpoint, REPO, "--tag", "v1.0", "--space", "none", **job)

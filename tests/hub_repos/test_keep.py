@@ -44,6 +44,7 @@ def test_an_unfinished_run_stops_everything(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.long
 def test_the_kept_model_predicts_builds_and_says_that_it_has_no_code(tmp_path, monkeypatch):
     finished = run(tmp_path / "run", half_precision="true", num_train_epochs=1, draws=True)
     assert finished.code == 0, finished.stderr

@@ -335,6 +335,7 @@ def test_one_tile_that_covers_the_image_changes_nothing(checkpoint, frames, tmp_
     assert {name for name in expected if expected[name] != tiled[name]} == {"settings.json"}
 
 
+@pytest.mark.long
 def test_accelerate_launch_of_two_processes_writes_what_one_does(checkpoint, frames, tmp_path):
     (frames / "zero.jpg").write_bytes(b"")
     options = ("--batch_size", "1")

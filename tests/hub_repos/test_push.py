@@ -260,6 +260,7 @@ def test_slow_answers_are_awaited(hub, pusher, run):
     assert hub.count("POST", f"/models/{REPO}/commit/") == 2
 
 
+@pytest.mark.long
 def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
     hub.hold("POST", "/preupload/")
     hub.hold("PUT", "/lfs/")
@@ -420,6 +421,7 @@ def test_a_pull_request_that_does_not_load_is_closed(published, hub, pusher, oth
     assert finished.code == 1 and published.pull_status == {1: "closed"}
 
 
+@pytest.mark.long
 def test_a_private_repository_is_loaded_with_the_token(hub, pusher, run):
     finished = pusher.push(run, REPO, "--private", token=TOKEN, isolated=True)
     assert finished.code == 0, finished.stderr

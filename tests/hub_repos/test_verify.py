@@ -146,7 +146,7 @@ TAMPERED = {
         lambda folder: (folder / "README.md").write_text(
             (folder / "README.md").read_text().replace("MODEL", '"a/b"); import os; print("c"')
         ),
-        {"card", NAMES, "licence and notebook"},
+        {"card", NAMES},
     ),
     "an import": (edit("layers.py", r"^import torch$", "import os\nimport torch"), {"release"}),
     "a comment in the code": (edit("layers.py", r"^import torch$", "import torch  # harmless"), {"release"}),

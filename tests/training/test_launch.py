@@ -117,6 +117,7 @@ def launch(output_dir, **changes):
     )
 
 
+@pytest.mark.long
 def test_accelerate_launch_of_two_processes_ends_with_the_same_weights(tmp_path):
     ended = launch(tmp_path)
     assert ended.returncode == 0, ended.stderr
