@@ -332,7 +332,8 @@ class TestDistillation:
 def test_a_run_that_is_told_to_stop_says_so_in_one_line(tmp_path, sent, code, message):
     ended = run(tmp_path / "run", ("after_step", 4, sent), dataloader_num_workers=1)
     assert ended.code == code
-    assert [line for line in ended.stderr.splitlines() if line] == [f"{message} repeat the command to go on."]
+    lines = [line for line in ended.stderr.splitlines() if line and "%|" not in line]  # without progress bars
+    assert lines == [f"{message} repeat the command to go on."]
     assert run(tmp_path / "run").code == 0
 
 
