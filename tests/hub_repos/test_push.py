@@ -32,7 +32,7 @@ from tests.variants import model_class
 TOKEN = "hf_" + "w" * 34
 READER = "hf_" + "r" * 34
 REPO = "someone/unet"
-PARTS = ("figures of validation", "figures of test")
+PARTS = ("data of validation", "figures of validation", "data of test", "figures of test")
 SPACE = f"spaces/{REPO}"
 STRANGER = Path(__file__).with_name("stranger.py")
 FIRST_HEAD = 2  # commits on main after one push: the Hub's own, and the push's
@@ -689,7 +689,7 @@ def test_a_trained_trial_passes_every_check_by_its_id_and_commit(hub, pusher, tm
     header, *lines, _, footer = process.stdout.splitlines()
     assert process.returncode == 0, process.stdout + process.stderr
     assert header == f"{trial} at commit {commit}" and footer == f"All {len(lines)} checks passed."
-    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-12:]
+    ran = [line.removeprefix("ok   ").partition(":")[0] for line in lines][-14:]
     last = ["split", *PARTS, "best epoch", "figures ʳ", "figures ᵈ"]
     assert ran == ["load", "logits", "pipeline", "endpoint", "snippets", "saves again", *last]
     assert (
