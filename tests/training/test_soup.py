@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.training import soup
 from hub_unets.training.errors import UserError
@@ -62,6 +63,7 @@ def test_equal_runs_make_a_run_that_is_built(members, tmp_path):
     assert modes == {stat.S_IMODE((members[0] / "config.json").stat().st_mode)}
     assert (tmp_path / "mean").stat().st_mode == members[0].stat().st_mode
     build(tmp_path / "mean", tmp_path / "repository")
+    assert [str(check) for check in verify_folder(tmp_path / "repository", run=False) if not check.passed] == []
     assert "soup: seed_" in (tmp_path / "repository/README.md").read_text(encoding="utf-8")
 
 
