@@ -232,7 +232,10 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         return F.pad(pixel_values, (0, right, 0, bottom))
 
     def freeze_encoder(self):
-        """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`."""
+        """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`.
+
+        Of a backbone's encoder the backbone alone: no pretrained file has the detail branch and the feature pyramid.
+        """
         self._set_encoder_frozen(True)
 
     def unfreeze_encoder(self):
@@ -241,14 +244,17 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
     def _set_encoder_frozen(self, frozen):
         self.encoder_frozen = frozen
-        self.encoder.requires_grad_(not frozen)
+        self._pretrained_part().requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode=True):
         super().train(mode)
         if getattr(self, "encoder_frozen", False):
-            self.encoder.eval()
+            self._pretrained_part().eval()
         return self
+
+    def _pretrained_part(self):
+        return getattr(self.encoder, "backbone", self.encoder)
 
 
 def decoder_widths(config, skips):

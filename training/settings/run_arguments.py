@@ -111,7 +111,10 @@ class RunArguments(TrainingArguments):
         },
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder; the default is learning_rate."}
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder, of its backbone where it has one; the default is learning_rate."
+        },
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
