@@ -183,7 +183,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         padded = self._pad(pixel_values)
-        features = self.encoder(self._tracked(padded) if self.encoder.training else padded)
+        features = self.encoder(self._tracked(padded) if self._pretrained_part().training else padded)
         decoded = self.decoder([self._tracked(level) for level in features])
         logits = self.head(decoded.features)
         auxiliary = [_resize(maps, logits.shape[-2:]) for maps in decoded.auxiliary_logits or ()]
