@@ -65,6 +65,8 @@ def _require_plain(results):
     """Raise UserError unless the texts that the card shows outside of code are plain."""
     run, data = results["run"], results["data"]
     texts = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    for extra in data.get("extra", ()):
+        texts |= {f"data.extra.{name}": extra[name] for name in ("source", "split")}
     texts |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
     texts |= {f"environment.{name}": value for name, value in results["environment"].items()}
     for field, value in texts.items():
