@@ -222,7 +222,9 @@ def print_folds(sweep, completed):
         arguments, model_fields, *_ = parse(sweep.arguments_of(names[0]))
         id2label = find_variant(arguments.variant)[0](**model_fields).id2label
         source = load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
-        print(write_out_of_fold(choice, [sweep.folder(name) for name in names], source, output))
+        output.mkdir(parents=True, exist_ok=True)
+        with FileLock(output / ".lock"):  # two workers may end at once: the second finds all done
+            print(write_out_of_fold(choice, [sweep.folder(name) for name in names], source, output))
         print(f"Their mean is a model: hub-unets evaluate {output} DATA")
 
 

@@ -250,11 +250,15 @@ def external(name, records):
         ]
         for number, row in enumerate(records[0].metrics("test")["by_size"])
     ]
-    source, settings = records[0].results["data"]["source"], records[0].results["run"]["settings"]
+    data, mask_labels = records[0].results["data"], records[0].results["run"]["settings"].get("mask_labels")
+    options = "" if data["split"] == "all" else f" --split {data['split']}"
+    options += "" if mask_labels is None else f" --mask_labels {mask_labels}"
+    rule = "" if mask_labels is None else ": every class of polyp is polyp"
+    trained = "these frames" if data["split"] == "all" else "these frames, though on others of the same data set"
     return (
-        f"### Another hospital: {source}, {records[0].metrics('test')['images']} frames\n\n"
-        f"`hub-unets evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
-        "polyp. Nothing was trained, fitted or chosen on these frames. Mean and each seed.\n\n"
+        f"### Another hospital: {data['source']}, {records[0].metrics('test')['images']} frames\n\n"
+        f"`hub-unets evaluate RUN {data['source']}{options}`{rule}. Nothing was trained, fitted or chosen on "
+        f"{trained}. Mean and each seed.\n\n"
         + table(["", name], rows)
         + "\n\n"
         + table(["polyp's share of the image", "images", "Dice"], by_size)

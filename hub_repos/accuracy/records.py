@@ -78,10 +78,11 @@ class Recipe:
         return next(run for run in self.runs if run.results["metrics"] == record.results["metrics"])
 
     def external(self):
-        """{data set: the runs' evaluations on it}, of data that no run was trained on."""
+        """{data set: the runs' evaluations on it}, of data, or a held-out part, that no run was trained on."""
+        held_out = {extra["split"] for run in self.runs for extra in run.results["data"].get("extra", ())}
         groups = {}
         for record in self._evaluations():
-            if record.results["data"]["split"] == "all":
+            if record.results["data"]["split"] in {"all", *held_out}:
                 groups.setdefault(record.name, []).append(record)
         return groups
 

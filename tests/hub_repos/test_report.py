@@ -128,6 +128,20 @@ def test_the_committed_cards_are_of_recipes_and_in_figures_that_records_hold():
         assert first in SCHEMA["$defs"]["part"]["properties"] and rest[-1] == "dice"
 
 
+def test_the_held_out_part_of_a_second_data_set_is_shown_beside_other_hospitals(records):
+    extra = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    for seed in (0, 1):
+        folder = record(records / f"mine/seeds/mine-{seed}", run__seed=seed, data__extra=extra)
+        record(
+            folder / "clinicdb", data__split="clinicdb", data__source="clinicdb", run__settings={"mask_labels": None}
+        )
+    report.write(records, records / "README.md")
+    page = (records / report.PAGE).read_text(encoding="utf-8")
+    assert "`hub-unets evaluate RUN clinicdb --split clinicdb`. Nothing was trained, fitted or chosen on these" in page
+    assert "these frames, though on others of the same data set" in page
+    assert "`hub-unets evaluate RUN other --mask_labels 3`: every class of polyp is polyp. Nothing" in page
+
+
 def test_folds_have_a_section_of_their_own(records):
     fitted = {"members": ["a", "b"], "mask_threshold": 0.4, "score_threshold": 0.3, "rule": "By a rule."}
     folder = record(records / "mine/folds/all", cross_validation=fitted, data__split="5 folds")

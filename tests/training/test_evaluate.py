@@ -209,13 +209,16 @@ class TestScoreClasses:
     MASK = np.array([[0, 1, 1, 2], [0, 0, 255, 2]], np.uint8).repeat(3, 0).repeat(3, 1)  # 9 pixels each
 
     @pytest.mark.parametrize(
-        ("logits", "expected"),
-        [((0.0, 0.0, 5.0), [[0, 0, 18, 45], [18, 45, 0, 0]]), ((9.0, 0.0, 0.0), [[0, 0, 18, 45], [0, 0, 18, 45]])],
+        ("logits", "expected", "background"),
+        [
+            ((0.0, 0.0, 5.0), [[0, 0, 18, 45], [18, 45, 0, 0]], [0, 0, 27, 36]),
+            ((9.0, 0.0, 0.0), [[0, 0, 18, 45], [0, 0, 18, 45]], [27, 36, 0, 0]),
+        ],
     )
-    def test_each_class_of_the_model(self, logits, expected):
+    def test_each_class_of_the_model(self, logits, expected, background):
         model = constant_model(*logits, num_labels=3)
         scores = score(model, PROCESSOR, rows_of([self.MASK]), Task.of_classes(model.config))
-        assert scores.counts[0].tolist() == expected
+        assert scores.counts[0].tolist() == expected and scores.background[0].tolist() == background
         assert not scores.tables
         assert [metrics["label"] for metrics in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
 
@@ -309,7 +312,7 @@ class TestScoreOfRandomModels:
             kinds = ("counts", "losses", "tables", "polyps", "boundaries", "crops")
             values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "class_names", "digests", "tables",
+                "names", "sizes", "counts", "losses", "class_names", "background", "digests", "tables",
                 "by_threshold", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values], scores.logits.shape, scores.by_threshold.shape

@@ -83,5 +83,7 @@ def test_the_last_three_sequences_of_clinicdb_are_held_out(partition):
     assert {sequences[name] for name in split.names_of("test")} == {"27", "28", "29"}
     assert not {sequences[name] for name in split.names_of("train")} & {"27", "28", "29"}
     assert load_extra(str(CLINICDB), "clinicdb", 42, LABELS, partition).record["images"] == 546
+    colondb = load_source(str(CLINICDB.with_name("cvc-colondb")))
+    assert make_partition(colondb, "cvc-300")[1].sizes == {"train": 320, "validation": 0, "test": 60}
     with pytest.raises(UserError, match='"clinicdb" .*give the whole of CVC-ClinicDB'):
         make_partition(load_source(runs.TINY["data"]), "clinicdb")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from hub_unets.hub_repos.predict import Predictor
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training import ensemble as command
 from hub_unets.training import evaluate
@@ -16,6 +17,7 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.fit.teacher import Teacher
 from hub_unets.training.measure.ensemble import Ensemble, write_ensemble
 from hub_unets.training.measure.models import load_model
+from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.records.results import read_results
 from tests.variants import small_config, small_model
 
@@ -133,6 +135,16 @@ def test_it_teaches_as_its_members_do(two, images):
     teachers = [Teacher(list(map(str, names)), student, small_config()) for names in ([folder], members)]
     results = [teacher(pixels, (32, 32)) for teacher in teachers]
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_it_predicts_the_masks_that_are_scored(two, images):
+    model, processor = load_model(two[0])
+    masks, _ = Segmenter(model, processor)(images)
+    for options in ({}, {"tile": 64}):  # one tile holds all of an image
+        predictions = Predictor(model, processor, **options)(images)
+        assert all(np.array_equal(found.mask, mask) for found, mask in zip(predictions, masks, strict=True))
+    assert any(mask.any() for mask in masks)
+    assert Predictor(model, processor, flips=True)(images)[0].disagreement.max() > 0
 
 
 def test_evaluation_states_the_cost_of_all_members(two, tmp_path):
