@@ -62,7 +62,8 @@ def test_several_classes_and_any_variant(make_checkpoint, frames, mode):
         ("unet", "plain", (1, 64, 64, 4)),
         ("transunet", "mobilenetv2_100", (1, 32, 32, 16)),
         ("attention_unet", "resnet18", (1, 32, 32, 64)),
-        ("unet", "swin_tiny", (1, 2, 2, 768)),  # none of its maps is the input of the next: the whole encoder
+        # none of its maps is the input of the next: the whole encoder
+        pytest.param("unet", "swin_tiny", (1, 2, 2, 768), marks=pytest.mark.long),
     ],
 )
 def test_both_graphs_together_are_the_network(variant, encoder, first_shape):
