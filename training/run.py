@@ -27,6 +27,7 @@ from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
     cached_samples,
+    growing_sides,
     require_foreground,
     without_labels,
 )
@@ -182,7 +183,20 @@ def make_samples(arguments, rows, partition, indices, model, processor):
                 training = datasets.concatenate_datasets([training, frames])
     require_images(arguments, training, validation)
     require_foreground(training)
-    return TrainingSamples(training, train_processor, augmentation), EvaluationSamples(validation, processor)
+    sides = training_sides(arguments, model.config)
+    return TrainingSamples(training, train_processor, augmentation, sides), EvaluationSamples(validation, processor)
+
+
+def training_sides(arguments, config):
+    """The side of the training samples in each draw of the sampler, where they grow."""
+    if arguments.first_train_size is None:
+        return []
+    last = arguments.train_size or arguments.image_size
+    sides = growing_sides(arguments.first_train_size, last, math.ceil(arguments.num_train_epochs))
+    with about_input():
+        for side in sides:
+            config.check_valid_size(side + 2 * config.valid_margin)
+    return [side for side in sides for _ in range(arguments.copies)]
 
 
 def load_further(field, folder, partition):

@@ -4,9 +4,11 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import datasets
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ NOT_WRITTEN = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
+STRIDE = 32  # of the deepest map of most encoders
 VERSION = "version 2"  # of how masks are read; a new one rebuilds every cache
 
 _FEATURES = datasets.Features(
@@ -153,18 +156,34 @@ class TrainingSamples(Dataset):
         samples: from `cached_samples`.
         processor: mirrors and normalises after the augmentation.
         augmentation: an `Augmentation`.
+        sides: in pixels, of the square samples of each draw of the sampler; later ones, or all, have the cache's size.
     """
 
-    def __init__(self, samples, processor, augmentation):
+    def __init__(self, samples, processor, augmentation, sides=()):
         self.frames, self.processor, self.augmentation = Frames(samples, processor), processor, augmentation
+        self.sides = sides
 
     def __len__(self):
         return len(self.frames)
 
     def __getitem__(self, key):
-        epoch, index = key
-        pixels, labels = self.frames[index]
-        return _tensors(*self.augmentation(pixels, labels, epoch, index, self.frames), self.processor)
+        draw, index = key
+        pixels, labels = self.augmentation(*self.frames[index], draw, index, self.frames)
+        if draw < len(self.sides):
+            size = self.sides[draw], self.sides[draw]
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return _tensors(pixels, labels, self.processor)
+
+
+def growing_sides(first, last, epochs):
+    """The side of the training samples in each epoch: even steps from `first` to `last` in three quarters of them.
+
+    Progressive learning (Tan & Le 2021, arXiv:2104.00298, section 4). Sides between the two are multiples of 32.
+    """
+    growth = max(1, math.ceil(epochs * 3 / 4))
+    sides = [first + (last - first) * epoch / growth for epoch in range(1, growth)]
+    return [first, *(min(last, max(first, round(side / STRIDE) * STRIDE)) for side in sides)]
 
 
 class EvaluationSamples(Dataset):
