@@ -1,11 +1,11 @@
 """Predict masks of any images: `hub-unets predict MODEL INPUT... OUTPUT`.
 
 OUTPUT gets masks/NAME.png at each image's own size (0 and 255; class indices with a palette where the model has
-several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv and, if a file was
-broken, failed.csv; the exit code is then 1. The lists show only the items that INPUT holds now; files of a folder that
-are neither image nor video are in left_out.csv. With --flips there is uncertainty/NAME.png, too: how much the
-predictions of an image and its mirror images disagree, the standard deviation of the probability, 0 to 255 for 0 to
-.5. Frames of a video and rows of a table are kept as frames/NAME.jpg.
+several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.csv, images.csv, files.txt (the paths in
+the order of the lists) and, if a file was broken, failed.csv; the exit code is then 1. The lists show only the items
+that INPUT holds now; files of a folder that are neither image nor video are in left_out.csv. With --flips there is
+uncertainty/NAME.png, too: how much the predictions of an image and its mirror images disagree, the standard deviation
+of the probability, 0 to 255 for 0 to .5. Frames of a video and rows of a table are kept as frames/NAME.jpg.
 Repeating the command continues where it stopped. Several processes, with or without GPUs:
 `accelerate launch --multi_gpu --num_processes 2 -m hub_unets.hub_repos.predict ...`.
 """

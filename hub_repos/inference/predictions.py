@@ -10,6 +10,8 @@ import json
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -183,7 +185,7 @@ def read_records(folder):
 
 
 def write_documents(folder, id2label, failures, uncertain_first=False, stamps=None, left_out=()):
-    """Write annotations.json, images.csv, polyps.csv, failed.csv and left_out.csv; returns the listed records.
+    """Write annotations.json, files.txt, images.csv, polyps.csv, failed.csv, left_out.csv; returns the listed records.
 
     Args:
         folder: the output folder.
@@ -199,12 +201,19 @@ def write_documents(folder, id2label, failures, uncertain_first=False, stamps=No
     if uncertain_first:
         records.sort(key=lambda record: -record["uncertainty"])
     _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
+    _write_whole(folder / "files.txt", "".join(f"{_file(folder, record['image'])}\n" for record in records))
     _write_table(folder / "images.csv", IMAGE_COLUMNS, map(_image_row, records))
     polyps = [_polyp_row(*polyp, id2label) for record in records for polyp in _numbered(record)]
     _write_table(folder / "polyps.csv", POLYP_COLUMNS, polyps)
     _write_list(folder / "failed.csv", ("file", "reason"), failures)
     _write_list(folder / "left_out.csv", ("file",), [(file,) for file in left_out])
     return records
+
+
+def _file(folder, location):
+    """The path of an image, which is itself, or was kept in the folder."""
+    url = location.get("coco_url")
+    return (folder / location["file_name"]).absolute() if url is None else url2pathname(urlsplit(url).path)
 
 
 def _write_list(path, columns, rows):

@@ -61,12 +61,24 @@ class Scores:
     boundaries: list = field(default_factory=list)
     crops: list = field(default_factory=list)
 
+    def add_mask(self, name, truth, mask, classes):
+        """Count what needs no probabilities; `mask` and `truth` are class indices H x W, `classes` as of a Task."""
+        self.names.append(name)
+        self.sizes.append(truth.shape)
+        self.counts.append(count_pixels(mask, truth, classes))
+        if len(classes) == 1:
+            predicted_polyp, true_polyp = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
+            self.polyps.append(count_polyps(predicted_polyp, true_polyp))
+            if is_installed():
+                self.boundaries.append(boundary_distances(predicted_polyp, true_polyp))
+
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
         indices = [index for index, name in enumerate(self.names) if names is None or name in names]
         counts = np.stack([self.counts[index] for index in indices])
-        losses = [self.losses[index] for index in indices]
-        summary = {"images": len(indices), **summarize(counts), "loss": mean_with_interval(losses)}
+        summary = {"images": len(indices), **summarize(counts)}
+        if self.losses:
+            summary["loss"] = mean_with_interval([self.losses[index] for index in indices])
         if counts.shape[1] == 1:
             summary["by_size"] = by_size(counts[:, 0])
         if "per_class" in summary:
@@ -143,15 +155,8 @@ def _at_size(logits, size):
 
 
 def _add(scores, name, truth, mask, logits, classes):
-    scores.names.append(name)
-    scores.sizes.append(truth.shape)
-    scores.counts.append(count_pixels(mask, truth, classes))
+    scores.add_mask(name, truth, mask, classes)
     scores.losses.append(float(segmentation_loss(logits, torch.from_numpy(truth).long()[None].to(logits.device))))
-    if len(classes) == 1:
-        predicted_polyp, true_polyp = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
-        scores.polyps.append(count_polyps(predicted_polyp, true_polyp))
-        if is_installed():
-            scores.boundaries.append(boundary_distances(predicted_polyp, true_polyp))
     if logits.shape[1] == 1:
         _add_histograms(scores, truth, logits[0, 0])
 
