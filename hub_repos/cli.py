@@ -15,6 +15,7 @@ GROUPS = {  # sub-command: its module, and what it does
             "hub_unets.training.sweep",
             "train every cell of a grid, or search a space; ends in a leaderboard",
         ),
+        "ensemble": ("hub_unets.training.ensemble", "several trained models as one, the mean of their probabilities"),
         "soup": ("hub_unets.training.soup", "average the weights of runs that started alike"),
     },
     "judge": {

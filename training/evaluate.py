@@ -15,6 +15,8 @@ from transformers import HfArgumentParser
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, run_command
+from hub_unets.training.measure.cost import gmacs
+from hub_unets.training.measure.ensemble import Ensemble
 from hub_unets.training.measure.false_alarms import marked_on_frames, share_marked
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
@@ -23,12 +25,22 @@ from hub_unets.training.measure.task import Task
 from hub_unets.training.records import locks
 from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import data_record, environment_record, write_results
+from hub_unets.training.records.run_pictures import save_mask
 
 
 def negatives_record(folder, segment, labels):
     """What results.json says of a folder of frames without a polyp; arguments as `marked_on_frames`."""
     pixels = marked_on_frames(segment, labels, load_frames(folder), progress="Score frames without a polyp")
     return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
+
+
+def ensemble_record(model):
+    """What results.json says of an ensemble: its cost is the sum of its members'."""
+    return {
+        "members": len(model.models),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(gmacs(model, max(model.size)), 4),
+    }
 
 
 @dataclass
@@ -60,6 +72,9 @@ class EvaluateArguments:
     negatives: str | None = field(
         default=None, metadata={"help": "Folder of frames without a polyp: in how many of them is one marked?"}
     )
+    masks: str | None = field(
+        default=None, metadata={"help": "Folder for every image's mask as NAME.png; the default keeps none."}
+    )
     flips: bool = field(
         default=False, metadata={"help": "Score the mean logits of each image and its three mirror images."}
     )
@@ -86,8 +101,13 @@ def main(argv=None):
         task = Task.of_polyps(model.config, arguments.polyp_labels, arguments.mask_labels, arguments.boundary_width)
     segmenter_options = {"threshold": arguments.threshold, "flips": arguments.flips}
     options = {**segmenter_options, "batch_size": arguments.batch_size, "crops": True}
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
+    if arguments.masks is not None:
+        options["keep"] = lambda name, mask: save_mask(
+            Path(arguments.masks, f"{name}.png"), mask, 2 if task.is_grouped else task.num_labels
+        )
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output", "masks")}
     run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
+    run |= ensemble_record(model) if isinstance(model, Ensemble) else {}
     recipe = settings | {"model": run["name"]}
     lock = locks.make_lock(run["model_type"], recipe, None, partition.seed, partition.sha256)
     parts = {}

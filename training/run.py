@@ -21,8 +21,9 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
+from hub_unets.training.data.further import load_extra, load_further
 from hub_unets.training.data.partition import PARTS, make_partition
-from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image
+from hub_unets.training.data.reading import check_boundary_width, read_image
 from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
@@ -31,7 +32,7 @@ from hub_unets.training.data.samples import (
     require_foreground,
     without_labels,
 )
-from hub_unets.training.data.sources import load_frames, load_source
+from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
@@ -51,6 +52,7 @@ from hub_unets.training.records.results import (
     data_record,
     environment_record,
     read_results,
+    source_name,
     summary_lines,
     write_results,
 )
@@ -91,7 +93,7 @@ def main(argv=None):
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width)
         return
-    fixed = kept_settings(arguments, settings, partition, state.num_processes)
+    fixed = kept_settings(arguments, settings, partition, state.num_processes, config.id2label)
     with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
@@ -104,15 +106,23 @@ def main(argv=None):
         say_results(arguments.output_dir)
 
 
-def kept_settings(arguments, settings, partition, processes):
+def kept_settings(arguments, settings, partition, processes, id2label):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
-    for name in ("negatives", "unlabelled"):
-        if folder := getattr(arguments, name):
-            _, digests = load_further(name, folder, partition)
-            fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    for name, further in further_images(arguments, id2label, partition).items():
+        fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(further.digests)).encode()).hexdigest()
     return fixed
+
+
+def further_images(arguments, id2label, partition):
+    """What is trained on besides the data, by the field that names it."""
+    fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
+    further = {field: load_further(field, getattr(arguments, field), partition) for field in fields}
+    if arguments.extra_data:
+        extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
+        further["extra_data"] = load_extra(*extra, id2label, partition)
+    return further
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
@@ -125,7 +135,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         PartialState().print(start.summary)
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
-    training, validation = make_samples(arguments, rows, partition, indices, model, processor)
+    further = further_images(arguments, model.config.id2label, partition)
+    training, validation = make_samples(arguments, rows, partition, indices, model, processor, further)
     teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
     trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
     checkpoint, passed_over = last_complete(folder)
@@ -152,7 +163,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
     scores |= score_parts(model, processor, rows, unscored, folder, lock, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, command, model, best) | {"started_from": start and start.record},
-        "data": data_record(arguments.data, partition, arguments.boundary_width),
+        "data": data_record(arguments.data, partition, arguments.boundary_width) | extra_record(arguments, further),
         **({"lock": locks.lock_record(folder, lock)} if "test" in scores else {}),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -167,7 +178,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         write_results(folder, results, scores, partition.twins, history)
 
 
-def make_samples(arguments, rows, partition, indices, model, processor):
+def make_samples(arguments, rows, partition, indices, model, processor, further):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
     train_processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
@@ -175,12 +186,11 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     with PartialState().main_process_first():
         validation = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
         training = cached_samples(rows, partition.digests, train_processor, **options).select(indices["train"])
-        for field in ("negatives", "unlabelled"):
-            if folder := getattr(arguments, field):
-                frames, digests = load_further(field, folder, partition)
-                frames = cached_samples(frames, digests, train_processor, **options)
-                frames = without_labels(frames) if field == "unlabelled" else frames
-                training = datasets.concatenate_datasets([training, frames])
+        for field, more in further.items():
+            samples = cached_samples(more.rows, more.digests, train_processor, **options)
+            samples = without_labels(samples) if field == "unlabelled" else samples
+            samples = samples.select(range(len(samples))[: arguments.max_samples])
+            training = datasets.concatenate_datasets([training, samples])
     require_images(arguments, training, validation)
     require_foreground(training)
     sides = training_sides(arguments, model.config)
@@ -199,19 +209,11 @@ def training_sides(arguments, config):
     return [side for side in sides for _ in range(arguments.copies)]
 
 
-def load_further(field, folder, partition):
-    """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
-
-    Raises:
-        UserError: one of them is a validation or test image.
-    """
-    frames = load_frames(folder)
-    digests = [file_digest(image) for image in frames["image"]]
-    held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
-    for name, digest in zip(frames["name"], digests, strict=True):
-        if digest in held_out:
-            raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
-    return frames, digests
+def extra_record(arguments, further):
+    """What results.json says of a further data set that was trained on."""
+    if "extra_data" not in further:
+        return {}
+    return {"extra": [{"source": source_name(arguments.extra_data), **further["extra_data"].record}]}
 
 
 def load_teacher(arguments, processor, config):

@@ -92,6 +92,10 @@ class Recipe:
     def _evaluations(self):
         return [record for run in self.runs for record in run.evaluations()]
 
+    def cross_validations(self):
+        """Records of the folds together."""
+        return [Record(path.parent) for path in sorted(self.folder.glob("folds/*/results.json"))]
+
     def ablations(self):
         """The trials, the baseline first, the others by validation Dice."""
         trials = [Record(path.parent) for path in self.folder.glob("ablations/*/results.json")]

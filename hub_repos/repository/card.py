@@ -101,6 +101,7 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
+        clinicdb=any("clinicdb" in source.lower() for source in sources(results)),
         built=any(folder.glob("modeling_*.py")),
         class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
@@ -182,7 +183,12 @@ def is_kvasir(results):
 
 def is_phantoms(results):
     """Whether the data were generated. The terms of other data are not known, so the card claims no licence then."""
-    return results["data"]["source"].startswith("phantoms")
+    return all(source.startswith("phantoms") for source in sources(results))
+
+
+def sources(results):
+    """Every data set that was trained on."""
+    return [data["source"] for data in (results["data"], *results["data"].get("extra", ()))]
 
 
 def title(results, config):

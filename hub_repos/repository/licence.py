@@ -35,6 +35,8 @@ def licence_text(results):
     """The text of LICENSE, from a checked results.json."""
     weights = KVASIR if is_kvasir(results) else PHANTOMS if is_phantoms(results) else UNKNOWN
     head = "The weights\n-----------\n\n" + weights.replace("{data}", dataset_name(results))
+    for extra in results["data"].get("extra", ()):
+        head += f"\nThey were trained on {extra['source']} as well, whose terms hold for them too.\n"
     start = results["run"].get("started_from")
     if start:
         head += (

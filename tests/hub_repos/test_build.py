@@ -283,6 +283,8 @@ def test_the_licence_follows_the_data(repository, source, split, licence):
     data = card_data(results, {})
     assert data.license == licence
     assert (data.eval_results[0].dataset_name == "Kvasir-SEG") == (licence == "other")
+    results["data"]["extra"] = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    assert card_data(results, {}).license == (licence if licence == "other" else None)
 
 
 def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
@@ -312,6 +314,23 @@ def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
     metadata = ModelCard(card).data
     assert (metadata.base_model, metadata.datasets) == ("timm/resnet50.a1_in1k", ["kowndinya23/Kvasir-SEG"])
     assert metadata.widget[0]["src"] == "https://huggingface.co/someone/unet/resolve/v2/example.png"
+
+
+def test_a_card_names_a_second_data_set_and_the_mean_of_the_last_epochs(repository):
+    results = json.loads((repository / "results.json").read_text())
+    results["data"] |= {"source": "kvasir-seg", "split": "pranet"}
+    results["data"]["extra"] = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    results["run"]["best"] = {"step": 9, "epoch": 3.0, "dice": 0.5, "averaged": 2}
+    check_results(results)
+    card = render_card(repository, results)
+    for text in (
+        "It was trained on Kvasir-SEG and clinicdb, in which every image holds a polyp",
+        "546ˢ images of clinicdb (split `clinicdb`) were trained on too: its terms hold as well.",
+        "WM-DOVA maps",
+        "Kept is the mean of the weights after each of the last 2ˢ epochs, validation Dice 0.5000ˢ",
+    ):
+        assert text in card, text
+    assert "Best epoch" not in card and "one hospital's" not in card
 
 
 def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(checkpoint):

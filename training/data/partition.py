@@ -1,9 +1,10 @@
 """A named split of a source into train, validation and test, exactly reproducible.
 
-A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
-drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5",
-whose test parts are every image once). What is drawn here keeps twins, byte-identical images and the frames of one
-sequence (sequences.csv) on one side; a published list keeps its twins, and they are listed.
+A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"),
+"clinicdb", whose test part is the last three of CVC-ClinicDB's 29 sequences and which has no validation part, or drawn
+here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5", whose
+test parts are every image once). What is drawn here keeps twins, byte-identical images and the frames of one sequence
+(sequences.csv) on one side; a published list keeps its twins, and they are listed.
 """
 
 import csv
@@ -27,7 +28,10 @@ PUBLISHED = {  # the lists of training and of test stems
     "official": ("official_train", "official_val"),
     "official-halved": ("official_train", "official_val"),
     "pranet": ("pranet_train", "pranet_test"),
+    "clinicdb": ("clinicdb_train", "clinicdb_test"),
 }
+KVASIR, CLINICDB = "Kvasir-SEG", "CVC-ClinicDB"
+WHOLE = {"official": KVASIR, "official-halved": KVASIR, "pranet": KVASIR, "clinicdb": CLINICDB}
 DRAWN = {"80/10/10": 0.1, "half-validation": 0.053}  # the share of validation, and of test
 FOLD = re.compile(r"fold-(\d+)-of-(\d+)")
 HELD_OUT = 0.1  # of a training part that is given, for validation
@@ -153,7 +157,9 @@ def _published(split: str, names: tuple[str, ...], groups: list[list[int]], rng:
     _refuse_other_names(split, names, train + test)
     index_of = {name: index for index, name in enumerate(names)}
     train, test = [index_of[name] for name in train], [index_of[name] for name in test]
-    if split == "official-halved":
+    if split == "clinicdb":
+        validation = []
+    elif split == "official-halved":
         test, validation = _cut(_within(groups, test), [len(test) // 2], rng)
     else:
         train, validation = _cut(_within(groups, train), [round(HELD_OUT * len(train))], rng)
@@ -257,7 +263,7 @@ def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -
         details += f" ({first_few(missing)})" if missing else ""
         details += f", {len(extra)} images are in no list ({first_few(extra)})" if extra else ""
         raise UserError(
-            f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHER_SPLITS}'
+            f'split "{split}" does not fit the source: {details}: give the whole of {WHOLE[split]}, or {OTHER_SPLITS}'
         )
 
 

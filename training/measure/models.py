@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSeg
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant, variant_names
 from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.ensemble import ENSEMBLE, load_ensemble
 from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 
 
@@ -16,10 +17,14 @@ from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 def load_model(name, trust_remote_code=False, revision=None):
     """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
 
+    A folder with an ensemble.json is the Ensemble of its members.
+
     Raises:
         UserError: the repository's code would have to be run and `trust_remote_code` is not given; damaged weights.
         OSError: nothing can be loaded from `name`.
     """
+    if (Path(name) / ENSEMBLE).is_file():
+        return load_ensemble(name, lambda member: load_model(member, trust_remote_code))
     local = Path(name) / "config.json"
     if local.is_file() and "auto_map" not in (fields := _read(local)) and fields.get("model_type") in variant_names():
         _, model_class = find_variant(fields["model_type"])

@@ -14,6 +14,7 @@ from hub_unets.training.errors import UserError
 from hub_unets.training.measure.boundaries import boundary_distances, is_installed, summarize_boundaries
 from hub_unets.training.measure.false_alarms import marked_in_crop, summarize_crops
 from hub_unets.training.measure.metrics import (
+    background_counts,
     by_size,
     count_pixels,
     mean_with_interval,
@@ -39,12 +40,13 @@ class Scores:
     """What is kept of each scored image, in order: nothing that grows with its size, some 2 kB.
 
     `counts` is int64 images x classes x 4, `losses` float64 images (cross-entropy at the original size, nats a
-    pixel), `digests` PairDigests of each. `class_names` are those of several counted classes, in order. Of one class
-    there are also, for each image, `tables`, float64 3 x TABLE_BINS (pixels of background and of polyp by predicted
-    probability, and the sum of their probabilities), `polyps`, int64 4 (`training.measure.polyps`), where MONAI is
-    installed `boundaries` (NSD and HD95; `training.measure.boundaries`), and where asked for `crops`, the pixels
-    marked in the image's polyp-free crop, None without one (`training.measure.false_alarms`); and of all images
-    together two sums, `by_threshold`, float64 CURVES x CURVE_THRESHOLDS (each image's metrics at each threshold), and
+    pixel), `digests` PairDigests of each. Of several classes there are their `class_names`, in order, and the counts
+    of the `background`, int64 4 an image. Of one class there are also, for each image, `tables`, float64 3 x
+    TABLE_BINS (pixels of background and of polyp by predicted probability, and the sum of their probabilities),
+    `polyps`, int64 4 (`training.measure.polyps`), where MONAI is installed `boundaries` (NSD and HD95;
+    `training.measure.boundaries`), and where asked for `crops`, the pixels marked in the image's polyp-free crop, None
+    without one (`training.measure.false_alarms`); and of all images together two sums, `by_threshold`, float64 CURVES
+    x CURVE_THRESHOLDS (each image's metrics at each threshold), and
     `logits`, float64 2 x LOGIT_BINS (its shares of pixels of background and of polyp by logit).
     """
 
@@ -53,6 +55,7 @@ class Scores:
     counts: list = field(default_factory=list)
     losses: list = field(default_factory=list)
     class_names: list = field(default_factory=list)
+    background: list = field(default_factory=list)
     digests: list = field(default_factory=list)
     tables: list = field(default_factory=list)
     by_threshold: np.ndarray = field(default_factory=lambda: np.zeros((len(CURVES), len(CURVE_THRESHOLDS))))
@@ -66,11 +69,19 @@ class Scores:
         self.names.append(name)
         self.sizes.append(truth.shape)
         self.counts.append(count_pixels(mask, truth, classes))
-        if len(classes) == 1:
+        if len(classes) > 1:
+            self.background.append(background_counts(mask, truth))
+        else:
             predicted_polyp, true_polyp = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
             self.polyps.append(count_polyps(predicted_polyp, true_polyp))
             if is_installed():
                 self.boundaries.append(boundary_distances(predicted_polyp, true_polyp))
+
+    def extend(self, other):
+        """Add the images of another Scores of the same task."""
+        for name, value in vars(other).items():
+            if name != "class_names":
+                setattr(self, name, getattr(self, name) + value)  # lists are joined, arrays of sums are added
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
@@ -84,6 +95,10 @@ class Scores:
         if "per_class" in summary:
             classes = zip(self.class_names, summary["per_class"], strict=True)
             summary["per_class"] = [{"label": name, **class_metrics} for name, class_metrics in classes]
+        if self.background:
+            background = np.stack([self.background[index] for index in indices])[:, None]
+            all_classes = summarize(np.concatenate([background, counts], axis=1))
+            summary["with_background"] = {name: all_classes[name] for name in ("per_image", "pooled")}
         if self.polyps:
             summary["polyps"] = summarize_polyps([self.polyps[index] for index in indices])
         if self.boundaries:
@@ -97,7 +112,9 @@ class Scores:
         return summary
 
 
-def score(model, processor, rows, task=None, threshold=None, flips=False, crops=False, batch_size=8, progress=""):
+def score(
+    model, processor, rows, task=None, threshold=None, flips=False, crops=False, batch_size=8, progress="", keep=None
+):
     """Score every row.
 
     Args:
@@ -110,6 +127,7 @@ def score(model, processor, rows, task=None, threshold=None, flips=False, crops=
         crops: of one class, look for false alarms in each image's polyp-free crop too.
         batch_size: images a forward pass.
         progress: what the progress bar says; empty shows none.
+        keep: takes each image's name and mask, integer H x W.
 
     Returns:
         Scores, in the order of the rows.
@@ -133,6 +151,8 @@ def score(model, processor, rows, task=None, threshold=None, flips=False, crops=
         for row, truth, mask, logits in zip(batch, truths, masks, batch_logits, strict=True):
             _require_finite(logits, row["name"])
             _add(scores, row["name"], truth, mask, _at_size(task.evidence(logits), truth.shape), task.classes)
+            if keep is not None:
+                keep(row["name"], mask)
         if crops and len(task.classes) == 1:
             scores.crops += [marked_in_crop(segment, task.labels, *pair) for pair in zip(images, truths, strict=True)]
         bar.update(len(batch))

@@ -13,11 +13,12 @@ import torch
 
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
-from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
+from hub_unets.training.measure.metrics import COUNTS, NAMES, WITH_BACKGROUND, metrics_from_counts
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.data_digests import write_data_digests
 
 HISTORY = "history.csv"
+BACKGROUND_COLUMNS = tuple(f"background_{count}" for count in COUNTS)
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 _PACKAGES = (
     "torch",
@@ -95,6 +96,7 @@ def read_history(folder, results):
 def definitions(part):
     """What the figures of a part that have a rule of their own are, by name."""
     texts = {
+        "with_background": lambda: WITH_BACKGROUND,
         "polyps": lambda: polyps.DEFINITION,
         "boundary": boundaries.definition,
         "calibration": lambda: reliability.DEFINITION,
@@ -180,11 +182,9 @@ def _class_line(class_metrics, images):
 
 
 def data_record(data, partition, boundary_width=None):
-    """What `results.json` says of the data; of a local path only the last name."""
-
-    local = Path(data.partition("?")[0]).expanduser().exists()
+    """What `results.json` says of the data."""
     return {
-        "source": Path(data).name if local else data,
+        "source": source_name(data),
         "split": partition.name,
         "split_seed": partition.seed,
         "sizes": partition.sizes,
@@ -192,6 +192,11 @@ def data_record(data, partition, boundary_width=None):
         "twins": list(partition.twins),
         "boundary_width": boundary_width,
     }
+
+
+def source_name(data):
+    """What data are called in a record: of a local path only the last name."""
+    return Path(data).name if Path(data.partition("?")[0]).expanduser().exists() else data
 
 
 def without_folder(text):
@@ -226,6 +231,8 @@ def _rows(part, scores, twins):
         row["loss"] = f"{scores.losses[index]:.6f}"
         dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
         row |= dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+        if scores.background:
+            row |= dict(zip(BACKGROUND_COLUMNS, map(int, scores.background[index]), strict=True))
         if scores.polyps:
             row |= dict(zip(polyps.POLYP_COLUMNS, map(int, scores.polyps[index]), strict=True))
         if scores.boundaries:
@@ -274,17 +281,20 @@ def read_per_image(path):
 def _add_row(scores, row):
     """Append what one row of per_image.csv says to Scores."""
     counts = [int(value) for name, value in row.items() if str(name).startswith(COUNTS)]
+    background = [int(row[name]) for name in BACKGROUND_COLUMNS if name in row]
     distances = [float(row[name]) for name in boundaries.BOUNDARY_COLUMNS if name in row]
     regions = [int(row[name]) for name in polyps.POLYP_COLUMNS if name in row]
     crops = [int(row[name]) if row[name] else None for name in false_alarms.ALARM_COLUMNS if name in row]
     size, loss = (int(row["height"]), int(row["width"])), float(row["loss"])
-    if not all(0 <= value < 10**15 for value in (*counts, *distances, *regions, *size, loss, *filter(None, crops))):
+    numbers = (*counts, *background, *distances, *regions, *size, loss, *filter(None, crops))
+    if not all(0 <= value < 10**15 for value in numbers):
         raise ValueError("numbers must be from 0, and below 10^15")
     scores.names.append(row["name"])
     scores.sizes.append(size)
     scores.counts.append(np.array(counts, np.int64).reshape(-1, len(COUNTS)))
     scores.losses.append(loss)
     scores.class_names = [str(number) for number in range(1, len(scores.counts[0]) + 1)]
+    scores.background += [np.array(background, np.int64)] if background else []
     scores.polyps += [np.array(regions, np.int64)] if regions else []
     scores.boundaries += [tuple(distances)] if distances else []
     scores.crops += crops

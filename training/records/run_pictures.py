@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hub_unets.training.data.reading import read_image, read_labels
 from hub_unets.training.measure.metrics import metrics_from_counts
@@ -48,6 +49,12 @@ def case(row, model, processor, dice, boundary_width=None):
         "prediction": prediction.cpu().numpy(),
         "dice": float(dice),
     }
+
+
+def save_mask(path, mask, num_labels):
+    """A mask, integer H x W, as PNG: 0 and 255 of two labels, else class indices."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((mask * (255 if num_labels == 2 else 1)).astype(np.uint8)).save(path)
 
 
 def draw_first_batch(training, processor, path, count=8):

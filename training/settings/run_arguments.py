@@ -35,10 +35,17 @@ class RunArguments(TrainingArguments):
     split: str = field(
         default="80/10/10",
         metadata={
-            "help": "official, official-halved, pranet, 80/10/10, half-validation, or own (the source's parts)."
+            "help": "official, official-halved, pranet, 80/10/10, half-validation, fold-1-of-5, clinicdb, or own (the "
+            "source's parts)."
         },
     )
     split_seed: int = field(default=42, metadata={"help": "Seed of the split, apart from the training seed."})
+    extra_data: str | None = field(
+        default=None, metadata={"help": "A second data set with masks, all but whose test part is trained on, too."}
+    )
+    extra_split: str = field(
+        default="all", metadata={"help": "Split of extra_data, as split: clinicdb, say; all has no test part."}
+    )
     max_samples: int | None = field(
         default=None, metadata={"help": "Keep at most this many images of each part; for a quick trial."}
     )
@@ -118,7 +125,10 @@ class RunArguments(TrainingArguments):
         },
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder; the default is learning_rate."}
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder, of its backbone where it has one; the default is learning_rate."
+        },
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
