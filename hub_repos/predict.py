@@ -47,6 +47,7 @@ from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model, pixel_values
+from hub_unets.training.measure.segmenter import frames
 
 LONGEST = timedelta(days=30)  # for one process to wait for another
 
@@ -93,7 +94,9 @@ class Predictor:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
         logits = upsample(logits, sizes)[0]  # C x H x W
-        (result,) = self.processor.post_process_instance_segmentation(logits[None], mask_threshold=self.threshold)
+        (result,) = self.processor.post_process_instance_segmentation(
+            logits[None], mask_threshold=self.threshold, **frames(self.processor, [image])
+        )
         segmentation, segments = result["segmentation"].numpy(), result["segments_info"]
         labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
         return Prediction(labels[segmentation], segmentation, segments, uncertainty(logits), disagreement)
@@ -168,6 +171,10 @@ class PredictArguments:
         },
     )
     batch_size: int = field(default=8, metadata={"help": "Images, or tiles, a forward pass."})
+    drop_outside_view: bool | None = field(
+        default=None,
+        metadata={"help": "Leave out marks wholly outside the endoscope's view; default: as the processor does."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
 
@@ -214,7 +221,8 @@ def main(argv=None):
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
     location, items, left_out = collect(inputs, output, arguments.every)
-    model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
+    changes = {"drop_outside_view": arguments.drop_outside_view}
+    model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision, **changes)
     predictor = Predictor(
         model.to(state.device),
         processor,
