@@ -83,7 +83,7 @@ class EndpointHandler:
         image = self.processor.read(image)
         inputs = self.processor(image).to(self.model.device, self.model.dtype)  # saved in half precision, perhaps
         result = self.processor.post_process_instance_segmentation(
-            self.model(**inputs), target_sizes=[(image.height, image.width)], **options
+            self.model(**inputs), target_sizes=[(image.height, image.width)], images=[image], **options
         )[0]
         segmentation = result["segmentation"].numpy()
         encode = MaskPng(*segmentation.shape)

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import load_image
 
 from hub_unets.modeling.images import channels_last, format_name, is_float, laid_out, opened, to_rgb, upright
 from hub_unets.modeling.label_maps import check_pair, flat_list, split_maps, to_labels
 from hub_unets.modeling.processor_options import FIELDS, check_fields, refuse_unsupported
 from hub_unets.modeling.segments import components_as_segments, scored_regions
+from hub_unets.modeling.view import view_of, without_marks_outside
 
 NO_EFFECT = ["do_convert_rgb", "do_center_crop", "do_pad", "default_to_square", "disable_grouping"]  # once checked
 STOCK_THRESHOLD, STOCK_MASK_THRESHOLD = 0.9, 0.5  # what transformers' own pipeline passes if its user says nothing
@@ -37,6 +39,8 @@ class UNetImageProcessor(BaseImageProcessor):
         mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
         score_threshold: regions whose score, the mean probability over the region, is below this are background.
         do_reduce_labels: subtract 1 from the labels of segmentation maps; 0 becomes 255, which is ignored.
+        drop_outside_view: regions that lie wholly outside the endoscope's view (`view.view_of`) are background;
+            post-processing needs the images then.
 
     Raises:
         ValueError: a value of another type or range, or an option of other processors that this one lacks.
@@ -58,6 +62,7 @@ class UNetImageProcessor(BaseImageProcessor):
         mask_threshold=0.5,
         score_threshold=0.0,
         do_reduce_labels=False,
+        drop_outside_view=False,
         **kwargs,
     ):
         refuse_unsupported(kwargs)
@@ -75,6 +80,7 @@ class UNetImageProcessor(BaseImageProcessor):
             "mask_threshold": mask_threshold,
             "score_threshold": score_threshold,
             "do_reduce_labels": do_reduce_labels,
+            "drop_outside_view": drop_outside_view,
         }
         vars(self).update(check_fields(fields))
 
@@ -218,7 +224,7 @@ class UNetImageProcessor(BaseImageProcessor):
         return values
 
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes=None, threshold=None, return_segmentation_scores=False
+        self, outputs, target_sizes=None, threshold=None, return_segmentation_scores=False, images=None
     ):
         """Class indices at the original size: the one place where logits become a mask.
 
@@ -227,13 +233,17 @@ class UNetImageProcessor(BaseImageProcessor):
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             threshold: probability above which a binary head's pixel is a polyp; None takes `mask_threshold`.
             return_segmentation_scores: give the logits, too, those of a binary head as (0, z).
+            images: the B images, as the processor takes them, for `drop_outside_view`; None takes `outputs["images"]`.
 
         Returns:
             list of B int64 tensors H x W; with scores, of B BatchFeatures of `segmentation`, that tensor, and
             `segmentation_scores`, float32 num_labels x H x W.
         """
         upsampled = upsample(_logits(outputs), target_sizes)
-        masks = [self._without_unlikely(logits, threshold) for logits in upsampled]
+        views = self._views(outputs, images, upsampled)
+        masks = [
+            self._without_unlikely(logits, threshold, view) for logits, view in zip(upsampled, views, strict=True)
+        ]
         if not return_segmentation_scores:
             return masks
         return [
@@ -249,6 +259,7 @@ class UNetImageProcessor(BaseImageProcessor):
         overlap_mask_area_threshold=None,
         target_sizes=None,
         return_coco_annotation=False,
+        images=None,
     ):
         """One scored entry for each polyp: the connected components (8 neighbours) of the semantic mask.
 
@@ -262,6 +273,7 @@ class UNetImageProcessor(BaseImageProcessor):
                 given: `pipeline(model=OBJECT)` would drop true polyps by them.
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             return_coco_annotation: only False; the pipeline never asks for it.
+            images: as of `post_process_semantic_segmentation`.
 
         Returns:
             list of B dictionaries: `segmentation`, an int32 tensor H x W with 0 for background and the entry's id,
@@ -276,14 +288,35 @@ class UNetImageProcessor(BaseImageProcessor):
             threshold = None if threshold == STOCK_THRESHOLD else threshold
             mask_threshold = None if mask_threshold == STOCK_MASK_THRESHOLD else mask_threshold
         lowest_score = self.score_threshold if threshold is None else threshold
+        upsampled = upsample(_logits(outputs), target_sizes)
+        views = self._views(outputs, images, upsampled)
         return [
-            components_as_segments(self._to_mask(logits, mask_threshold), logits, lowest_score)
-            for logits in upsample(_logits(outputs), target_sizes)
+            components_as_segments(self._in_view(logits, mask_threshold, view), logits, lowest_score)
+            for logits, view in zip(upsampled, views, strict=True)
         ]
 
-    def _without_unlikely(self, logits, threshold):
-        """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
+    def _views(self, outputs, images, upsampled):
+        """The endoscope's view in each image, bool H x W at its logits' size; None unless `drop_outside_view`."""
+        if not self.drop_outside_view:
+            return [None] * len(upsampled)
+        if images is None and not isinstance(outputs, torch.Tensor):
+            images = outputs.get("images")
+        if images is None:
+            raise ValueError("drop_outside_view=True needs the images: pass images=[...], or set it to False.")
+        if len(images) != len(upsampled):
+            raise ValueError(f"images needs one image for each of {len(upsampled)} outputs, got {len(images)}.")
+        return [
+            view_of(np.asarray(self.read(image)), logits.shape[-2:])
+            for image, logits in zip(images, upsampled, strict=True)
+        ]
+
+    def _in_view(self, logits, threshold, view):
         mask = self._to_mask(logits, threshold)
+        return mask if view is None else without_marks_outside(mask, view)
+
+    def _without_unlikely(self, logits, threshold, view):
+        """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
+        mask = self._in_view(logits, threshold, view)
         if not self.score_threshold:
             return mask.long()
         classes = mask.cpu().numpy()
@@ -319,11 +352,23 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
     def preprocess(self, image, subtask=None, timeout=None):
         with contextlib.suppress(OSError):  # an address or base64 text: left to the stock class
             image = to_rgb(image)  # the stock class clips images of 16 bits to white
-        return super().preprocess(image, subtask, timeout)
+        if not self.image_processor.drop_outside_view:
+            return super().preprocess(image, subtask, timeout)
+        image = load_image(image, timeout=timeout)
+        return {**super().preprocess(image, subtask, timeout), "images": image}
+
+    def _forward(self, model_inputs):
+        images = model_inputs.pop("images", None)
+        outputs = super()._forward(model_inputs)
+        if images is not None:
+            outputs["images"] = images
+        return outputs
 
     def postprocess(
         self, model_outputs, subtask=None, threshold=None, mask_threshold=None, overlap_mask_area_threshold=None
     ):
+        if "images" in model_outputs:  # of one image, also where several were a batch
+            model_outputs["images"] = [model_outputs["images"]]
         return super().postprocess(model_outputs, subtask, threshold, mask_threshold, None)  # entries never overlap
 
 

@@ -118,4 +118,5 @@ FIELDS = {
     "mask_threshold": _fraction,
     "score_threshold": _fraction,
     "do_reduce_labels": _flag,
+    "drop_outside_view": _flag,
 }

@@ -128,7 +128,7 @@ def pipeline(state):
     """The union of the pipeline's entries is the processor's mask: for a path, a PIL image and a batch."""
     outputs = state.models["AutoModel"](**state.processor(state.image))
     size = (state.image.height, state.image.width)
-    state.mask = state.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0].numpy()
+    state.mask = state.processor.post_process_semantic_segmentation(outputs, [size], images=[state.image])[0].numpy()
     results = [state.segment(state.path), state.segment(state.image)]
     results += state.segment([state.path, state.path], batch_size=2)
     for entries in results:

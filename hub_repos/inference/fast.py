@@ -60,7 +60,7 @@ class FastSegmenter:
         if mode == "bf16":
             self.network = TorchNetwork(network, self.processor)
         else:
-            self.network = OpenVINONetwork(network, self.processor, self.threads, self._pixels(calibration or ())[0])
+            self.network = OpenVINONetwork(network, self.processor, self.threads, self._pixels(calibration or []))
 
     def __call__(self, images, threshold=None):
         """Masks of images.
@@ -79,19 +79,21 @@ class FastSegmenter:
             raise UserError(f"images must be a list, got {type(images).__name__}: put one image in a list.")
         if not images:
             return []
-        pixels, sizes = self._pixels(images)
-        logits = self.network(pixels)
-        return self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=threshold)
+        pixels, sizes, views = zip(*self._map(self._decoded, images), strict=True)
+        logits = self.network(list(pixels))
+        return self.processor.post_process_semantic_segmentation(logits, list(sizes), threshold, images=views)
 
     def _pixels(self, images):
-        """Images to uint8 arrays 3 x H x W for the network, and pairs (height, width)."""
-        map_images = self.threads.map if len(images) > 1 else map
-        pairs = list(map_images(self._decode, images))
-        return [pixels for pixels, _ in pairs], [size for _, size in pairs]
+        return [pixels for pixels, *_ in self._map(self._decoded, images)]
 
-    def _decode(self, image):
+    def _map(self, function, images):
+        return list((self.threads.map if len(images) > 1 else map)(function, images))
+
+    def _decoded(self, image):
+        """An image to uint8 3 x H x W for the network, its (height, width), and it itself if its view is asked for."""
         image, size = decode(image, self.processor.size)
-        return self.processor.mirror(resize(image, self.processor)), size
+        kept = image if self.processor.drop_outside_view else None
+        return self.processor.mirror(resize(image, self.processor)), size, kept
 
 
 def decode(image, target_size):

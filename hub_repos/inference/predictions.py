@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hub_unets.hub_repos.inference.tracks import number_tracks
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
@@ -26,7 +27,7 @@ BAND = 256  # rows: a large image's temporary arrays would take gigabytes
 POSSIBLE = 0.05  # probability from which a pixel counts in the uncertainty
 OVERLAY_QUALITY = 90  # of the JPEG
 IMAGE_COLUMNS = "image", "width", "height", "polyps", "area_percent", "uncertainty"
-POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score"
+POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score", "track"
 
 
 class Prediction(NamedTuple):
@@ -140,6 +141,7 @@ def _record(item, location, image, prediction):
     polyps = [_polyp(prediction.segmentation, segment) for segment in prediction.segments]
     return {
         "name": item.name,
+        **({} if item.place is None else item.place._asdict()),
         "stamp": item.stamp,
         "written": time.time(),
         "image": {**location, "width": image.width, "height": image.height},
@@ -192,12 +194,14 @@ def write_documents(folder, id2label, failures, uncertain_first=False, stamps=No
         id2label: the model's labels.
         failures: pairs of file and reason; without any there is no failed.csv.
         uncertain_first: list the images by falling uncertainty, not by name.
-        stamps: {name: stamp} of the items that the inputs hold now; other records are not listed. None lists all.
+        stamps: {name: stamp} of the images and videos that the inputs hold now; other records are not listed. None
+            lists all.
         left_out: files of the inputs that are not predicted; without any there is no left_out.csv.
     """
     folder, records = Path(folder), read_records(folder)
     if stamps is not None:
-        records = [record for record in records if stamps.get(record["name"]) == record["stamp"]]
+        records = [record for record in records if stamps.get(record.get("video", record["name"])) == record["stamp"]]
+    number_tracks(records)
     if uncertain_first:
         records.sort(key=lambda record: -record["uncertainty"])
     _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
@@ -248,7 +252,16 @@ def _numbered(record):
 def _polyp_row(record, number, polyp, id2label):
     percent = round(100 * polyp["area"] / (record["image"]["width"] * record["image"]["height"]), 4)
     box = [int(value) for value in polyp["bbox"]]
-    return record["name"], number, id2label[polyp["category_id"]], polyp["area"], percent, *box, polyp["score"]
+    return (
+        record["name"],
+        number,
+        id2label[polyp["category_id"]],
+        polyp["area"],
+        percent,
+        *box,
+        polyp["score"],
+        polyp.get("track_id"),
+    )
 
 
 def _write_table(path, columns, rows):

@@ -99,6 +99,8 @@ def page_settings(folder, name):
         raise UserError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
     if not processor.do_resize:
         raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
+    if processor.drop_outside_view:
+        raise UserError("preprocessor_config.json has drop_outside_view true, and the page does not know the view.")
     if processor.resample not in RESAMPLES:
         known = ", ".join(f"{resample.value} ({resample.name.lower()})" for resample in sorted(RESAMPLES))
         raise UserError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")

@@ -19,7 +19,8 @@ PREDICT = """path = cached_file(filename="example.png", path_or_repo_id={argumen
 image = Image.open(path).convert("RGB")
 with torch.inference_mode():
     outputs = model(**processor(image, return_tensors="pt").to(model.dtype))
-mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])[0]
+sizes = [(image.height, image.width)]
+mask = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, images=[image])[0]
 print(f"{(mask > 0).float().mean():.1%} of the image is marked")"""
 SHOW = """light = Image.fromarray((mask > 0).numpy().astype("uint8") * 128)
 marked = Image.composite(Image.new("RGB", image.size, (0, 220, 90)), image, light)

@@ -150,7 +150,7 @@ def _regions(model, processor, image):
     outputs, sizes = model(pixel_values(model, processor, image)), [image.shape[:2]]
     for threshold in THRESHOLDS:
         (result,) = processor.post_process_instance_segmentation(
-            outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes
+            outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes, images=[image]
         )
         yield result["segmentation"].numpy(), [segment["score"] for segment in result["segments_info"]]
 

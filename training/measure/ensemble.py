@@ -55,6 +55,7 @@ class Ensemble(nn.Module):
             image_std=1.0,
             mask_threshold=mask_threshold,
             score_threshold=score_threshold,
+            drop_outside_view=any(processor.drop_outside_view for processor in self.processors),
         )
 
     @property

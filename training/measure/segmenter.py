@@ -36,5 +36,11 @@ class Segmenter:
         else:
             outputs = self.model(pixel_values=pixels)
         sizes = [(image.height, image.width) for image in images]
-        masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **self.options)
+        options = self.options | frames(self.processor, images)
+        masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         return [mask.cpu().numpy() for mask in masks], outputs["logits"]
+
+
+def frames(processor, images):
+    """What post-processing needs beside the logits: the images, where the processor drops marks outside the view."""
+    return {"images": images} if getattr(processor, "drop_outside_view", False) else {}

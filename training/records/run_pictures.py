@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from hub_unets.training.data.reading import read_image, read_labels
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.score import CURVE_THRESHOLDS
+from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.records import curves, pictures
 from hub_unets.training.records.curves import reliability
 
@@ -35,18 +34,16 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
         pictures.prediction_grid(cases, folder / f"{kind}.png", title, model.config.id2label)
 
 
-@torch.inference_mode()
 def case(row, model, processor, dice, boundary_width=None):
     """What a grid shows of one image."""
     image = read_image(row["image"], row["name"])
     truth = read_labels(row["annotation"], row["name"], model.config.num_labels, boundary_width)
-    outputs = model(**processor(image).to(model.device))
-    prediction = processor.post_process_semantic_segmentation(outputs, target_sizes=[truth.shape])[0]
+    (prediction,), _ = Segmenter(model, processor)([image])
     return {
         "name": row["name"],
         "image": np.asarray(image),
         "truth": truth,
-        "prediction": prediction.cpu().numpy(),
+        "prediction": prediction,
         "dice": float(dice),
     }
 

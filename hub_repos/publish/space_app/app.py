@@ -113,8 +113,10 @@ def draw(pixels, logits, threshold):
 
     A head of several classes ignores the threshold.
     """
-    sizes = [pixels.shape[:2]]
-    (result,) = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)
+    options = {"mask_threshold": threshold, "target_sizes": [pixels.shape[:2]]}
+    if getattr(PROCESSOR, "drop_outside_view", False):  # repositories of older releases do not have it
+        options["images"] = [pixels]
+    (result,) = PROCESSOR.post_process_instance_segmentation(logits, **options)
     ids, segments = result["segmentation"].numpy(), result["segments_info"]
     labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
     after = pixels.copy()
