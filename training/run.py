@@ -23,6 +23,7 @@ from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image
+from hub_unets.training.data.rows import stored_files
 from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
@@ -192,9 +193,9 @@ def load_further(field, folder, partition):
         UserError: one of them is a validation or test image.
     """
     frames = load_frames(folder)
-    digests = [file_digest(image) for image in frames["image"]]
+    digests = list(map(file_digest, stored_files(frames, "image")))
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
-    for name, digest in zip(frames["name"], digests, strict=True):
+    for name, digest in zip(frames["name"][:], digests, strict=True):
         if digest in held_out:
             raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
     return frames, digests

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ def write_out_of_fold(name, folders, output):
     for folder, result in zip(folders, results, strict=True):
         _test_metrics(result, folder)
         read_scores(Path(folder) / "per_image.csv", "test", scores)
-    twice = {image for image in scores.names if scores.names.count(image) > 1}
+    twice = [image for image, count in Counter(scores.names).items() if count > 1]
     if twice:
-        raise UserError(f"{name}: {sorted(twice)[0]} is a test image of two folds: give each fold's run once.")
+        raise UserError(f"{name}: {min(twice)} is a test image of two folds: give each fold's run once.")
     digest = hashlib.sha256("".join(result["data"]["sha256"] for result in results).encode()).hexdigest()
     merged = {
         "run": {"name": name, "model_type": first["run"]["model_type"], "settings": first["run"]["settings"]},
@@ -61,20 +62,24 @@ def write_out_of_fold(name, folders, output):
 def read_scores(path, part, scores):
     """Add the rows of one part of a per_image.csv to `scores`, whose figures it holds image by image."""
     with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["part"] == part]
-    for row in rows:
-        classes = sum(name.startswith("true_positives") for name in row)
-        columns = class_columns(classes)[: classes * len(COUNTS)]
-        scores.names.append(row["name"])
-        scores.sizes.append((int(row["height"]), int(row["width"])))
-        scores.counts.append(np.array([int(row[name]) for name in columns]).reshape(classes, len(COUNTS)))
-        scores.losses.append(float(row["loss"]))
-        if POLYP_COLUMNS[0] in row:
-            scores.polyps.append(np.array([int(row[name]) for name in POLYP_COLUMNS]))
-        if BOUNDARY_COLUMNS[0] in row:
-            scores.boundaries.append(np.array([float(row[name]) for name in BOUNDARY_COLUMNS]))
-        if ALARM_COLUMNS[0] in row:
-            scores.crops.append(None if row[ALARM_COLUMNS[0]] == "" else int(row[ALARM_COLUMNS[0]]))
+        for row in csv.DictReader(file):
+            if row["part"] == part:
+                _add_row(scores, row)
+
+
+def _add_row(scores, row):
+    classes = sum(name.startswith("true_positives") for name in row)
+    columns = class_columns(classes)[: classes * len(COUNTS)]
+    scores.names.append(row["name"])
+    scores.sizes.append((int(row["height"]), int(row["width"])))
+    scores.counts.append(np.array([int(row[name]) for name in columns]).reshape(classes, len(COUNTS)))
+    scores.losses.append(float(row["loss"]))
+    if POLYP_COLUMNS[0] in row:
+        scores.polyps.append(np.array([int(row[name]) for name in POLYP_COLUMNS]))
+    if BOUNDARY_COLUMNS[0] in row:
+        scores.boundaries.append(np.array([float(row[name]) for name in BOUNDARY_COLUMNS]))
+    if ALARM_COLUMNS[0] in row:
+        scores.crops.append(None if row[ALARM_COLUMNS[0]] == "" else int(row[ALARM_COLUMNS[0]]))
 
 
 def _test_metrics(results, folder):
