@@ -163,7 +163,7 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
     """The rows of all parts; if there are several parts, names begin with the part."""
     items = []
     for part, rows in parts.items():
-        for index, name in enumerate(rows["name"]):
+        for index, name in enumerate(rows["name"][:]):
             stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
             if stored and stored["bytes"] is None:
                 item = _from_file(Path(stored["path"]), name, 1)

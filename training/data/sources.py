@@ -29,6 +29,7 @@ from hub_unets.training.data.rows import (
     image_files,
     is_text,
     say_left_out,
+    stored_paths,
     upright_size,
 )
 from hub_unets.training.data.zips import unzipped
@@ -232,7 +233,7 @@ def _coco_files(folder: Path) -> dict[str, Path]:
 
 def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
     parts = {part: coco_rows(file, images, id2label) for part, file in files.items()}
-    folders = {Path(value["path"]).parent for rows in parts.values() for value in rows["image"]}
+    folders = {Path(path).parent for rows in parts.values() for path in stored_paths(rows, "image")}
     outermost = [folder for folder in folders if not folders & set(folder.parents)]
     _say_unlisted(next(iter(files.values())), outermost, parts)
     return parts
@@ -322,7 +323,7 @@ def _stems(rows: datasets.Dataset, column: str | None, image: str) -> list[str]:
         values = pyarrow.compute.struct_field(rows.data.column(image), "path").to_pylist()
     else:
         text = getattr(rows.features.get(column), "dtype", None) in ("string", "large_string")
-        values = rows[column] if text else []
+        values = rows[column][:] if text else []
     return [_stem(value or "") for value in values]
 
 

@@ -18,7 +18,7 @@ DEFINITION = (
 
 def summarize_crops(pixels):
     """Marked pixels of each image's crop, None where it has none, to how many crops there are and the share marked."""
-    return share_marked([count for count in pixels if count is not None], "crops")
+    return share_marked((count for count in pixels if count is not None), "crops")
 
 
 def marked_on_frames(segment, labels, rows, progress=""):
@@ -48,5 +48,5 @@ def marked_pixels(segment, labels, image):
 
 def share_marked(pixels, unit="frames"):
     """How many there are, and the share with a marked pixel with its 95 % bootstrap interval; None without any."""
-    alarms = np.array(pixels) > 0
+    alarms = np.fromiter((count > 0 for count in pixels), bool)
     return {unit: len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}

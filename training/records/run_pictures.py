@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from hub_unets.training.data.reading import read_image, read_labels
 from hub_unets.training.measure.metrics import metrics_from_counts
@@ -23,8 +24,8 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
         curves.threshold_curves(CURVE_THRESHOLDS, *metrics, path, chosen=processor.mask_threshold)
     reliability(scores, folder / "reliability.png")
     part, part_scores = [*scores.items()][-1]
-    dice = metrics_from_counts(np.stack(part_scores.counts))["dice"].mean(axis=1)
-    by_name = {name: index for index, name in enumerate(rows["name"])}
+    dice = metrics_from_counts(np.asarray(part_scores.counts))["dice"].mean(axis=1)
+    by_name = {name: index for index, name in enumerate(rows["name"][:])}
     for kind, names in zip(("typical", "worst"), pictures.pick_cases(dice, part_scores.names), strict=True):
         cases = [
             case(rows[by_name[name]], model, processor, dice[part_scores.names.index(name)], boundary_width)
