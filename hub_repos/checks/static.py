@@ -23,6 +23,7 @@ from hub_unets.hub_repos.repository.card import EXAMPLE
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, remote_code
 from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS
 from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.licence import LICENCE
 from hub_unets.hub_repos.repository.notebook import NOTEBOOK
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -46,6 +47,7 @@ KNOWN_FILES = {
     DATA_DIGESTS: ("text", 4 * MB),
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
+    INT8: ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),
     **dict.fromkeys(SIGNED, ("text", 64 * KB)),
     LICENCE: ("text", 64 * KB),

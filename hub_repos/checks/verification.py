@@ -19,6 +19,7 @@ from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.companions import check_companions
 from hub_unets.hub_repos.checks.data import check_data_digests
+from hub_unets.hub_repos.checks.int8_file import check_int8
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.locks import check_lock
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
@@ -27,6 +28,7 @@ from hub_unets.hub_repos.checks.reproduce import reproduce
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.hub_repos.repository.card import render_marked
 from hub_unets.hub_repos.repository.export import ONNX
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.marks import FIGURES, KINDS, NUMBER, marked_numbers
 from hub_unets.training.data.phantoms import phantom
 
@@ -54,6 +56,8 @@ STATIC_CHECKS = {
     "licence and notebook": Static(check_companions, ("card",)),
 }
 
+NETWORK_CHECKS = {ONNX: ("onnx", check_onnx), INT8: ("int8", check_int8)}  # of files that need not be there
+
 ISOLATED = Path(__file__).with_name("isolated.py")
 SHOWN_BYTES = 500  # of the isolated process's last lines
 
@@ -80,8 +84,9 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             return [files]
         name_check = checked("card names this repository", figure_checks.check_named, copy, repo_id, revision)
         checks = [files, *run_static(copy), name_check]
-        if (copy / ONNX).exists() and all(check.passed for check in checks):
-            checks.append(checked("onnx", check_onnx, copy))
+        for file, (name, check) in NETWORK_CHECKS.items():
+            if (copy / file).exists() and all(passed.passed for passed in checks):
+                checks.append(checked(name, check, copy))
         if not all(check.passed for check in checks):
             return checks
         if run:

@@ -19,6 +19,7 @@ from hub_unets.hub_repos.repository.code import (
 from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS, eval_results_text
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import replaced
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.licence import LICENCE, licence_text
 from hub_unets.hub_repos.repository.notebook import NOTEBOOK, notebook_text
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -47,7 +48,8 @@ def build(
     """Write the repository of a run's folder.
 
     Args:
-        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
+        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json; its
+            model_int8.onnx is taken along.
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
         standing: the trial's Standing in a sweep, for results.json and card.
@@ -74,7 +76,7 @@ def build(
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, *PICTURES):
+        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, INT8, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:

@@ -99,6 +99,7 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
         seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
+        int8=(folder / "model_int8.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
