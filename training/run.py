@@ -75,6 +75,7 @@ def main(argv=None):
     with about_input():
         config = find_variant(arguments.variant)[0](**model_fields)
     check_boundary_width(arguments.boundary_width, config.num_labels)
+    processor = create_processor(arguments, config, arguments.image_size)
     if arguments.calibrate and not config.binary_head:
         raise UserError(
             f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
@@ -88,9 +89,9 @@ def main(argv=None):
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
-        print_check(rows, partition, config.num_labels, arguments.boundary_width)
+        print_check(rows, partition, config.num_labels, arguments.boundary_width, processor)
         return
-    fixed = kept_settings(arguments, settings, partition, state.num_processes)
+    fixed = kept_settings(arguments, settings, partition, processor, state.num_processes)
     with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
@@ -103,13 +104,13 @@ def main(argv=None):
         say_results(arguments.output_dir)
 
 
-def kept_settings(arguments, settings, partition, processes):
+def kept_settings(arguments, settings, partition, processor, processes):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
     for name in ("negatives", "unlabelled"):
         if folder := getattr(arguments, name):
-            _, digests = load_further(name, folder, partition)
+            _, digests = load_further(name, folder, partition, processor)
             fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
     return fixed
 
@@ -169,6 +170,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
 def make_samples(arguments, rows, partition, indices, model, processor):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    if not processor.takes_rgb:
+        augmentation.require_channels(processor.num_channels)
     train_processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
     options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
     with PartialState().main_process_first():
@@ -176,7 +179,7 @@ def make_samples(arguments, rows, partition, indices, model, processor):
         training = cached_samples(rows, partition.digests, train_processor, **options).select(indices["train"])
         for field in ("negatives", "unlabelled"):
             if folder := getattr(arguments, field):
-                frames, digests = load_further(field, folder, partition)
+                frames, digests = load_further(field, folder, partition, train_processor)
                 frames = cached_samples(frames, digests, train_processor, **options)
                 frames = without_labels(frames) if field == "unlabelled" else frames
                 training = datasets.concatenate_datasets([training, frames])
@@ -185,13 +188,13 @@ def make_samples(arguments, rows, partition, indices, model, processor):
     return TrainingSamples(training, train_processor, augmentation), EvaluationSamples(validation, processor)
 
 
-def load_further(field, folder, partition):
+def load_further(field, folder, partition, processor):
     """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
 
     Raises:
         UserError: one of them is a validation or test image.
     """
-    frames = load_frames(folder)
+    frames = load_frames(folder, processor)
     digests = [file_digest(image) for image in frames["image"]]
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
     for name, digest in zip(frames["name"], digests, strict=True):
@@ -228,8 +231,6 @@ def build(arguments, model_fields):
     config_class, model_class = find_variant(arguments.variant)
     transformers.set_seed(arguments.seed)
     config = config_class(**model_fields)
-    if config.num_channels != 3:
-        raise UserError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
     with about_input():
         model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
@@ -252,6 +253,8 @@ def create_processor(arguments, config, size):
             image_mean=arguments.image_mean,
             image_std=arguments.image_std,
             mirror_margin=config.valid_margin,
+            num_channels=config.num_channels,
+            intensity=arguments.intensity,
         )
 
 
@@ -281,7 +284,7 @@ def log_scoring(folder, *line, **options):
 
 def measure_latency(model, processor, rows):
     """Milliseconds from image to mask, one image at a time, as the model is scored."""
-    images = [read_image(row["image"], row["name"]) for row in rows]
+    images = [read_image(row["image"], row["name"], processor) for row in rows]
     return {name: round(value, 2) for name, value in end_to_end_milliseconds(model, processor, images).items()}
 
 

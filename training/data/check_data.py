@@ -19,7 +19,11 @@ WHITE = 255
 
 
 def check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
+    rows: datasets.Dataset,
+    partition: Partition,
+    num_labels: int = 2,
+    boundary_width: int | None = None,
+    processor: object = None,
 ) -> dict:
     """Reads every pair and reports what was found, as plain numbers and names.
 
@@ -31,7 +35,7 @@ def check(
     bad, good = [], []
     for row in tqdm(rows, desc="checking pairs", disable=None):
         try:
-            good.append(_measure(row, num_labels, boundary_width, histogram))
+            good.append(_measure(row, num_labels, boundary_width, processor, histogram))
         except (UserError, OSError) as error:
             bad.append({"name": row["name"], "reason": str(error)})
     return {
@@ -72,26 +76,24 @@ def format_check(report: dict) -> str:
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
 
 
-def print_check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
-) -> dict:
+def print_check(*arguments: object) -> dict:
     """`check`, printed; returns the report."""
-    report = check(rows, partition, num_labels, boundary_width)
+    report = check(*arguments)
     print(format_check(report))
     return report
 
 
-def _measure(row: dict, num_labels: int, boundary_width: int | None, histogram: np.ndarray) -> dict:
+def _measure(row: dict, num_labels: int, boundary_width: int | None, processor: object, histogram: np.ndarray) -> dict:
     """One pair's size, polyp area (share of the image) and number of polyps; adds its mask's values to `histogram`."""
-    image, mask = read_image(row["image"], row["name"]), read_mask(row["annotation"], row["name"])
+    image, mask = read_image(row["image"], row["name"], processor), read_mask(row["annotation"], row["name"])
     labels = labels_of(mask, row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     histogram += np.bincount(mask.values.astype(np.uint8).ravel(), minlength=WHITE + 1)
     polyp = (labels > 0) & (labels < WHITE)
     return {
         "name": row["name"],
-        "width": image.width,
-        "height": image.height,
+        "width": labels.shape[1],
+        "height": labels.shape[0],
         "area": float(polyp.mean()),
         "polyps": _count_polyps(polyp),
     }

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.measure.models import pixel_values
 
 WARM_UPS, REPEATS = 2, 5
@@ -54,7 +55,7 @@ def end_to_end_milliseconds(model, processor, images, warm_ups=2):
     Args:
         model: in eval mode, on its device.
         processor: its image processor.
-        images: decoded PIL images, each timed once.
+        images: as `read_image` gives them, each timed once.
 
     Returns:
         dict: `p50` and `p95` in milliseconds, `images` and the CPU `threads`.
@@ -63,7 +64,7 @@ def end_to_end_milliseconds(model, processor, images, warm_ups=2):
     for image in [*images[:warm_ups], *images]:
         started = time.perf_counter()
         outputs = model(pixel_values(model, processor, image))
-        processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].cpu()
+        processor.post_process_semantic_segmentation(outputs, [height_and_width(image)])[0].cpu()
         seconds.append(time.perf_counter() - started)
     p50, p95 = np.quantile(seconds[-len(images) :], (0.5, 0.95)) * 1000
     return {"p50": float(p50), "p95": float(p95), "images": len(images), "threads": torch.get_num_threads()}
