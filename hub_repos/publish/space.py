@@ -15,7 +15,7 @@ from hub_unets.hub_repos.page.page import FILES as PAGE_FILES
 from hub_unets.hub_repos.page.page import RUNTIME, SETTINGS, build_page
 from hub_unets.hub_repos.publish.publication import commit_files
 from hub_unets.hub_repos.publish.remote import changes, explained, list_files, patience
-from hub_unets.hub_repos.repository.card import EXAMPLE
+from hub_unets.hub_repos.repository.example import EXAMPLE
 from hub_unets.hub_repos.repository.export import ONNX
 from hub_unets.hub_repos.repository.licence import LICENCE, licence_text
 from hub_unets.training.errors import UserError

@@ -18,6 +18,7 @@ from hub_unets.training.data import appearance, polyp_free, screen, zoom
 from hub_unets.training.errors import UserError
 
 TRIALS = 3  # draws of a transform that is tried
+RGB_ALONE = polyp_free.PaintOut, screen.Screen, appearance.Glare, appearance.Dye  # they paint colours of 8 bits
 
 
 class Augmentation:
@@ -60,8 +61,10 @@ class Augmentation:
 
 def _takes(transform, num_channels):
     """Whether a transform, where it is applied, changes a float32 image of `num_channels` into another one in 0..1."""
-    random = np.random.default_rng(0)
-    image, mask = random.random((48, 64, num_channels), np.float32), np.zeros((48, 64), np.uint8)
+    if isinstance(transform, RGB_ALONE):
+        return False
+    image = np.random.default_rng(0).random((64, 64, num_channels), np.float32)
+    mask = np.zeros((64, 64), np.uint8)
     mask[12:20, 16:28] = 1
     probability, transform.p = transform.p, 1.0
     compose = albumentations.Compose([transform])
@@ -69,9 +72,8 @@ def _takes(transform, num_channels):
         for seed in range(TRIALS):
             compose.set_random_seed(seed)
             changed = compose(image=image, mask=mask, frames=())["image"]
-            if changed.shape[2:] != image.shape[2:] or changed.dtype != image.dtype or not np.isfinite(changed).all():
-                return False
-            if changed.min() < 0 or changed.max() > 1:
+            is_alike = changed.shape == image.shape and changed.dtype == image.dtype
+            if not (is_alike and np.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1):
                 return False
     except Exception:  # OpenCV and albumentations raise errors of many classes
         return False

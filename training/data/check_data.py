@@ -76,9 +76,9 @@ def format_check(report: dict) -> str:
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
 
 
-def print_check(*arguments: object) -> dict:
+def print_check(*arguments: object, **options: object) -> dict:
     """`check`, printed; returns the report."""
-    report = check(*arguments)
+    report = check(*arguments, **options)
     print(format_check(report))
     return report
 
