@@ -39,6 +39,7 @@ from hub_unets.hub_repos.inference.predictions import (
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.data.rows import first_few
@@ -74,7 +75,7 @@ class Predictor:
         self.tiling = {"tile": tile, "overlap": overlap, "batch_size": self.batch_size}
 
     def __call__(self, images):
-        """PIL images, RGB, to Predictions."""
+        """Images, as `read_image` gives them, to Predictions."""
         with torch.inference_mode():
             logits_of_images = logits_of(self._forward, images, **self.tiling)
             return [self._prediction(*pair) for pair in zip(logits_of_images, images, strict=True)]
@@ -88,7 +89,7 @@ class Predictor:
         return torch.cat([prediction.logits, prediction.uncertainty[:, None]], dim=1)
 
     def _prediction(self, logits, image):
-        sizes, disagreement = [(image.height, image.width)], None
+        sizes, disagreement = [height_and_width(image)], None
         if self.flips:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
@@ -115,7 +116,7 @@ def predict(predictor, items, predictions, state, stamps):
     """
     failures = []
     share = _share(items, predictions.done(), state, stamps)
-    for batch in in_batches(_read(share, failures), predictor.batch_size):
+    for batch in in_batches(_read(share, predictor.processor, failures), predictor.batch_size):
         results = predictor([image for *_, image in batch])
         for (item, stored, image), prediction in zip(batch, results, strict=True):
             predictions.write(item, stored, image, prediction)
@@ -137,11 +138,11 @@ def _share(items, done, state, stamps):
             bar.update()
 
 
-def _read(items, failures):
+def _read(items, processor, failures):
     for item in items:
         try:
             stored = item.read()
-            yield item, stored, read_image(stored, item.name)
+            yield item, stored, read_image(stored, item.name, processor)
         except UserError as error:
             failures.append((item.file, str(error)))
 

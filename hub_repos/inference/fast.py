@@ -84,12 +84,16 @@ class FastSegmenter:
         return self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=threshold)
 
     def _pixels(self, images):
-        """Images to uint8 arrays 3 x H x W for the network, and pairs (height, width)."""
+        """Images to arrays C x H x W for the network, uint8 or float32 values, and pairs (height, width)."""
         map_images = self.threads.map if len(images) > 1 else map
         pairs = list(map_images(self._decode, images))
         return [pixels for pixels, _ in pairs], [size for _, size in pairs]
 
     def _decode(self, image):
+        if not self.processor.takes_rgb:
+            values = self.processor.read(image)
+            pixels = np.ascontiguousarray(self.processor.resized(values).transpose(2, 0, 1))
+            return self.processor.mirror(pixels), values.shape[:2]
         image, size = decode(image, self.processor.size)
         return self.processor.mirror(resize(image, self.processor)), size
 
@@ -166,7 +170,7 @@ class LogitsAndMaps(nn.Module):
 
 
 class TorchNetwork:
-    """uint8 B x 3 x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
+    """Pixels B x C x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
 
     def __init__(self, network, processor):
         self.encoder = Encoder(network).to(memory_format=torch.channels_last)
@@ -182,7 +186,7 @@ class TorchNetwork:
 
 
 class OpenVINONetwork:
-    """uint8 images 3 x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
+    """Images C x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
 
     The first layers in float32 and the rest in bfloat16, or with `calibration`, a list of such images, the decoder in
     int8. One image takes all cores; of several, each core takes one at a time.
@@ -228,7 +232,7 @@ def requests_of(graphs, hint, count):
 
 
 def graphs_of(network, processor, calibration=()):
-    """Two OpenVINO graphs with their precisions, from uint8 pixels to the encoder's first map, and on to the logits.
+    """Two OpenVINO graphs with their precisions, from pixels to the encoder's first map, and on to the logits.
 
     Folding batch norm into a channel of little variance gives it a large weight. In the first layers rounding moves
     masks then, so they are float32. The rest is bfloat16, or with `calibration` the decoder is int8.
@@ -282,7 +286,7 @@ def cut(graph, names):
 
 
 def quantised(graph, float_names, calibration):
-    """A graph in int8, without the nodes of `float_names`; ranges from uint8 images 3 x H x W."""
+    """A graph in int8, without the nodes of `float_names`; ranges from images C x H x W."""
     import nncf
 
     dataset = nncf.Dataset([pixels[None] for pixels in calibration])
@@ -314,20 +318,24 @@ def converted(module, *inputs):
 
 
 def mean_and_scale(processor):
-    """Two lists of three: the processor's values are uint8 pixels minus the first, divided by the second."""
-    rescale = processor.rescale_factor if processor.do_rescale else 1.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    """Two lists, one number a channel: the processor's values are pixels minus the first, divided by the second."""
+    rescale = processor.rescale_factor if processor.do_rescale and processor.takes_rgb else 1.0
+    count = processor.num_channels
+    mean, std = (
+        (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * count, [1.0] * count)
+    )
     return [value / rescale for value in mean], [value / rescale for value in std]
 
 
 def normalised(graph, processor):
-    """An OpenVINO graph that takes uint8 B x 3 x H x W and normalises them itself."""
+    """An OpenVINO graph that takes B x C x H x W, uint8 of RGB and else float32, and normalises them itself."""
     from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor
 
     mean, scale = mean_and_scale(processor)
     steps = PrePostProcessor(graph)
-    steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NCHW"))
+    kind = Type.u8 if processor.takes_rgb else Type.f32
+    steps.input().tensor().set_element_type(kind).set_layout(Layout("NCHW"))
     steps.input().model().set_layout(Layout("NCHW"))
     steps.input().preprocess().convert_element_type(Type.f32).mean(mean).scale(scale)
     return steps.build()
