@@ -94,12 +94,7 @@ def page_settings(folder, name):
     with about_input():
         config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)
-    if config.num_channels != 3:
-        raise UserError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
-    if processor.intensity is not None:
-        raise UserError(
-            f"the page reads RGB of 8 bits, and {name} takes values (intensity in preprocessor_config.json)."
-        )
+    require_rgb(processor, name)
     if not processor.do_resize:
         raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
     if processor.resample not in RESAMPLES:
@@ -119,6 +114,15 @@ def page_settings(folder, name):
         "labels": [config.id2label[label] for label in range(config.num_labels)],
         "runtime": PACKAGE,
     }
+
+
+def require_rgb(processor, name):
+    """Raise UserError where a network takes other images than a browser shows."""
+    if not processor.takes_rgb:
+        raise UserError(
+            f"a page shows RGB of 8 bits, {name} takes values (num_channels={processor.num_channels}, "
+            f"intensity={processor.intensity}): use `hub-unets predict`, or the card's lines."
+        )
 
 
 def fetch_runtime(scratch):
