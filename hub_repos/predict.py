@@ -43,6 +43,7 @@ from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
 from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.data.rows import first_few
@@ -88,7 +89,7 @@ class Predictor:
         return self.smoother.reach if self.smoother else 0
 
     def __call__(self, images, places=None):
-        """PIL images, RGB, to Predictions; `places` are those of the frames of videos, None of other images."""
+        """Images, as `read_image` gives them, to Predictions; `places` are those of frames, None of other images."""
         with torch.inference_mode():
             logits_of_images = logits_of(self._forward, images, **self.tiling)
             triples = zip(logits_of_images, images, places or [None] * len(images), strict=True)
@@ -103,7 +104,7 @@ class Predictor:
         return torch.cat([prediction.logits, prediction.uncertainty[:, None]], dim=1)
 
     def _prediction(self, logits, image, place):
-        sizes, disagreement = [(image.height, image.width)], None
+        sizes, disagreement = [height_and_width(image)], None
         if self.flips:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
@@ -131,7 +132,7 @@ def predict(predictor, items, predictions, state):
     """Predict this process's share of the items that are not done; returns (file, reason) of each unreadable one."""
     failures = []
     share = _share(items, predictions.done(), state, predictor.reach)
-    for batch in in_batches(_read(share, failures), predictor.batch_size):
+    for batch in in_batches(_read(share, predictor.processor, failures), predictor.batch_size):
         results = predictor([image for *_, image in batch], [item.place for item, *_ in batch])
         for (item, is_due, stored, image), prediction in zip(batch, results, strict=True):
             if is_due:
@@ -177,11 +178,11 @@ def _frames(video, done, state, reach, bar):
         bar.update(is_due)
 
 
-def _read(share, failures):
+def _read(share, processor, failures):
     for item, is_due in share:
         try:
             stored = item.read()
-            yield item, is_due, stored, read_image(stored, item.name)
+            yield item, is_due, stored, read_image(stored, item.name, processor)
         except UserError as error:
             if is_due:
                 failures.append((item.file, str(error)))

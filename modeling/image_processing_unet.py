@@ -15,7 +15,9 @@ from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import load_image
 
+from hub_unets.modeling.image_files import read_values
 from hub_unets.modeling.images import channels_last, format_name, is_float, laid_out, opened, to_rgb, upright
+from hub_unets.modeling.intensities import as_stored, to_unit
 from hub_unets.modeling.label_maps import check_pair, flat_list, split_maps, to_labels
 from hub_unets.modeling.processor_options import FIELDS, check_fields, refuse_unsupported
 from hub_unets.modeling.segments import components_as_segments, scored_regions
@@ -32,8 +34,10 @@ class UNetImageProcessor(BaseImageProcessor):
         size: {"height", "width"} in pixels of the field that the logits cover.
         do_resize: False keeps each image's size.
         resample: a PIL filter for images (2 is bilinear, antialiased), or torchvision's; masks are always nearest.
-        do_rescale: multiply 0..255 by `rescale_factor`; False also takes floats as they are, of any range.
-        do_normalize: subtract `image_mean` and divide by `image_std`, three numbers each, or one for all.
+        do_rescale: bring values to 0..1: of RGB, 0..255 is multiplied by `rescale_factor`; of other images `intensity`
+            says how. False takes floats, or the values of other images, as they are, of any range.
+        do_normalize: subtract `image_mean` and divide by `image_std`, a number for each channel, or one for all; None
+            is ImageNet's, and of channels that are not RGB the mean of its three.
         mirror_margin: pixels mirrored at each border after resizing, for `valid` padding (92 at depth 4; figure 2 of
             the 2015 paper): `pixel_values` are `size` + 2 x `mirror_margin`.
         mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
@@ -41,6 +45,9 @@ class UNetImageProcessor(BaseImageProcessor):
         do_reduce_labels: subtract 1 from the labels of segmentation maps; 0 becomes 255, which is ignored.
         drop_outside_view: regions that lie wholly outside the endoscope's view (`view.view_of`) are background;
             post-processing needs the images then.
+        num_channels: of the network. 3 without `intensity` means that every image becomes RGB of 8 bits; otherwise
+            images keep the values of their 8 or 16 bits or floats; see `image_files.read_values`.
+        intensity: what becomes 0..1; see `intensities.to_unit`.
 
     Raises:
         ValueError: a value of another type or range, or an option of other processors that this one lacks.
@@ -56,13 +63,15 @@ class UNetImageProcessor(BaseImageProcessor):
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=(0.485, 0.456, 0.406),
-        image_std=(0.229, 0.224, 0.225),
+        image_mean=None,
+        image_std=None,
         mirror_margin=0,
         mask_threshold=0.5,
         score_threshold=0.0,
         do_reduce_labels=False,
         drop_outside_view=False,
+        num_channels=3,
+        intensity=None,
         **kwargs,
     ):
         refuse_unsupported(kwargs)
@@ -81,6 +90,8 @@ class UNetImageProcessor(BaseImageProcessor):
             "score_threshold": score_threshold,
             "do_reduce_labels": do_reduce_labels,
             "drop_outside_view": drop_outside_view,
+            "num_channels": num_channels,
+            "intensity": intensity,
         }
         vars(self).update(check_fields(fields))
 
@@ -108,21 +119,23 @@ class UNetImageProcessor(BaseImageProcessor):
 
         Args:
             images: one image or a list, at any depth: path, PIL image, NumPy array or torch tensor (H x W, H x W x C
-                or C x H x W; uint8, uint16, or floats in 0..1, 0..255 or 0..65535), or an array B x C x H x W.
+                or C x H x W; uint8, uint16, or floats in 0..1, 0..255 or 0..65535), or an array B x C x H x W. If
+                images do not become RGB, also a file's bytes, and arrays of any numbers.
             segmentation_maps: optionally class indices for each image, as large as the image: see
                 `label_maps.to_labels`; of several images also as one array B x H x W.
             return_tensors: `"pt"` or `"np"`.
             input_data_format: `"channels_first"` or `"channels_last"` of arrays whose shape does not tell.
-            data_format: `"channels_last"` gives `pixel_values` as B x H x W x 3.
+            data_format: `"channels_last"` gives `pixel_values` as B x H x W x C.
             device: where the tensors go.
             kwargs: any field of this processor, for this call. `do_convert_rgb` (always) and `disable_grouping`
                 (no effect) are taken for the sake of code for other processors.
 
         Returns:
-            BatchFeature with `pixel_values` float32, B x 3 x H x W, and `labels` int64, B x H x W, if masks are given.
+            BatchFeature with `pixel_values` float32, B x num_channels x H x W, and `labels` int64, B x H x W, if masks
+            are given.
 
         Raises:
-            ValueError: an image that can't be read as RGB, a map that does not fit its image, an unknown option, or
+            ValueError: an image that can't be read, a map that does not fit its image, an unknown option, or
                 without resizing images of different sizes.
         """
         options = self._options(kwargs)
@@ -153,26 +166,44 @@ class UNetImageProcessor(BaseImageProcessor):
             raise ValueError(f"Unknown option {unknown[0]!r}; this image processor has {', '.join(sorted(fields))}.")
         return type(self)(**{**fields, **changes})
 
+    @property
+    def takes_rgb(self):
+        """Whether every image becomes RGB of 8 bits."""
+        return self.num_channels == 3 and self.intensity is None
+
+    @property
+    def read_options(self):
+        """What a call needs beside images that `read` gave: their values are in the network's range already."""
+        return {} if self.takes_rgb else {"do_rescale": False}
+
     def read(self, image):
-        """An image as the network sees it before it is resized: upright, RGB, 8 bits; see `images.to_rgb`."""
-        return to_rgb(image)
+        """An image as the network sees it before it is resized, upright.
+
+        Returns:
+            an RGB PIL image of 8 bits (see `images.to_rgb`); or where images do not become RGB, an array float32
+            H x W x num_channels in 0..1, which takes its place in a call with `read_options`.
+        """
+        return to_rgb(image) if self.takes_rgb else self._measured(image)
+
+    def _measured(self, image, layout=None):
+        values = read_values(image, self.num_channels, layout)
+        return to_unit(values, self.intensity) if self.do_rescale else as_stored(values)
 
     def _prepared(self, image, label_map, layout):
-        """One image as array H x W x 3 at `size`, uint8 or float32, and its labels for the network, int64 or None."""
-        image, label_map = opened(image), opened(label_map)
+        """One image as array H x W x C at `size`, uint8 or float32, and its labels for the network, int64 or None."""
+        image, label_map = opened(image) if self.takes_rgb else image, opened(label_map)
         picture = self._picture(image, layout)
         labels = None if label_map is None else to_labels(label_map)
         if labels is not None:
             size = picture.size[::-1] if isinstance(picture, Image.Image) else picture.shape[:2]
             check_pair(image, size, label_map, labels)
             labels = self.mirror(self.resize_labels(self._reduced(labels)))
-        if isinstance(picture, Image.Image):
-            return np.asarray(self.resize(picture)), labels
-        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(picture, -1, 0)]
-        return np.stack([np.asarray(self.resize(channel)) for channel in channels], axis=-1), labels
+        return self.resized(picture), labels
 
     def _picture(self, image, layout):
-        """An opened image as RGB PIL image, or where floats are taken as they are, as array float32 H x W x 3."""
+        """An image as RGB PIL image, or where its floats or other values are kept, as array float32 H x W x C."""
+        if not self.takes_rgb:
+            return self._measured(image, layout)
         if isinstance(image, Image.Image):
             if image.mode != "F" or self.do_rescale:
                 return to_rgb(image)
@@ -192,6 +223,13 @@ class UNetImageProcessor(BaseImageProcessor):
         if not self.do_resize:
             return image
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling(self.resample))
+
+    def resized(self, image):
+        """An RGB PIL image or an array float32 H x W x C, at `size`, as array of the same type."""
+        if isinstance(image, Image.Image):
+            return np.asarray(self.resize(image))
+        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)]
+        return np.stack([np.asarray(self.resize(channel)) for channel in channels], axis=-1)
 
     def resize_labels(self, labels):
         """Class indices H x W at `size`, by nearest neighbour."""
@@ -214,9 +252,9 @@ class UNetImageProcessor(BaseImageProcessor):
         return np.pad(array, margins, mode="reflect")
 
     def normalize(self, pixels):
-        """uint8 or float32 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, with mirrored borders."""
+        """uint8 or float32 B x H x W x C at `size` to float32 `pixel_values`, B x C x H x W, with mirrored borders."""
         values = self.mirror(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).astype(np.float32)
-        if self.do_rescale:
+        if self.do_rescale and self.takes_rgb:
             values *= np.float32(self.rescale_factor)
         if self.do_normalize:
             values -= np.array(self.image_mean, np.float32)[:, None, None]
@@ -350,6 +388,12 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         """Accept any model: the stock list names the architectures inside transformers only."""
 
     def preprocess(self, image, subtask=None, timeout=None):
+        processor = self.image_processor
+        if not processor.takes_rgb:  # the stock class makes RGB of each image
+            image = processor.read(image)
+            inputs = processor(image, **processor.read_options).to(self.dtype)
+            inputs["target_size"] = [image.shape[:2]]
+            return inputs
         with contextlib.suppress(OSError):  # an address or base64 text: left to the stock class
             image = to_rgb(image)  # the stock class clips images of 16 bits to white
         if not self.image_processor.drop_outside_view:

@@ -30,7 +30,9 @@ from hub_unets.training.records.run_pictures import save_mask
 
 def negatives_record(folder, segment, labels):
     """What results.json says of a folder of frames without a polyp; arguments as `marked_on_frames`."""
-    pixels = marked_on_frames(segment, labels, load_frames(folder), progress="Score frames without a polyp")
+    pixels = marked_on_frames(
+        segment, labels, load_frames(folder, segment.processor), progress="Score frames without a polyp"
+    )
     return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
 
 

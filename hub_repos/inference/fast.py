@@ -83,14 +83,15 @@ class FastSegmenter:
         logits = self.network(list(pixels))
         return self.processor.post_process_semantic_segmentation(logits, list(sizes), threshold, images=views)
 
-    def _pixels(self, images):
-        return [pixels for pixels, *_ in self._map(self._decoded, images)]
-
     def _map(self, function, images):
         return list((self.threads.map if len(images) > 1 else map)(function, images))
 
     def _decoded(self, image):
-        """An image to uint8 3 x H x W for the network, its (height, width), and it itself if its view is asked for."""
+        """An image to C x H x W for the network, its (height, width), and it itself if its view is asked for."""
+        if not self.processor.takes_rgb:
+            values = self.processor.read(image)
+            pixels = np.ascontiguousarray(self.processor.resized(values).transpose(2, 0, 1))
+            return self.processor.mirror(pixels), values.shape[:2], None
         image, size = decode(image, self.processor.size)
         kept = image if self.processor.drop_outside_view else None
         return self.processor.mirror(resize(image, self.processor)), size, kept
@@ -156,7 +157,7 @@ class Decoder(nn.Module):
 
 
 class TorchNetwork:
-    """uint8 B x 3 x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
+    """Pixels B x C x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
 
     def __init__(self, network, processor):
         self.encoder = Encoder(network).to(memory_format=torch.channels_last)
@@ -172,7 +173,7 @@ class TorchNetwork:
 
 
 class OpenVINONetwork:
-    """uint8 images 3 x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
+    """Images C x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
 
     One image takes all cores; of several, each core takes one at a time. Either is compiled when it is first needed.
 
@@ -225,7 +226,7 @@ def requests_of(graphs, hint, count):
 
 
 def int8_graphs(folder, processor):
-    """The graph of a folder's model_int8.onnx, from uint8 pixels to logits.
+    """The graph of a folder's model_int8.onnx, from pixels to logits.
 
     Raises:
         UserError: there is none, or it is for images of another size.
@@ -242,7 +243,7 @@ def int8_graphs(folder, processor):
 
 
 def bf16_graphs(folder, processor):
-    """Two OpenVINO graphs with their precisions, from uint8 pixels to the encoder's first map, and on to the logits.
+    """Two OpenVINO graphs with their precisions, from pixels to the encoder's first map, and on to the logits.
 
     Folding batch norm into a channel of little variance gives it a large weight. In the first layers rounding moves
     masks then, so they are float32. The rest is bfloat16.
@@ -312,20 +313,24 @@ def converted(module, *inputs):
 
 
 def mean_and_scale(processor):
-    """Two lists of three: the processor's values are uint8 pixels minus the first, divided by the second."""
-    rescale = processor.rescale_factor if processor.do_rescale else 1.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    """Two lists, one number a channel: the processor's values are pixels minus the first, divided by the second."""
+    rescale = processor.rescale_factor if processor.do_rescale and processor.takes_rgb else 1.0
+    count = processor.num_channels
+    mean, std = (
+        (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * count, [1.0] * count)
+    )
     return [value / rescale for value in mean], [value / rescale for value in std]
 
 
 def normalised(graph, processor):
-    """An OpenVINO graph that takes uint8 B x 3 x H x W and normalises them itself."""
+    """An OpenVINO graph that takes B x C x H x W, uint8 of RGB and else float32, and normalises them itself."""
     from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor
 
     mean, scale = mean_and_scale(processor)
     steps = PrePostProcessor(graph)
-    steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NCHW"))
+    kind = Type.u8 if processor.takes_rgb else Type.f32
+    steps.input().tensor().set_element_type(kind).set_layout(Layout("NCHW"))
     steps.input().model().set_layout(Layout("NCHW"))
     steps.input().preprocess().convert_element_type(Type.f32).mean(mean).scale(scale)
     return steps.build()

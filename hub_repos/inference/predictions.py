@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from hub_unets.hub_repos.inference.tracks import number_tracks
+from hub_unets.modeling.intensities import picture
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
@@ -87,18 +88,18 @@ class Predictions:
         Args:
             item: the Item.
             stored: {"bytes", "path"}, its encoded file.
-            image: RGB, as the model got it.
+            image: as the model got it.
             prediction: the Prediction.
         """
         self._save(f"masks/{item.name}.png", lambda file: self._coloured(prediction.mask).save(file, format="PNG"))
-        overlay = Image.fromarray(outlined(np.asarray(image), prediction.mask))
+        overlay = Image.fromarray(outlined(picture(image), prediction.mask))
         options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
         self._save(f"overlays/{item.name}.jpg", lambda file: overlay.save(file, **options))
         if prediction.disagreement is not None:
             grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
             self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
         location = self._location(item, stored)
-        record = _record(item, location, image, prediction)
+        record = _record(item, location, prediction)
         self.records.write(json.dumps(record) + "\n")
         self.records.flush()
 
@@ -137,14 +138,15 @@ def _whole_lines(path):
     return path.open("a", encoding="utf-8")
 
 
-def _record(item, location, image, prediction):
+def _record(item, location, prediction):
+    height, width = prediction.mask.shape
     polyps = [_polyp(prediction.segmentation, segment) for segment in prediction.segments]
     return {
         "name": item.name,
         **({} if item.place is None else item.place._asdict()),
         "stamp": item.stamp,
         "written": time.time(),
-        "image": {**location, "width": image.width, "height": image.height},
+        "image": {**location, "width": width, "height": height},
         "area": int(np.count_nonzero(prediction.mask)),
         "uncertainty": round(prediction.uncertainty, 6),
         "polyps": polyps,

@@ -9,6 +9,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.hub_repos.repository import marks
+from hub_unets.hub_repos.repository.example import EXAMPLE, example_name
 from hub_unets.hub_repos.repository.notebook import load_arguments
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.records.locks import is_seen_before
@@ -17,7 +18,6 @@ from hub_unets.training.records.results import read_history, scored_part
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
 KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
-EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the card's metadata, by their field
@@ -81,6 +81,8 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
     template = marks.environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         card_data=card_data(results, config, repo_id, revision).to_yaml(),
+        example=example_name(config.get("num_channels", 3)),
+        takes_rgb=takes_rgb(processor),
         scored=part,
         legend=marks.legend(),
         title=title(results, config),
@@ -107,6 +109,11 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
         built=any(folder.glob("modeling_*.py")),
         class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
+
+
+def takes_rgb(processor):
+    """Whether images become RGB of 8 bits, by the fields of preprocessor_config.json; those of old lack two."""
+    return processor.get("num_channels", 3) == 3 and processor.get("intensity") is None
 
 
 def linked(text):
@@ -170,7 +177,7 @@ def card_data(results, config, repo_id=None, revision=None):
         base_model=base_model(results, config),
         metrics=["dice", "mean_iou"],
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
-        if repo_id
+        if repo_id and example_name(config.get("num_channels", 3)) == EXAMPLE
         else None,
         model_name=title(results, config) if figures else None,
         eval_results=figures or None,

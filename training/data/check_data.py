@@ -32,7 +32,11 @@ class Pair(NamedTuple):
 
 
 def check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
+    rows: datasets.Dataset,
+    partition: Partition,
+    num_labels: int = 2,
+    boundary_width: int | None = None,
+    processor: object = None,
 ) -> dict:
     """Reads every pair and reports what was found, as plain numbers and names.
 
@@ -45,7 +49,7 @@ def check(
     widths, heights, areas = array("I"), array("I"), array("d")
     for row in tqdm(rows, desc="checking pairs", disable=None):
         try:
-            pair = _measure(row, num_labels, boundary_width, histogram)
+            pair = _measure(row, num_labels, boundary_width, processor, histogram)
         except (UserError, OSError) as error:
             bad.append({"name": row["name"], "reason": str(error)})
             continue
@@ -91,23 +95,21 @@ def format_check(report: dict) -> str:
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
 
 
-def print_check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
-) -> dict:
+def print_check(*arguments: object, **options: object) -> dict:
     """`check`, printed; returns the report."""
-    report = check(rows, partition, num_labels, boundary_width)
+    report = check(*arguments, **options)
     print(format_check(report))
     return report
 
 
-def _measure(row: dict, num_labels: int, boundary_width: int | None, histogram: np.ndarray) -> Pair:
+def _measure(row: dict, num_labels: int, boundary_width: int | None, processor: object, histogram: np.ndarray) -> Pair:
     """What is measured of one pair; adds its mask's values to `histogram`."""
-    image, mask = read_image(row["image"], row["name"]), read_mask(row["annotation"], row["name"])
+    image, mask = read_image(row["image"], row["name"], processor), read_mask(row["annotation"], row["name"])
     labels = labels_of(mask, row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     histogram += np.bincount(mask.values.astype(np.uint8).ravel(), minlength=WHITE + 1)
     polyp = (labels > 0) & (labels < WHITE)
-    return Pair(image.width, image.height, float(polyp.mean()), _count_polyps(polyp))
+    return Pair(labels.shape[1], labels.shape[0], float(polyp.mean()), _count_polyps(polyp))
 
 
 def _count_polyps(polyp: np.ndarray) -> int:

@@ -19,13 +19,13 @@ class Further(NamedTuple):
     record: dict | None = None
 
 
-def load_further(field, folder, partition):
-    """Frames without a mask; `field` is what names them in a recipe.
+def load_further(field, folder, partition, processor):
+    """Frames without a mask; `field` is what names them in a recipe, `processor` what will read them.
 
     Raises:
         UserError: one of them is a validation or test image.
     """
-    frames = load_frames(folder)
+    frames = load_frames(folder, processor)
     further = Further(frames, list(map(file_digest, stored_files(frames, "image"))))
     refuse_held_out(field, folder, further, partition)
     return further

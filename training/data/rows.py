@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = {  # what Pillow reads
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif",
     ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".dds", ".qoi",
 }  # fmt: skip
+VALUE_SUFFIXES = {".npy", ".npz", ".dcm", ".dicom"}  # read where images do not become RGB
+IMAGE_SUFFIXES |= VALUE_SUFFIXES
 
 DEBRIS = {"thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 

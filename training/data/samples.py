@@ -34,7 +34,7 @@ VERSION = "version 2"  # of how masks are read; a new one rebuilds every cache
 _FEATURES = datasets.Features(
     {
         "name": datasets.Value("string"),
-        "pixels": datasets.Value("binary"),  # uint8, H x W x 3 at the processor's size
+        "pixels": datasets.Value("binary"),  # uint8 H x W x 3, or float32 H x W x C, at the processor's size
         "labels": datasets.Value("binary"),  # uint8, H x W at the processor's size
         "native_labels": datasets.Value("binary"),  # PNG at the original size
     }
@@ -47,7 +47,7 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
     Args:
         rows: Dataset with name, image, annotation (encoded).
         digests: the images' sha256, in row order; part of the cache's key.
-        processor: a UNetImageProcessor; its size and resampling are used, its normalisation is not.
+        processor: a UNetImageProcessor; all but its normalisation is used.
         num_labels: how masks are read; see `training.data.reading.read_labels`.
         cache_folder: default: a folder in the cache of `datasets`.
         boundary_width: as `num_labels`.
@@ -89,12 +89,12 @@ def require_foreground(samples):
 
 
 def _sample(row, processor, num_labels, boundary_width):
-    image, labels = read_pair(row, num_labels, boundary_width)
+    image, labels = read_pair(row, num_labels, boundary_width, processor)
     native = io.BytesIO()
     Image.fromarray(labels).save(native, format="PNG", compress_level=1)
     return {
         "name": row["name"],
-        "pixels": np.asarray(processor.resize(image)).tobytes(),
+        "pixels": processor.resized(image).tobytes(),
         "labels": processor.resize_labels(labels).tobytes(),
         "native_labels": native.getvalue(),
     }
@@ -111,6 +111,7 @@ def _ignore(sample):
 
 def _cache_key(rows, digests, processor, num_labels, boundary_width):
     fields = (VERSION, processor.size, processor.resample, num_labels, boundary_width)
+    fields += () if processor.takes_rgb else (processor.num_channels, processor.intensity)
     hashed = hashlib.sha256(repr(fields).encode())
     for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
         hashed.update(f"{row['name']}\t{digest}\t".encode())
@@ -137,7 +138,7 @@ def _quiet_bars(quiet):
 
 
 class Frames(Sequence):
-    """Cached samples as arrays: index to (uint8 H x W x 3, uint8 H x W)."""
+    """Cached samples as arrays: index to (uint8 H x W x 3 or float32 H x W x C in 0..1, uint8 H x W)."""
 
     def __init__(self, samples, processor):
         self.samples, self.processor = samples, processor
@@ -150,7 +151,7 @@ class Frames(Sequence):
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples: `(epoch, index)` to `pixel_values` float32 3 x H x W and `labels` int64 H x W.
+    """Augmented samples: `(epoch, index)` to `pixel_values` float32 C x H x W and `labels` int64 H x W.
 
     Args:
         samples: from `cached_samples`.
@@ -234,7 +235,7 @@ class EpochSampler(Sampler):
 
 def _arrays(sample, processor):
     shape = processor.size["height"], processor.size["width"]
-    pixels = np.frombuffer(sample["pixels"], np.uint8).reshape(*shape, 3)
+    pixels = np.frombuffer(sample["pixels"], np.uint8 if processor.takes_rgb else np.float32).reshape(*shape, -1)
     return pixels, np.frombuffer(sample["labels"], np.uint8).reshape(shape)
 
 

@@ -53,7 +53,7 @@ def end_to_end_milliseconds(model, processor, images, warm_ups=2):
     Args:
         model: in eval mode, on its device.
         processor: its image processor.
-        images: decoded PIL images, each timed once.
+        images: as `read_image` gives them, each timed once.
 
     Returns:
         dict: `p50` and `p95` in milliseconds, `images` and the CPU `threads`.

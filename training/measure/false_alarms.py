@@ -31,17 +31,17 @@ def marked_on_frames(segment, labels, rows, progress=""):
         progress: what the progress bar says; empty shows none.
     """
     bar = tqdm(rows, desc=progress, unit="image", disable=not progress, leave=False)
-    return [marked_pixels(segment, labels, read_image(row["image"], row["name"])) for row in bar]
+    return [marked_pixels(segment, labels, read_image(row["image"], row["name"], segment.processor)) for row in bar]
 
 
 def marked_in_crop(segment, labels, image, truth):
-    """Marked pixels of the polyp-free crop of one image, PIL, with its true labels H x W; None where it has none."""
+    """Marked pixels of the polyp-free crop of one image with its true labels H x W; None where it has none."""
     crop = largest_free_crop(image, truth, MIN_SIDE)
     return None if crop is None else marked_pixels(segment, labels, crop)
 
 
 def marked_pixels(segment, labels, image):
-    """How many pixels of a PIL image get one of these labels."""
+    """How many pixels of an image get one of these labels."""
     (mask,), _ = segment([image])
     return int(np.isin(mask, labels).sum())
 

@@ -76,11 +76,12 @@ def of_whole_images(processor):
 
 
 def pixel_values(model, processor, images):
-    """What a model takes of images, B x 3 x H x W, on its device and in its precision.
+    """What a model takes of images that `read_image` gave, B x C x H x W, on its device and in its precision.
 
     transformers 5 loads a model in the precision that it was saved in.
     """
-    return processor(images, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    options = getattr(processor, "read_options", {})
+    return processor(images, return_tensors="pt", **options)["pixel_values"].to(model.device, model.dtype)
 
 
 def read_variant(folder):

@@ -171,7 +171,8 @@ def score(
     bar = tqdm(total=len(rows), desc=progress, unit="image", disable=not progress, leave=False)
     for start in range(0, len(rows), batch_size):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-        images, truths = [read_image(row["image"], row["name"]) for row in batch], [task.truth(row) for row in batch]
+        images = [read_image(row["image"], row["name"], processor) for row in batch]
+        truths = [task.truth(row) for row in batch]
         for row, image, truth in zip(batch, images, truths, strict=True):
             require_same_size(image, truth, row["name"])
             scores.digests.append(pair_digests(row, image, truth))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hub_unets.modeling.intensities import picture
 from hub_unets.training.data.reading import read_image, read_labels
 from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.score import CURVE_THRESHOLDS
@@ -37,12 +38,12 @@ def draw(folder, history, scores, rows, model, processor, boundary_width=None):
 
 def case(row, model, processor, dice, boundary_width=None):
     """What a grid shows of one image."""
-    image = read_image(row["image"], row["name"])
+    image = read_image(row["image"], row["name"], processor)
     truth = read_labels(row["annotation"], row["name"], model.config.num_labels, boundary_width)
     (prediction,), _ = Segmenter(model, processor)([image])
     return {
         "name": row["name"],
-        "image": np.asarray(image),
+        "image": picture(image),
         "truth": truth,
         "prediction": prediction,
         "dice": float(dice),
@@ -62,8 +63,8 @@ def draw_first_batch(training, processor, path, count=8):
     ]
     items = [training[key] for key in keys[:count]]
     mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    images = [
-        np.rint((item["pixel_values"].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-        for item in items
-    ]
+    values = [(item["pixel_values"].numpy() * std + mean).transpose(1, 2, 0) for item in items]
+    if processor.takes_rgb:
+        values = [np.rint(image * 255).clip(0, 255).astype(np.uint8) for image in values]
+    images = list(map(picture, values))
     pictures.first_batch(images, [item["labels"].numpy() for item in items], path, max_images=count)

@@ -7,7 +7,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hub_unets.training.errors import UserError
-from hub_unets.training.settings.texts import mapping_of
+from hub_unets.training.settings.texts import mapping_of, value_of
 from hub_unets.training.settings.trainer_fields import check_trainer_fields
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -97,12 +97,17 @@ class RunArguments(TrainingArguments):
             "epochs, which costs less: Tan & Le 2021, arXiv:2104.00298."
         },
     )
+    intensity: str | None = field(
+        default=None,
+        metadata={
+            "help": "What values become 0..1 where images are not RGB of 8 bits, as YAML: {window: [0, 4095]}, "
+            "{window: dicom} (each file's own) or {percentiles: [0.5, 99.5]}; default: all that their type holds."
+        },
+    )
     image_mean: list[float] = field(
-        default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
+        default=None, metadata={"help": "Mean of each channel, of values in 0..1; default: ImageNet's."}
     )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.229, 0.224, 0.225], metadata={"help": "Deviation of each channel."}
-    )
+    image_std: list[float] = field(default=None, metadata={"help": "Deviation of each channel; default: ImageNet's."})
     augmentation: str = field(
         default="[]", metadata={"help": "YAML list of albumentations transforms, [{HorizontalFlip: {p: 0.5}}]."}
     )
@@ -218,6 +223,8 @@ class RunArguments(TrainingArguments):
             raise UserError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        if isinstance(self.intensity, str):
+            self.intensity = value_of(self.intensity)
         if isinstance(self.lr_scheduler_kwargs, str):
             self.lr_scheduler_kwargs = mapping_of("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         super().__post_init__()

@@ -26,6 +26,8 @@ if os.environ.get("MODEL"):
     MODEL, REVISION = os.environ["MODEL"], "main"
 SOURCE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
 PROCESSOR = AutoImageProcessor.from_pretrained(**SOURCE)
+if not getattr(PROCESSOR, "takes_rgb", True):
+    raise SystemExit(f"error: the page shows RGB of 8 bits, {MODEL} takes values: use `hub-unets predict`.")
 NETWORK = AutoModel.from_pretrained(**SOURCE).eval()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
