@@ -46,11 +46,11 @@ def count_pixels(prediction, reference, classes=((1,),)):
     return np.array(rows, np.int64)
 
 
-def background_counts(prediction, reference):
-    """The pixel counts of the background, label 0, in one image: int64 4, in the order of COUNTS."""
+def background_counts(prediction, reference, classes):
+    """The pixel counts of what is of no class in one image: int64 4, in the order of COUNTS; arguments as above."""
     reference = np.asarray(reference)
     foreground = np.where(reference == 255, 255, reference > 0)
-    return count_pixels(np.asarray(prediction) > 0, foreground)[0][::-1]
+    return count_pixels(np.isin(prediction, np.concatenate(classes)), foreground)[0][::-1]
 
 
 def metrics_from_counts(counts):

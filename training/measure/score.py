@@ -97,7 +97,7 @@ class Scores:
         self.sizes.append(truth.shape)
         self.counts.append(count_pixels(mask, truth, classes))
         if len(classes) > 1:
-            self.background.append(background_counts(mask, truth))
+            self.background.append(background_counts(mask, truth, classes))
         else:
             predicted_polyp, true_polyp = np.isin(mask, classes[0]) & (truth != IGNORE), truth == 1
             self.polyps.append(count_polyps(predicted_polyp, true_polyp))
