@@ -23,6 +23,7 @@ ALLOWED = {  # besides a room's own files
     "hub_repos.publish": OF_TRAINING | {"hub_repos.repository", "hub_repos.checks", "hub_repos.page"},
     "hub_repos.conversion": OF_TRAINING,
     "hub_repos.inference": OF_TRAINING | {"hub_repos.repository"},
+    "hub_repos.annotate": OF_TRAINING | {"hub_repos.repository", "hub_repos.inference"},
     "hub_repos.page": OF_TRAINING | {"hub_repos.repository"},
     "hub_repos.accuracy": OF_TRAINING,
     "hub_repos.segmentation_overlap": OF_TRAINING,

@@ -30,7 +30,9 @@ from hub_unets.training.records.run_pictures import save_mask
 
 def negatives_record(folder, segment, labels):
     """What results.json says of a folder of frames without a polyp; arguments as `marked_on_frames`."""
-    pixels = marked_on_frames(segment, labels, load_frames(folder), progress="Score frames without a polyp")
+    pixels = marked_on_frames(
+        segment, labels, load_frames(folder, segment.processor), progress="Score frames without a polyp"
+    )
     return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
 
 
@@ -65,6 +67,13 @@ class EvaluateArguments:
         metadata={"help": "As the model was trained with: makes label 2 of 3 from black and white masks."},
     )
     threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that images are resized to; default: the processor's size."}
+    )
+    drop_outside_view: bool | None = field(
+        default=None,
+        metadata={"help": "Leave out marks wholly outside the endoscope's view; default: as the processor does."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
@@ -89,7 +98,13 @@ def main(argv=None):
     parser.add_argument("model", help="Folder or Hub id of a segmentation model with an image processor.")
     arguments, positional = parser.parse_args_into_dataclasses(argv)
     started = time.perf_counter()
-    model, processor = load_model(positional.model, arguments.trust_remote_code, arguments.revision)
+    model, processor = load_model(
+        positional.model,
+        arguments.trust_remote_code,
+        arguments.revision,
+        size=arguments.image_size and {"height": arguments.image_size, "width": arguments.image_size},
+        drop_outside_view=arguments.drop_outside_view,
+    )
     regrouped = arguments.polyp_labels is not None or arguments.mask_labels is not None
     multi_class = not regrouped and hasattr(model.config, "binary_head") and model.config.num_labels > 2
     id2label = model.config.id2label if multi_class else None
@@ -106,6 +121,7 @@ def main(argv=None):
             Path(arguments.masks, f"{name}.png"), mask, 2 if task.is_grouped else task.num_labels
         )
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output", "masks")}
+    settings["drop_outside_view"] = getattr(processor, "drop_outside_view", False)
     run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
     run |= ensemble_record(model) if isinstance(model, Ensemble) else {}
     recipe = settings | {"model": run["name"]}

@@ -28,6 +28,7 @@ from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
     cached_samples,
+    growing_sides,
     require_foreground,
     without_labels,
 )
@@ -77,6 +78,7 @@ def main(argv=None):
     with about_input():
         config = find_variant(arguments.variant)[0](**model_fields)
     check_boundary_width(arguments.boundary_width, config.num_labels)
+    processor = create_processor(arguments, config, arguments.image_size)
     if arguments.calibrate and not config.binary_head:
         raise UserError(
             f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
@@ -90,9 +92,9 @@ def main(argv=None):
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
-        print_check(rows, partition, config.num_labels, arguments.boundary_width)
+        print_check(rows, partition, config.num_labels, arguments.boundary_width, processor)
         return
-    fixed = kept_settings(arguments, settings, partition, state.num_processes, config.id2label)
+    fixed = kept_settings(arguments, settings, partition, processor, state.num_processes, config.id2label)
     with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
@@ -105,19 +107,21 @@ def main(argv=None):
         say_results(arguments.output_dir)
 
 
-def kept_settings(arguments, settings, partition, processes, id2label):
+def kept_settings(arguments, settings, partition, processor, processes, id2label):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
-    for name, further in further_images(arguments, id2label, partition).items():
+    for name, further in further_images(arguments, id2label, partition, processor).items():
         fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(further.digests)).encode()).hexdigest()
     return fixed
 
 
-def further_images(arguments, id2label, partition):
+def further_images(arguments, id2label, partition, processor):
     """What is trained on besides the data, by the field that names it."""
     fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
-    further = {field: load_further(field, getattr(arguments, field), partition) for field in fields}
+    if arguments.extra_split != "all" and not arguments.extra_data:
+        raise UserError(f"extra_split={arguments.extra_split} is a split of extra_data, which is missing: name it.")
+    further = {field: load_further(field, getattr(arguments, field), partition, processor) for field in fields}
     if arguments.extra_data:
         extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
         further["extra_data"] = load_extra(*extra, id2label, partition)
@@ -134,7 +138,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         PartialState().print(start.summary)
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
-    further = further_images(arguments, model.config.id2label, partition)
+    further = further_images(arguments, model.config.id2label, partition, processor)
     training, validation = make_samples(arguments, rows, partition, indices, model, processor, further)
     teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
     trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
@@ -180,6 +184,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
 def make_samples(arguments, rows, partition, indices, model, processor, further):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    if not processor.takes_rgb:
+        augmentation.require_channels(processor.num_channels)
     train_processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
     options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
     with PartialState().main_process_first():
@@ -192,7 +198,20 @@ def make_samples(arguments, rows, partition, indices, model, processor, further)
             training = datasets.concatenate_datasets([training, samples])
     require_images(arguments, training, validation)
     require_foreground(training)
-    return TrainingSamples(training, train_processor, augmentation), EvaluationSamples(validation, processor)
+    sides = training_sides(arguments, model.config)
+    return TrainingSamples(training, train_processor, augmentation, sides), EvaluationSamples(validation, processor)
+
+
+def training_sides(arguments, config):
+    """The side of the training samples in each draw of the sampler, where they grow."""
+    if arguments.first_train_size is None:
+        return []
+    last = arguments.train_size or arguments.image_size
+    sides = growing_sides(arguments.first_train_size, last, math.ceil(arguments.num_train_epochs))
+    with about_input():
+        for side in sides:
+            config.check_valid_size(side + 2 * config.valid_margin)
+    return [side for side in sides for _ in range(arguments.copies)]
 
 
 def extra_record(arguments, further):
@@ -230,8 +249,6 @@ def build(arguments, model_fields):
     config_class, model_class = find_variant(arguments.variant)
     transformers.set_seed(arguments.seed)
     config = config_class(**model_fields)
-    if config.num_channels != 3:
-        raise UserError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
     with about_input():
         model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
@@ -254,6 +271,8 @@ def create_processor(arguments, config, size):
             image_mean=arguments.image_mean,
             image_std=arguments.image_std,
             mirror_margin=config.valid_margin,
+            num_channels=config.num_channels,
+            intensity=arguments.intensity,
         )
 
 
@@ -283,7 +302,7 @@ def log_scoring(folder, *line, **options):
 
 def measure_latency(model, processor, rows):
     """Milliseconds from image to mask, one image at a time, as the model is scored."""
-    images = [read_image(row["image"], row["name"]) for row in rows]
+    images = [read_image(row["image"], row["name"], processor) for row in rows]
     return {name: round(value, 2) for name, value in end_to_end_milliseconds(model, processor, images).items()}
 
 

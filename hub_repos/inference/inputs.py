@@ -5,12 +5,12 @@ a video's name and the frame's index.
 """
 
 import glob
-import io
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hub_unets.hub_repos.inference.items import Item
+from hub_unets.hub_repos.inference.video import Video
 from hub_unets.training.data.rows import IMAGE_SUFFIXES
 from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
 from hub_unets.training.errors import UserError
@@ -19,76 +19,6 @@ FILE_SUFFIXES = IMAGE_SUFFIXES.union(
     [".jfif", ".jpe", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".apng", ".avif", ".mpo"]
 )
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
-FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
-
-
-class Item(NamedTuple):
-    """An image to predict: its name, its file for messages, a stamp that changes with the file, and a reader.
-
-    `read` gives the encoded file, {"bytes", "path"}, and raises UserError if it is damaged.
-    """
-
-    name: str
-    file: str
-    stamp: str
-    read: Callable[[], dict]
-
-    def items(self) -> Iterator["Item"]:
-        yield self
-
-
-class Video(NamedTuple):
-    """A video; every `every`-th frame is an item called name/index."""
-
-    name: str
-    file: str
-    stamp: str
-    every: int
-
-    def items(self) -> Iterator[Item]:
-        """One item a frame; where the video breaks off, the last item's `read` raises UserError."""
-        import av
-
-        index = -1
-        try:
-            with av.open(self.file) as container:
-                for stream in container.streams.video[:1]:
-                    stream.thread_type = "AUTO"
-                    for index, frame in enumerate(container.decode(stream)):
-                        if index % self.every == 0:
-                            yield self._item(index, lambda index=index, frame=frame: self._read(index, frame))
-            problem = "" if index >= 0 else "it holds no frame"
-        except Exception as error:  # a damaged file can raise many classes
-            problem = str(getattr(error, "strerror", None) or error) or type(error).__name__
-        if problem:
-            yield self._item(index + 1, lambda: self._refuse(index + 1, problem))
-
-    def _read(self, index: int, frame) -> dict:
-        """A frame as a JPEG, upright as the video's own header says."""
-        try:
-            image = frame.to_image()
-            return _encoded(image.rotate(frame.rotation, expand=True) if frame.rotation else image)
-        except Exception as error:
-            return self._refuse(index, str(error) or type(error).__name__)
-
-    def _refuse(self, index: int, problem: str) -> dict:
-        raise UserError(f"{self.file}: frame {index} can't be read ({problem}): replace the file")
-
-    def _item(self, index: int, read: Callable[[], dict]) -> Item:
-        return Item(f"{self.name}/{index:06d}", f"{self.file}, frame {index}", self.stamp, read)
-
-    def count(self) -> int:
-        """About how many items there are, from the video's header."""
-        import av
-
-        try:
-            with av.open(self.file) as container:
-                stream = container.streams.video[0]
-                seconds = (container.duration or 0) / av.time_base
-                frames = stream.frames or round(seconds * (stream.average_rate or 0))
-        except Exception:  # a damaged file can raise many classes
-            return 1
-        return max(1, -(-frames // self.every))
 
 
 class _Input(NamedTuple):
@@ -233,7 +163,7 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
     """The rows of all parts; if there are several parts, names begin with the part."""
     items = []
     for part, rows in parts.items():
-        for index, name in enumerate(rows["name"]):
+        for index, name in enumerate(rows["name"][:]):
             stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
             if stored and stored["bytes"] is None:
                 item = _from_file(Path(stored["path"]), name, 1)
@@ -241,12 +171,6 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
                 item = Item(name, f"{path}: {name}", "", lambda rows=rows, index=index: rows[index]["image"])
             items.append(item if len(parts) == 1 else item._replace(name=f"{part}/{name}"))
     return items
-
-
-def _encoded(image) -> dict:
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=FRAME_QUALITY, subsampling=0)
-    return {"bytes": file.getvalue(), "path": None}
 
 
 def _require_av() -> None:

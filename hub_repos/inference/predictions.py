@@ -10,11 +10,15 @@ import json
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from PIL import Image
 
+from hub_unets.hub_repos.inference.tracks import number_tracks
+from hub_unets.modeling.intensities import picture
 from hub_unets.training.data.coco import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
@@ -24,7 +28,7 @@ BAND = 256  # rows: a large image's temporary arrays would take gigabytes
 POSSIBLE = 0.05  # probability from which a pixel counts in the uncertainty
 OVERLAY_QUALITY = 90  # of the JPEG
 IMAGE_COLUMNS = "image", "width", "height", "polyps", "area_percent", "uncertainty"
-POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score"
+POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score", "track"
 
 
 class Prediction(NamedTuple):
@@ -84,18 +88,18 @@ class Predictions:
         Args:
             item: the Item.
             stored: {"bytes", "path"}, its encoded file.
-            image: RGB, as the model got it.
+            image: as the model got it.
             prediction: the Prediction.
         """
         self._save(f"masks/{item.name}.png", lambda file: self._coloured(prediction.mask).save(file, format="PNG"))
-        overlay = Image.fromarray(outlined(np.asarray(image), prediction.mask))
+        overlay = Image.fromarray(outlined(picture(image), prediction.mask))
         options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
         self._save(f"overlays/{item.name}.jpg", lambda file: overlay.save(file, **options))
         if prediction.disagreement is not None:
             grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
             self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
         location = self._location(item, stored)
-        record = _record(item, location, image, prediction)
+        record = _record(item, location, prediction)
         self.records.write(json.dumps(record) + "\n")
         self.records.flush()
 
@@ -134,13 +138,15 @@ def _whole_lines(path):
     return path.open("a", encoding="utf-8")
 
 
-def _record(item, location, image, prediction):
+def _record(item, location, prediction):
+    height, width = prediction.mask.shape
     polyps = [_polyp(prediction.segmentation, segment) for segment in prediction.segments]
     return {
         "name": item.name,
+        **({} if item.place is None else item.place._asdict()),
         "stamp": item.stamp,
         "written": time.time(),
-        "image": {**location, "width": image.width, "height": image.height},
+        "image": {**location, "width": width, "height": height},
         "area": int(np.count_nonzero(prediction.mask)),
         "uncertainty": round(prediction.uncertainty, 6),
         "polyps": polyps,
@@ -183,28 +189,37 @@ def read_records(folder):
 
 
 def write_documents(folder, id2label, failures, uncertain_first=False, stamps=None, left_out=()):
-    """Write annotations.json, images.csv, polyps.csv, failed.csv and left_out.csv; returns the listed records.
+    """Write annotations.json, files.txt, images.csv, polyps.csv, failed.csv, left_out.csv; returns the listed records.
 
     Args:
         folder: the output folder.
         id2label: the model's labels.
         failures: pairs of file and reason; without any there is no failed.csv.
         uncertain_first: list the images by falling uncertainty, not by name.
-        stamps: {name: stamp} of the items that the inputs hold now; other records are not listed. None lists all.
+        stamps: {name: stamp} of the images and videos that the inputs hold now; other records are not listed. None
+            lists all.
         left_out: files of the inputs that are not predicted; without any there is no left_out.csv.
     """
     folder, records = Path(folder), read_records(folder)
     if stamps is not None:
-        records = [record for record in records if stamps.get(record["name"]) == record["stamp"]]
+        records = [record for record in records if stamps.get(record.get("video", record["name"])) == record["stamp"]]
+    number_tracks(records)
     if uncertain_first:
         records.sort(key=lambda record: -record["uncertainty"])
     _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
+    _write_whole(folder / "files.txt", "".join(f"{_file(folder, record['image'])}\n" for record in records))
     _write_table(folder / "images.csv", IMAGE_COLUMNS, map(_image_row, records))
     polyps = [_polyp_row(*polyp, id2label) for record in records for polyp in _numbered(record)]
     _write_table(folder / "polyps.csv", POLYP_COLUMNS, polyps)
     _write_list(folder / "failed.csv", ("file", "reason"), failures)
     _write_list(folder / "left_out.csv", ("file",), [(file,) for file in left_out])
     return records
+
+
+def _file(folder, location):
+    """The path of an image, which is itself, or was kept in the folder."""
+    url = location.get("coco_url")
+    return (folder / location["file_name"]).absolute() if url is None else url2pathname(urlsplit(url).path)
 
 
 def _write_list(path, columns, rows):
@@ -239,7 +254,16 @@ def _numbered(record):
 def _polyp_row(record, number, polyp, id2label):
     percent = round(100 * polyp["area"] / (record["image"]["width"] * record["image"]["height"]), 4)
     box = [int(value) for value in polyp["bbox"]]
-    return record["name"], number, id2label[polyp["category_id"]], polyp["area"], percent, *box, polyp["score"]
+    return (
+        record["name"],
+        number,
+        id2label[polyp["category_id"]],
+        polyp["area"],
+        percent,
+        *box,
+        polyp["score"],
+        polyp.get("track_id"),
+    )
 
 
 def _write_table(path, columns, rows):

@@ -10,11 +10,10 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from PIL import Image
 
-from hub_unets.hub_repos.repository.card import EXAMPLE
+from hub_unets.hub_repos.repository.example import EXAMPLE, write_example
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.models import read_variant
 
@@ -50,7 +49,7 @@ def build_page(model, out, runtime=None, name=None):
             shutil.copyfile(TEMPLATES / source, staged / target)
         copy_runtime(Path(runtime) if runtime else fetch_runtime(Path(scratch)), staged)
         (staged / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
+        write_example(staged / EXAMPLE, 3)
         if (folder / ONNX).is_file():
             shutil.copyfile(folder / ONNX, staged / ONNX)
         else:
@@ -95,10 +94,11 @@ def page_settings(folder, name):
     with about_input():
         config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)
-    if config.num_channels != 3:
-        raise UserError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
+    require_rgb(processor, name)
     if not processor.do_resize:
         raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
+    if processor.drop_outside_view:
+        raise UserError("preprocessor_config.json has drop_outside_view true, and the page does not know the view.")
     if processor.resample not in RESAMPLES:
         known = ", ".join(f"{resample.value} ({resample.name.lower()})" for resample in sorted(RESAMPLES))
         raise UserError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")
@@ -116,6 +116,15 @@ def page_settings(folder, name):
         "labels": [config.id2label[label] for label in range(config.num_labels)],
         "runtime": PACKAGE,
     }
+
+
+def require_rgb(processor, name):
+    """Raise UserError where a network takes other images than a browser shows."""
+    if not processor.takes_rgb:
+        raise UserError(
+            f"a page shows RGB of 8 bits, {name} takes values (num_channels={processor.num_channels}, "
+            f"intensity={processor.intensity}): use `hub-unets predict`, or the card's lines."
+        )
 
 
 def fetch_runtime(scratch):

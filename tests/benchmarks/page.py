@@ -45,8 +45,7 @@ def inference(results):
         f"U-Net on {record['backbone']} at {size} pixels, weights {record['weights']}. The usual way is "
         "segmentation-models-pytorch's Unet with its default decoder, eager float32: Pillow decodes, albumentations "
         "resizes and normalises, logits are upsampled and thresholded. Decode, resize and mask are timed on both "
-        f"sides. Dice: mean over {record['images']} validation images, per image at original size; int8 ranges from "
-        f"{record['calibration_images']} training images.\n\n"
+        f"sides. Dice: mean over {record['images']} validation images, per image at original size.\n\n"
     )
     batches = list(record["milliseconds"])
     header = [title for batch in batches for title in (f"batch {batch}: ms an image", "times faster")]

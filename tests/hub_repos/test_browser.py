@@ -363,6 +363,7 @@ def test_no_file_of_the_page_names_a_host():
     [
         ({"resample": 1}, r"resample is 1, the page knows 0 \(nearest\), 2 \(bilinear\), 3 \(bicubic\)"),
         ({"do_resize": False}, "do_resize false"),
+        ({"drop_outside_view": True}, "drop_outside_view true"),
     ],
 )
 def test_unsupported_preprocessing_is_refused(changes, message, repository, tmp_path):

@@ -39,6 +39,7 @@ def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
     network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
     network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments")
+    network += ("image_files", "intensities")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}

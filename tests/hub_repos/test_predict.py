@@ -120,6 +120,7 @@ def test_the_tables_hold_the_polyps_and_the_most_uncertain_image_first(checkpoin
     assert sorted(sorted_by_name, key=lambda row: -float(row["uncertainty"])) == images
     coco_images = json.loads((out / "annotations.json").read_text())["images"]
     assert [image["file_name"].removesuffix(".png") for image in coco_images] == [row["image"] for row in images]
+    assert (out / "files.txt").read_text().splitlines() == [str(frames / f"{row['image']}.png") for row in images]
     for row in images:
         image_polyps = [polyp for polyp in polyps if polyp["image"] == row["image"]]
         assert [int(polyp["polyp"]) for polyp in image_polyps] == list(range(1, int(row["polyps"]) + 1))

@@ -1,6 +1,7 @@
 """What predict writes comes back bit for bit as masks to train on and to score."""
 
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -55,3 +56,4 @@ def test_predictions_of_a_table_bring_their_frames(checkpoint, tmp_path):
         (stored,) = out.glob(f"masks/*/{name}.png")
         np.testing.assert_array_equal(mask * 255, np.asarray(Image.open(stored)))
         assert next(out.glob(f"frames/*/{name}.jpg")).is_file()
+    assert [Path(line) for line in (out / "files.txt").read_text().splitlines()] == sorted(out.glob("frames/*/*.jpg"))

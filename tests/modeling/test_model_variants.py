@@ -43,7 +43,7 @@ def test_logits_have_the_size_of_the_input(variant, encoder, size):
 
 
 @each_variant
-@pytest.mark.parametrize(("encoder", "steps"), [("plain", 3), ("resnet18", 5)])
+@pytest.mark.parametrize(("encoder", "steps"), [("plain", 3), pytest.param("resnet18", 5, marks=pytest.mark.long)])
 @torch.no_grad()
 def test_logits_have_the_size_of_a_large_odd_input(variant, encoder, steps):
     model = small_model(variant, encoder, decoder_channels=[4] * steps).eval()

@@ -6,6 +6,7 @@ import datasets
 
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.reading import file_digest
+from hub_unets.training.data.rows import stored_files
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError
 
@@ -18,14 +19,14 @@ class Further(NamedTuple):
     record: dict | None = None
 
 
-def load_further(field, folder, partition):
-    """Frames without a mask; `field` is what names them in a recipe.
+def load_further(field, folder, partition, processor):
+    """Frames without a mask; `field` is what names them in a recipe, `processor` what will read them.
 
     Raises:
         UserError: one of them is a validation or test image.
     """
-    frames = load_frames(folder)
-    further = Further(frames, [file_digest(image) for image in frames["image"]])
+    frames = load_frames(folder, processor)
+    further = Further(frames, list(map(file_digest, stored_files(frames, "image"))))
     refuse_held_out(field, folder, further, partition)
     return further
 
@@ -47,6 +48,6 @@ def load_extra(data, split, split_seed, id2label, partition):
 def refuse_held_out(field, source, further, partition):
     """Raise UserError where an image to train on is one that the run is chosen or tested by."""
     held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
-    for name, digest in zip(further.rows["name"], further.digests, strict=True):
+    for name, digest in zip(further.rows["name"][:], further.digests, strict=True):
         if digest in held_out:
             raise UserError(f"{field}: {name} in {source} is a validation or test image of data: take it away.")

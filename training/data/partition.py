@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 
 from hub_unets.training.data.reading import file_digest
-from hub_unets.training.data.rows import first_few, has_stems
+from hub_unets.training.data.rows import first_few, has_stems, stored_files, stored_paths
 from hub_unets.training.data.sequences import sequences_of
 from hub_unets.training.errors import UserError
 
@@ -102,10 +102,10 @@ def make_partition(
         known = ", ".join((*PUBLISHED, *DRAWN, "fold-1-of-5", "own", "all"))
         raise UserError(f"split must be one of {known}, got {split!r}")
     rows = datasets.concatenate_datasets(list(source.values()))
-    names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
+    names, digests = tuple(rows["name"][:]), tuple(map(file_digest, stored_files(rows, "image")))
     origin = [part for part, part_rows in source.items() for _ in range(len(part_rows))]
     _refuse_repeated_names(names, origin)
-    groups = _groups(names, digests, sequences_of(names, rows["image"]))
+    groups = _groups(names, digests, sequences_of(names, stored_paths(rows, "image")))
     rng = np.random.default_rng(split_seed)
     if split in PUBLISHED:
         parts = _published(split, names, groups, rng)
@@ -118,7 +118,7 @@ def make_partition(
     else:
         parts = _drawn(split, groups, rng)
     parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
-    masks = tuple(file_digest(mask) for mask in rows["annotation"])
+    masks = tuple(map(file_digest, stored_files(rows, "annotation")))
     partition = Partition(split, split_seed, *parts, names=names, digests=digests, mask_digests=masks)
     leaked = leaks(rows, partition)
     _refuse_leaks(leaked, split)
@@ -128,7 +128,7 @@ def make_partition(
 def leaks(rows: datasets.Dataset, partition: Partition, digests: Iterable[str] | None = None) -> Leaks:
     """What leaks between the parts; `digests` are the images' sha256 in row order, else the partition's are taken."""
     digests = list(digests or partition.digests)
-    names, by_name, by_digest = list(rows["name"]), {}, {}
+    names, by_name, by_digest = rows["name"][:], {}, {}
     for part in PARTS:
         for index in getattr(partition, part):
             by_name.setdefault(names[index], {}).setdefault(part, index)
@@ -227,13 +227,20 @@ def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[st
     ties += [(index_of[a], index_of[b]) for a, b in near_duplicates() if a in index_of and b in index_of]
     first_of = {sequences[names[index]]: index for index in reversed(order)} if sequences else {}
     ties += [(first_of[sequences[names[index]]], index) for index in order if sequences]
-    group_of = {index: [index] for index in order}
+    parents = list(range(len(names)))  # a forest: the rows of one tree are a group
     for a, b in ties:
-        if group_of[a] is not group_of[b]:
-            group_of[a].extend(group_of[b])
-            group_of.update(dict.fromkeys(group_of[b], group_of[a]))
-    unique = {id(group_of[index]): group_of[index] for index in order}
-    return list(unique.values())
+        parents[_root(parents, b)] = _root(parents, a)
+    groups = {}
+    for index in order:
+        groups.setdefault(_root(parents, index), []).append(index)
+    return list(groups.values())
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]  # halves the way for the next time
+        index = parents[index]
+    return index
 
 
 def _within(groups: list[list[int]], indices: list[int]) -> list[list[int]]:

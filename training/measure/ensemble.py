@@ -55,6 +55,7 @@ class Ensemble(nn.Module):
             image_std=1.0,
             mask_threshold=mask_threshold,
             score_threshold=score_threshold,
+            drop_outside_view=any(processor.drop_outside_view for processor in self.processors),
         )
 
     @property
@@ -100,8 +101,9 @@ class Ensemble(nn.Module):
 def require_alike(models, processors):
     """Raise UserError unless the mean of the models' probabilities has a meaning."""
     for model, processor in zip(models, processors, strict=True):
-        if not hasattr(model.config, "binary_head") or not getattr(processor, "do_resize", False):
-            raise UserError(f"{NOT_OURS}, which resize their images; {type(model).__name__} is none.")
+        is_ours = hasattr(model.config, "binary_head") and getattr(processor, "do_resize", False)
+        if not is_ours or not getattr(processor, "takes_rgb", False):
+            raise UserError(f"{NOT_OURS}, which resize RGB images; {type(model).__name__} is none.")
         for field in ("id2label", "binary_head"):
             pair = getattr(models[0].config, field), getattr(model.config, field)
             if pair[0] != pair[1]:

@@ -1,5 +1,6 @@
 """A model and its processor to be scored, and which of its labels mean polyp."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -14,21 +15,29 @@ from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 
 
 @about_input()
-def load_model(name, trust_remote_code=False, revision=None):
+def load_model(name, trust_remote_code=False, revision=None, **changes):
     """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
 
     A folder with an ensemble.json is the Ensemble of its members.
 
+    Args:
+        name: folder or Hub id.
+        trust_remote_code, revision: as transformers'.
+        changes: fields of the image processor, of each member's in an ensemble, by name; those that are None are left
+            as they are.
+
     Raises:
-        UserError: the repository's code would have to be run and `trust_remote_code` is not given; damaged weights.
+        UserError: the repository's code would have to be run and `trust_remote_code` is not given; damaged weights; a
+            field that the processor does not have.
         OSError: nothing can be loaded from `name`.
     """
+    changes = {field: value for field, value in changes.items() if value is not None}
     if (Path(name) / ENSEMBLE).is_file():
-        return load_ensemble(name, lambda member: load_model(member, trust_remote_code))
+        return load_ensemble(name, lambda member: load_model(member, trust_remote_code, **changes))
     local = Path(name) / "config.json"
     if local.is_file() and "auto_map" not in (fields := _read(local)) and fields.get("model_type") in variant_names():
         _, model_class = find_variant(fields["model_type"])
-        return load_weights(model_class, name), UNetImageProcessor.from_pretrained(name)
+        return load_weights(model_class, name), UNetImageProcessor.from_pretrained(name, **changes)
     for path in sorted(Path(name).glob("*.safetensors")):
         read_shapes(path)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
@@ -41,7 +50,10 @@ def load_model(name, trust_remote_code=False, revision=None):
         model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
     except SafetensorError as error:
         raise UserError(f"the weights of {name} are damaged: {error}; {CURE}.") from error
-    return model.eval(), of_whole_images(AutoImageProcessor.from_pretrained(name, **options))
+    processor = of_whole_images(AutoImageProcessor.from_pretrained(name, **options, **changes))
+    if "drop_outside_view" in changes and "drop_outside_view" not in inspect.signature(type(processor)).parameters:
+        raise UserError(f"drop_outside_view: the image processor of {name} does not have it: leave it out.")
+    return model.eval(), processor
 
 
 def of_whole_images(processor):
@@ -64,11 +76,12 @@ def of_whole_images(processor):
 
 
 def pixel_values(model, processor, images):
-    """What a model takes of images, B x 3 x H x W, on its device and in its precision.
+    """What a model takes of images that `read_image` gave, B x C x H x W, on its device and in its precision.
 
     transformers 5 loads a model in the precision that it was saved in.
     """
-    return processor(images, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    options = getattr(processor, "read_options", {})
+    return processor(images, return_tensors="pt", **options)["pixel_values"].to(model.device, model.dtype)
 
 
 def read_variant(folder):

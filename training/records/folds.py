@@ -1,6 +1,7 @@
 """Cross-validation: the test parts of all folds as one, each image scored by the network that never saw it."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,8 +95,8 @@ def write_out_of_fold(name, folders, source, output):
         return "\n".join(summary_lines(read_results(output / "results.json")))
     folds = [read_fold(folder, source) for folder in folders]
     names = [image for fold in folds for image in fold.names]
-    if twice := {image for image in names if names.count(image) > 1}:
-        raise UserError(f"{name}: {sorted(twice)[0]} is a test image of two folds: give each fold's run once.")
+    if twice := [image for image, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{name}: {min(twice)} is a test image of two folds: give each fold's run once.")
     thresholds, fitted = common_thresholds(folds)
     scores = score_folds(folds, thresholds, output)
     draw_hardest(folds, thresholds, scores, output / PICTURE)
@@ -153,7 +154,7 @@ def score_folds(folds, thresholds, output):
 
 def draw_hardest(folds, thresholds, scores, path):
     """The images of the lowest Dice, each with its annotation and the mask of the network that never saw it."""
-    dice = metrics_from_counts(np.stack(scores.counts))["dice"].mean(axis=1)
+    dice = metrics_from_counts(np.asarray(scores.counts))["dice"].mean(axis=1)
     dice_of = dict(zip(scores.names, dice, strict=True))
     _, hardest = pick_cases(dice, scores.names, worst=HARDEST)
     cases = {}

@@ -64,6 +64,11 @@ def test_a_run_trains_on_both_and_says_so(other, tmp_path):
     assert both["data"] == one["data"] and both["run"]["settings"]["extra_data"] == "other"
 
 
+def test_a_split_of_nothing_is_refused(tmp_path):
+    ended = runs.run(tmp_path / "run", extra_split="clinicdb")
+    assert ended.code == 1 and "extra_split=clinicdb is a split of extra_data, which is missing" in ended.stderr
+
+
 def test_another_second_data_set_is_another_run(other, tmp_path):
     fields = {"extra_data": other, "num_train_epochs": 1}
     stopped = runs.run(tmp_path / "run", moment=["before_scoring", 0], **fields)

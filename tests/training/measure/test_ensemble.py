@@ -35,11 +35,12 @@ def images():
 def save(tmp_path):
     """A function that saves a small model and a processor of its own; its folder."""
 
-    def saved(name, seed, size=32, variant="unet", fields=None, **processor_fields):
+    def saved(name, seed, size=32, variant="unet", fields=None, mean=None, **processor_fields):
         torch.manual_seed(seed)
         model = small_model(variant, base_channels=4, depth=2, **(fields or {}))
         model.save_pretrained(tmp_path / name)
-        processor = UNetImageProcessor(size=size, image_mean=[0.1 * seed, 0.5, 0.4], **processor_fields)
+        mean = mean or [0.1 * seed, 0.5, 0.4]
+        processor = UNetImageProcessor(size=size, image_mean=mean, **processor_fields)
         processor.save_pretrained(tmp_path / name)
         return tmp_path / name
 
@@ -116,6 +117,20 @@ def test_of_certain_members_the_mean_is_finite():
         ensemble = Ensemble([(Certain(logit), UNetImageProcessor(size=8)) for logit in logits], 0.5, 0.0)
         mean = ensemble(torch.rand(1, 3, 8, 8)).logits
         assert ((mean >= least) & (mean <= most)).all()
+
+
+def test_marks_outside_the_view_are_dropped_where_a_member_drops_them(save, tmp_path):
+    members = [save("a", 1, drop_outside_view=True), save("b", 2)]
+    for name, chosen, dropped in (("both", members, True), ("one", members[1:], False)):
+        write_ensemble(tmp_path / name, chosen, PAIR)
+        assert load_model(tmp_path / name)[1].drop_outside_view == dropped
+
+
+def test_other_channels_are_refused(save, tmp_path):
+    grey = {"fields": {"num_channels": 1}, "num_channels": 1, "mean": [0.2]}
+    write_ensemble(tmp_path / "both", [save("a", 1, **grey), save("b", 2, **grey)], PAIR)
+    with pytest.raises(UserError, match="which resize RGB images"):
+        load_model(tmp_path / "both")
 
 
 def test_several_classes(save, images, tmp_path):

@@ -93,7 +93,8 @@ class TestSummarize:
     def test_the_background_as_one_more_class(self):
         """Of 4 pixels of background 3 are kept; of 3 of classes one is called background; one is ignored."""
         prediction, reference = np.array([[0, 0, 0, 2, 0, 1, 2, 0]]), np.array([[0, 0, 0, 0, 1, 1, 1, 255]])
-        assert background_counts(prediction, reference).tolist() == [3, 1, 1, 2]
+        assert background_counts(prediction, reference, ((1,), (2,))).tolist() == [3, 1, 1, 2]
+        assert background_counts(prediction, reference, ((1,),)).tolist() == [4, 2, 0, 1]  # label 2 is no class then
 
     def test_a_class_by_the_images_that_hold_it(self):
         absent, imagined = [0, 0, 0, 100], [0, 5, 0, 95]

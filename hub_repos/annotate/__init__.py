@@ -1,0 +1,1 @@
+"""A model where people annotate: CVAT and Label Studio."""
