@@ -45,6 +45,7 @@ from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
 from hub_unets.training.measure.weights import save_readable, save_tensors
+from hub_unets.training.plan.planning import is_planned, plan_of, require_planned
 from hub_unets.training.records import locks
 from hub_unets.training.records.results import (
     data_record,
@@ -59,7 +60,12 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
 
 TIMED_IMAGES = 20
 
-NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
+NOT_SETTINGS = (
+    "output_dir",
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "plan_only",
+)  # may differ when a run is resumed
 
 
 def main(argv=None):
@@ -69,7 +75,10 @@ def main(argv=None):
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
     keep_freed_memory()
+    argv, planned = with_plan(argv)
     arguments, model_fields, loss_weights, settings = parse(argv)
+    if planned and arguments.plan_only:
+        return
     state = PartialState()
     require_processes(state)
     with about_input():
@@ -101,6 +110,23 @@ def main(argv=None):
             train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
+
+
+def with_plan(argv):
+    """The command line with the recipe that was planned for it, where it leaves that open; and whether it does."""
+    if not is_planned(argv):
+        require_planned(argv)
+        return argv, False
+    require_processes(PartialState())
+    path, folder = plan_of(argv, prepare_trial)
+    return [str(path), *argv, "--output_dir", str(folder)], True
+
+
+def prepare_trial(arguments, model_fields, rows, partition, indices):
+    """The network with its weights, and samples of these indices, as a run makes them."""
+    model, processor = build(arguments, model_fields)
+    training, _ = make_samples(arguments, rows, partition, indices, model, processor)
+    return model, training
 
 
 def kept_settings(arguments, settings, partition, processes):
