@@ -6,8 +6,6 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from hub_unets.training.fit.threads import usable_cores
-
 CGROUPS = (  # limit and use of a container's memory, in its second version and its first
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -37,7 +35,7 @@ def look_at_hardware(arguments) -> Hardware:
     device = arguments.device.type
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
     memory = torch.cuda.mem_get_info()[0] if device == "cuda" else free_memory()
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{usable_cores()} core(s), {device}"
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} thread(s)"
     share = f", one of {arguments.world_size} processes" if arguments.world_size > 1 else ""
     text = f"{name}, {memory / 2**30:.1f} GiB free, computes in {precision}{share}"
     return Hardware(device, memory, precision, arguments.world_size, text)

@@ -11,6 +11,7 @@ import datasets
 from accelerate import PartialState
 
 from hub_unets.training.data.partition import PARTS, make_partition, published_names
+from hub_unets.training.data.reading import BOUNDARY, check_boundary_width
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.checkpoints import SETTINGS
@@ -90,7 +91,9 @@ def make_plan(path, argv, arguments, prepare, files_sha256):
     source = _source(arguments, given)
     split, reason = (arguments.split, "given") if "split" in given else _split_of(source)
     rows, partition = make_partition(source, split, arguments.split_seed)
-    found = take_fingerprint(rows, _labels_given(given), arguments.boundary_width)
+    labels = _labels_given(given)
+    check_boundary_width(arguments.boundary_width, labels)
+    found = take_fingerprint(rows, labels, arguments.boundary_width)
     hardware = look_at_hardware(arguments)
     weights_given = "backbone_weights" in given
     encoder = choose_encoder(arguments.backbone_weights, weights_given, hardware.device, given.get("model.backbone"))
@@ -143,8 +146,10 @@ def _source(arguments, given):
 
 
 def _labels_given(given):
+    """The number of labels that the options ask for; None where the masks decide."""
     names = given.get("model.id2label")
-    return given.get("model.num_labels") or (len(names) if names else None)
+    boundary = BOUNDARY + 1 if "boundary_width" in given else None
+    return given.get("model.num_labels") or (len(names) if names else boundary)
 
 
 def _name_of(data):

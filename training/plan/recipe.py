@@ -1,7 +1,5 @@
 """A recipe in the making: fields in groups, each with its reason, to be printed in lines or written as YAML."""
 
-import hashlib
-import json
 from typing import NamedTuple
 
 import yaml
@@ -94,11 +92,6 @@ def given_fields(overrides):
         value = True if not values else values[0] if len(values) == 1 else values
         given[name] = yaml.safe_load(value) if name == "augmentation" and isinstance(value, str) else value
     return {name: value for name, value in given.items() if name not in NOT_IN_A_PLAN}
-
-
-def digest_of(given):
-    """The sha256, in hex, of given fields, whatever their order."""
-    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _lines_of(field):

@@ -48,8 +48,9 @@ def try_steps(model, samples, loss, arguments, batch, memory) -> Trial:
         batch = _fitting_on_gpu(stepper, batch)
     else:
         first = min(2, batch)  # batch norm may need two
-        _require_memory(stepper.bytes_of_step(first) / memory, first)
-        batch = _fitting(batch, stepper.bytes_of_step(first) / first, MEMORY_SHARE * memory)
+        taken = stepper.bytes_of_step(first)
+        _require_memory(taken / memory, first)
+        batch = _fitting(batch, taken / first, MEMORY_SHARE * memory)
     taken = stepper.bytes_of_step(batch)
     seconds = min(stepper.seconds_of_step(batch) for _ in range(TIMED_STEPS))
     return Trial(batch, seconds / batch, taken)
