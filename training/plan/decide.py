@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from hub_unets.training.plan.encoders import Encoder
-from hub_unets.training.plan.fingerprint import Fingerprint
+from hub_unets.training.plan.fingerprint import INTENSITY, Fingerprint
 from hub_unets.training.plan.hardware import Hardware
 from hub_unets.training.plan.recipe import Recipe
 from hub_unets.training.plan.trial import Trial
@@ -85,7 +85,7 @@ class Facts(NamedTuple):
     @property
     def is_rgb(self):
         """Whether images are read as RGB of 8 bits, grey ones too."""
-        return self.fingerprint.channels in (1, 3) and self.fingerprint.bits <= 8
+        return self.fingerprint.header.is_rgb
 
 
 def compose(facts: Facts, size: int, trial: Trial | None = None) -> Recipe:
@@ -128,7 +128,8 @@ def smaller_size(facts: Facts, size: int, trial: Trial) -> int:
 def decide_data(recipe, facts):
     """What the data are, and the labels."""
     found = facts.fingerprint
-    colours = f"{found.channels} channel{'s' * (found.channels > 1)} of {found.bits} bits"
+    channels = found.header.channels
+    colours = f"{channels} channel{'s' * (channels > 1)} of {found.header.bits} bits"
     sides = (
         f"{found.smallest_side} to {found.largest_side} px a side" if found.smallest_side < found.largest_side else ""
     )
@@ -144,9 +145,9 @@ def decide_data(recipe, facts):
     if found.num_labels > 2:
         recipe.set("model.num_labels", found.num_labels, "the largest class index of the masks, and background")
     if not facts.is_rgb:
-        recipe.set("model.num_channels", found.channels, "as the files have")
+        recipe.set("model.num_channels", channels, "as the files have")
         reason = "most of their values' range, whatever it is: the darkest and brightest .5 % are cut"
-        recipe.set("intensity", {"percentiles": [0.5, 99.5]}, reason)
+        recipe.set("intensity", INTENSITY, reason)
 
 
 def decide_split(recipe, facts):

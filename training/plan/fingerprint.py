@@ -10,17 +10,19 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.check_data import SMALLEST_POLYP
 from hub_unets.training.data.reading import IGNORE, labels_of, read_image, read_mask, require_same_size
 from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError
-from hub_unets.training.plan.headers import read_header
+from hub_unets.training.plan.headers import Header, read_header
 
 MOST_LABELS = 32  # a mask with larger values holds greys, not class indices
 SPECK = 0.05  # of its image's largest object: what is smaller, and below SMALLEST_POLYP, is none
 THUMBNAIL = 16  # pixels
 ALIKE = 0.99  # correlation of two thumbnails above which they show one frame, or neighbours of a video
 BLOCK = 1000  # thumbnails that are compared at once
+INTENSITY = {"percentiles": [0.5, 99.5]}  # of images that are no RGB: most of their values' range, whatever it is
 
 
 class Fingerprint(NamedTuple):
@@ -30,7 +32,7 @@ class Fingerprint(NamedTuple):
         images: number of pairs.
         width, height: median, in pixels.
         smallest_side, largest_side: over all images, in pixels.
-        channels, bits: of most images, as their headers say.
+        header: channels and bits of most images.
         num_labels: background included.
         images_of_label: how many images show each label from 1.
         share_of_label: median share of the image that a label from 1 covers where it is shown, in 0..1.
@@ -46,8 +48,7 @@ class Fingerprint(NamedTuple):
     height: int
     smallest_side: int
     largest_side: int
-    channels: int
-    bits: int
+    header: Header
     num_labels: int
     images_of_label: tuple[int, ...]
     share_of_label: tuple[float, ...]
@@ -69,6 +70,7 @@ class Fingerprint(NamedTuple):
 
 
 class _Pair(NamedTuple):
+    header: Header
     width: int
     height: int
     labels: int  # that its mask must have, background included
@@ -102,8 +104,6 @@ def take_fingerprint(
             f"none of the {len(rows)} masks has a foreground pixel, so there is nothing to learn: look at the masks "
             "(hub-unets check-data lists what they hold)"
         )
-    headers = [read_header(row["image"], row["name"]) for row in rows.select_columns(["name", "image"])]
-    channels, bits = max(set(headers), key=headers.count)
     widths = [width for pair in pairs for width in pair.widths]
     return Fingerprint(
         images=len(pairs),
@@ -111,8 +111,7 @@ def take_fingerprint(
         height=round(np.median([pair.height for pair in pairs])),
         smallest_side=min(min(pair.width, pair.height) for pair in pairs),
         largest_side=max(max(pair.width, pair.height) for pair in pairs),
-        channels=channels,
-        bits=bits,
+        header=header_of([pair.header for pair in pairs], rows["name"]),
         num_labels=num_labels,
         images_of_label=tuple(map(len, shares)),
         share_of_label=tuple(float(np.median(values)) if values else 0.0 for values in shares),
@@ -155,6 +154,16 @@ def object_widths(labels: np.ndarray) -> tuple[float, ...]:
     return tuple(float(width) for width in widths)
 
 
+def header_of(headers: list[Header], names: list[str]) -> Header:
+    """The header of most images. Raises UserError where not all are pictures in RGB or grey, and channels differ."""
+    if not all(header.is_rgb for header in headers):
+        first = {header.channels: name for name, header in zip(reversed(names), reversed(headers), strict=True)}
+        if len(first) > 1:
+            examples = ", ".join(f"{channels} ({name})" for channels, name in sorted(first.items()))
+            raise UserError(f"the images differ in channels: {examples}: save them all with the same ones.")
+    return max(set(headers), key=headers.count)
+
+
 def _measure_all(rows, num_labels, boundary_width):
     pairs, bad = [], []
     for row in tqdm(rows, desc="Look at the data", disable=None):
@@ -170,13 +179,23 @@ def _measure_all(rows, num_labels, boundary_width):
 
 
 def _measure(row, num_labels, boundary_width):
-    image, mask = read_image(row["image"], row["name"]), read_mask(row["annotation"], row["name"])
+    header = read_header(row["image"], row["name"])
+    image, mask = _read(row, header), read_mask(row["annotation"], row["name"])
     own_labels = num_labels or _labels_in(mask)
     labels = labels_of(mask, row["name"], own_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     shares = {label: counts[label] / labels.size for label in np.flatnonzero(counts[:IGNORE]).tolist() if label}
-    return _Pair(image.width, image.height, own_labels, shares, object_widths(labels), _thumbnail(image))
+    height, width = labels.shape
+    return _Pair(header, width, height, own_labels, shares, object_widths(labels), _thumbnail(image))
+
+
+def _read(row, header):
+    """The image as RGB, or as float32 H x W x C in 0..1."""
+    if header.is_rgb:
+        return read_image(row["image"], row["name"])
+    processor = UNetImageProcessor(num_channels=header.channels, intensity=INTENSITY)
+    return read_image(row["image"], row["name"], processor)
 
 
 def _labels_in(mask):

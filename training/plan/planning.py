@@ -1,6 +1,7 @@
 """A plan for a run without a recipe: OUTPUT_DIR/plan.yaml, an ordinary recipe, made once and kept."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -115,12 +116,24 @@ def _try(facts, size, argv, prepare, rows, partition):
         draft = Path(folder, PLAN)
         draft.write_text(compose(facts, size).as_yaml(), encoding="utf-8")
         arguments, model_fields, loss_weights, _ = parse([str(draft), *argv])
-    indices = {part: getattr(partition, part)[:TRIAL_SAMPLES] for part in ("validation", "test")}
-    indices["train"] = _with_foreground(rows, partition.train)
+    rows, partition = _few(rows, partition)
+    indices = {part: getattr(partition, part) for part in PARTS}
     with contextlib.redirect_stdout(io.StringIO()), _no_bars():
         model, samples = prepare(arguments, model_fields, rows, partition, indices)
     loss, batch = WeightedSum(loss_weights), wanted_batch(facts)
     return try_steps(model, samples, loss, arguments, batch, facts.hardware.memory)
+
+
+def _few(rows, partition):
+    """The rows of a trial, and the partition of them."""
+    train = _with_foreground(rows, partition.train)
+    chosen = [*train, partition.validation[0]]
+    few = {
+        name: tuple(getattr(partition, name)[index] for index in chosen)
+        for name in ("names", "digests", "mask_digests")
+    }
+    parts = {"train": tuple(range(len(train))), "validation": (len(train),), "test": ()}
+    return rows.select(chosen), dataclasses.replace(partition, **few, **parts)
 
 
 def _with_foreground(rows, indices):

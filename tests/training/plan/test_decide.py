@@ -14,10 +14,11 @@ from hub_unets.training.plan.decide import (
 from hub_unets.training.plan.encoders import Encoder
 from hub_unets.training.plan.fingerprint import Fingerprint
 from hub_unets.training.plan.hardware import Hardware
+from hub_unets.training.plan.headers import Header
 from hub_unets.training.plan.trial import Trial
 
 FOUND = Fingerprint(
-    images=1000, width=620, height=530, smallest_side=332, largest_side=1920, channels=3, bits=8, num_labels=2,
+    images=1000, width=620, height=530, smallest_side=332, largest_side=1920, header=Header(3, 8), num_labels=2,
     images_of_label=(1000,), share_of_label=(0.11,), empty=0, objects=1060, smallest_width=0.11, median_width=0.29,
     alike=(),
 )  # fmt: skip
@@ -178,21 +179,22 @@ def test_network_and_rates():
         ({}, True),
         ({"empty": 3}, False),
         ({"num_labels": 3, "share_of_label": (0.1, 0.1)}, False),
-        ({"bits": 16}, False),
+        ({"header": Header(1, 16)}, False),
     ],
 )
 def test_objects_are_removed_where_no_mask_is_empty(changes, removes):
     names = [name for entry in fields(facts(**changes))["augmentation"] for name in entry]
     assert ("PaintOut" in names and "PolypFreeCrop" in names) == removes
-    assert ("ColorJitter" in names) == (changes.get("bits") is None)
+    assert ("ColorJitter" in names) == ("header" not in changes)
 
 
 def test_more_than_eight_bits_are_kept():
-    found = fields(facts(channels=1, bits=16))
+    found = fields(facts(header=Header(1, 16)))
     assert (found["model.num_channels"], found["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
     assert "image_mean" not in found
-    assert fields(facts(channels=5))["model.num_channels"] == 5
-    assert "intensity" not in fields(facts(channels=1)) and "model.num_channels" not in fields(facts(channels=1))
+    assert fields(facts(header=Header(5, 8)))["model.num_channels"] == 5
+    grey = fields(facts(header=Header(1, 8)))
+    assert "intensity" not in grey and "model.num_channels" not in grey
 
 
 @pytest.mark.parametrize(

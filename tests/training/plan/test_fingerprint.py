@@ -9,7 +9,8 @@ from PIL import Image
 
 from hub_unets.training.data.rows import FEATURES
 from hub_unets.training.errors import UserError
-from hub_unets.training.plan.fingerprint import look_alikes, object_widths, take_fingerprint
+from hub_unets.training.plan.fingerprint import header_of, look_alikes, object_widths, take_fingerprint
+from hub_unets.training.plan.headers import Header
 
 HEIGHT, WIDTH = 80, 125  # 10,000 pixels: a side of 100
 
@@ -41,7 +42,7 @@ def square(side, value=255, top=10, left=10):
 def test_black_and_white_masks():
     found = take_fingerprint(rows_of(square(21), square(41), np.zeros((HEIGHT, WIDTH), np.uint8)))
     assert (found.images, found.width, found.height, found.side) == (3, WIDTH, HEIGHT, 100)
-    assert (found.channels, found.bits, found.num_labels) == (3, 8, 2)
+    assert (found.header, found.num_labels) == (Header(3, 8), 2)
     assert (found.images_of_label, found.empty, found.objects) == ((2,), 1, 2)
     assert found.share_of_label == pytest.approx((((21**2 + 41**2) / 2) / 10_000,))
     assert found.median_width == pytest.approx(0.31)
@@ -103,6 +104,14 @@ def test_all_bad_pairs_are_counted_and_some_named():
     rows = rows_of(square(21), square(31, 90), square(31, 80), square(31, 70))
     with pytest.raises(UserError, match="3 of 4 pairs can't be used: frame-1: .* and 1 more; hub-unets check-data"):
         take_fingerprint(rows)
+
+
+def test_channels_must_be_the_same_where_images_are_no_rgb():
+    names = ["a", "b", "c"]
+    assert header_of([Header(3, 8), Header(1, 8), Header(3, 8)], names) == Header(3, 8)
+    assert header_of([Header(1, 16), Header(1, 8), Header(1, 16)], names) == Header(1, 16)
+    with pytest.raises(UserError, match=r"differ in channels: 3 \(b\), 5 \(a\)"):
+        header_of([Header(5, 8), Header(3, 8), Header(5, 8)], names)
 
 
 def test_nothing_to_learn():

@@ -153,7 +153,10 @@ def test_three_classes_get_their_labels_and_a_plain_network(tmp_path):
     ("changes", "message"),
     [
         ({"data": "nowhere"}, "nowhere: no such file or folder"),
-        ({"backbone_weights": "nowhere", "model.backbone": None}, "backbone_weights: there is no file or folder nowhere"),
+        (
+            {"backbone_weights": "nowhere", "model.backbone": None},
+            "backbone_weights: there is no file or folder nowhere",
+        ),
         ({"model.backbone": "resnet81"}, "resnet81"),
         ({"augmentation": "[{HorizontalFlop: {p: 0.5}}]"}, "HorizontalFlip"),
         ({"model.num_labels": 2, "boundary_width": 3}, "boundary_width=3 needs three labels"),
