@@ -60,12 +60,7 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
 
 TIMED_IMAGES = 20
 
-NOT_SETTINGS = (
-    "output_dir",
-    "dataloader_num_workers",
-    "disable_tqdm",
-    "plan_only",
-)  # may differ when a run is resumed
+NOT_SETTINGS = ("output_dir", "plan_only", "dataloader_num_workers", "disable_tqdm")  # may differ in a resumed run
 
 
 def main(argv=None):
@@ -110,23 +105,6 @@ def main(argv=None):
             train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition)
     if state.is_main_process:
         say_results(arguments.output_dir)
-
-
-def with_plan(argv):
-    """The command line with the recipe that was planned for it, where it leaves that open; and whether it does."""
-    if not is_planned(argv):
-        require_planned(argv)
-        return argv, False
-    require_processes(PartialState())
-    path, folder = plan_of(argv, prepare_trial)
-    return [str(path), *argv, "--output_dir", str(folder)], True
-
-
-def prepare_trial(arguments, model_fields, rows, partition, indices):
-    """The network with its weights, and samples of these indices, as a run makes them."""
-    model, processor = build(arguments, model_fields)
-    training, _ = make_samples(arguments, rows, partition, indices, model, processor)
-    return model, training
 
 
 def kept_settings(arguments, settings, partition, processes):
@@ -334,6 +312,23 @@ def save_checkpoint(model, processor, folder, half_precision=False):
 
 def is_finished(folder):
     return (Path(folder) / "results.json").exists()
+
+
+def with_plan(argv):
+    """The command line with the recipe that was planned for it, where it leaves that open; and whether it does."""
+    if not is_planned(argv):
+        require_planned(argv)
+        return argv, False
+    require_processes(PartialState())
+    path, folder = plan_of(argv, prepare_trial)
+    return [str(path), *argv, "--output_dir", str(folder)], True
+
+
+def prepare_trial(arguments, model_fields, rows, partition, indices):
+    """The network with its weights, and samples of these indices, as a run makes them."""
+    model, processor = build(arguments, model_fields)
+    training, _ = make_samples(arguments, rows, partition, indices, model, processor)
+    return model, training
 
 
 def say_split(partition):
