@@ -324,11 +324,13 @@ def with_plan(argv):
     return [str(path), *argv, "--output_dir", str(folder)], True
 
 
-def prepare_trial(arguments, model_fields, rows, partition, indices):
-    """The network with its weights, and samples of these indices, as a run makes them."""
-    model, processor = build(arguments, model_fields)
-    training, _ = make_samples(arguments, rows, partition, indices, model, processor)
-    return model, training
+def prepare_trial(arguments, model_fields, rows, digests):
+    """The network with its weights, and training samples of a few rows, in one process whatever others do."""
+    model, _ = build(arguments, model_fields)
+    processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
+    options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
+    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    return model, TrainingSamples(cached_samples(rows, digests, processor, **options), processor, augmentation)
 
 
 def say_split(partition):

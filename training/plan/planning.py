@@ -1,7 +1,6 @@
 """A plan for a run without a recipe: OUTPUT_DIR/plan.yaml, an ordinary recipe, made once and kept."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import re
@@ -60,8 +59,8 @@ def plan_of(argv, prepare):
 
     Args:
         argv: the command line.
-        prepare: RunArguments, model fields, rows, their partition and the indices of each part to a model with its
-            weights and its TrainingSamples.
+        prepare: RunArguments, model fields, rows and their images' sha256 to a model with its weights and
+            TrainingSamples.
 
     Returns:
         (path of the recipe, folder of the run).
@@ -108,6 +107,8 @@ def make_plan(path, argv, arguments, prepare, files_sha256):
     _write(path, recipe.as_yaml(_head(arguments.data, given, files_sha256, path)))
     print(f"Plan, with a reason for each number: {path}")
     print("\n".join(line.replace("PLAN", str(path)) for line in recipe.lines()), flush=True)
+    if arguments.plan_only:
+        print("Repeat the command without --plan-only to train by it.")
 
 
 def _try(facts, size, argv, prepare, rows, partition):
@@ -116,24 +117,12 @@ def _try(facts, size, argv, prepare, rows, partition):
         draft = Path(folder, PLAN)
         draft.write_text(compose(facts, size).as_yaml(), encoding="utf-8")
         arguments, model_fields, loss_weights, _ = parse([str(draft), *argv])
-    rows, partition = _few(rows, partition)
-    indices = {part: getattr(partition, part) for part in PARTS}
+    chosen = _with_foreground(rows, partition.train)
+    digests = [partition.digests[index] for index in chosen]
     with contextlib.redirect_stdout(io.StringIO()), _no_bars():
-        model, samples = prepare(arguments, model_fields, rows, partition, indices)
+        model, samples = prepare(arguments, model_fields, rows.select(chosen), digests)
     loss, batch = WeightedSum(loss_weights), wanted_batch(facts)
     return try_steps(model, samples, loss, arguments, batch, facts.hardware.memory)
-
-
-def _few(rows, partition):
-    """The rows of a trial, and the partition of them."""
-    train = _with_foreground(rows, partition.train)
-    chosen = [*train, partition.validation[0]]
-    few = {
-        name: tuple(getattr(partition, name)[index] for index in chosen)
-        for name in ("names", "digests", "mask_digests")
-    }
-    parts = {"train": tuple(range(len(train))), "validation": (len(train),), "test": ()}
-    return rows.select(chosen), dataclasses.replace(partition, **few, **parts)
 
 
 def _with_foreground(rows, indices):

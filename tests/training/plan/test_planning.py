@@ -11,6 +11,7 @@ from hub_unets.training.plan.planning import is_planned
 from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.recipes import read_recipe
+from hub_unets.training.settings.trials import parse_sweep
 from tests.training import runs
 
 TINY = {
@@ -113,6 +114,7 @@ def test_plan_only_stops_there_and_the_plan_is_a_recipe(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["plan.yaml"]
     text = (tmp_path / "run/plan.yaml").read_text()
     assert "learning_rate: 0.0005  # given; the plan: 0.002" in text
+    assert parse_sweep([str(tmp_path / "run/plan.yaml"), "--folds", "5"]).folds == 5
     arguments, model, loss, _ = parse([str(tmp_path / "run/plan.yaml")])
     assert (arguments.learning_rate, arguments.output_dir) == (5e-4, "runs/plan")
     assert model["id2label"] == {"0": "nothing", "1": "lesion"} and loss == {"bce": 1, "dice": 1}
