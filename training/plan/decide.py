@@ -246,6 +246,7 @@ def decide_epochs(recipe, facts, trial, batch):
     passes, reason = (1, "") if trial is None else planned_passes(facts, trial)
     epochs = recipe.given.get("num_train_epochs") or max(1, round(passes / copies))
     steps = math.ceil(images * copies / batch) * epochs
+    reason = "given" if "num_train_epochs" in recipe.given else reason
     minutes = 0 if trial is None else run_minutes(facts, trial, epochs * copies)
     text = f"{epochs:g} of {images * copies} samples, {steps:g} steps: {reason}; about {_duration(minutes)} in all"
     recipe.decide("epochs", text)
@@ -368,4 +369,4 @@ def _multiple(size):
 
 
 def _duration(minutes):
-    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    return f"{max(1, minutes):.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
