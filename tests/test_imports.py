@@ -17,6 +17,7 @@ ALLOWED = {  # besides a room's own files
     "training.measure": OF_DATA | {"training.data"},
     "training.fit": OF_DATA | {"training.data", "training.measure"},
     "training.settings": OF_DATA | {"training.data", "training.fit"},
+    "training.plan": OF_DATA | {f"training.{room}" for room in ("data", "fit", "measure", "settings")},
     "training.records": OF_DATA | {"training.data", "training.measure"},
     "hub_repos.repository": OF_TRAINING,
     "hub_repos.checks": OF_TRAINING | {"hub_repos.repository"},
