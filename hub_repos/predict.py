@@ -29,15 +29,10 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from hub_unets.hub_repos.inference.documents import write_documents
 from hub_unets.hub_repos.inference.inputs import collect
-from hub_unets.hub_repos.inference.predictions import (
-    WORK,
-    Prediction,
-    Predictions,
-    read_records,
-    uncertainty,
-    write_documents,
-)
+from hub_unets.hub_repos.inference.predictions import Prediction, Predictions, uncertainty
+from hub_unets.hub_repos.inference.records import WORK, Records
 from hub_unets.hub_repos.inference.smoothing import Smoother
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
 from hub_unets.hub_repos.inference.video import Video
@@ -287,8 +282,8 @@ def main(argv=None):
         if is_main:
             stamps = {item.name: item.stamp for item in items}
             uncertain_first = arguments.sort == "uncertain"
-            records = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
-            report(output, records, failures, left_out)
+            listed = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
+            report(output, listed, failures, left_out)
     return 1 if failures and is_main else 0
 
 
@@ -302,10 +297,9 @@ def settings(predictor, location, arguments):
     return {name: str(value) for name, value in (fixed | tiling | flips | smoothing).items()}
 
 
-def report(output, records, failures, left_out):
-    polyps = sum(len(record["polyps"]) for record in records)
-    print(f"{len(records)} images, {polyps} polyps: {output}")
-    if unlisted := len(read_records(output)) - len(records):
+def report(output, listed, failures, left_out):
+    print(f"{listed.images} images, {listed.polyps} polyps: {output}")
+    if unlisted := len(Records(output)) - listed.images:
         print(f"{unlisted} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
     if left_out:
         names, table = first_few(Path(file).name for file in left_out), output / "left_out.csv"

@@ -17,8 +17,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from hub_unets.hub_repos import predict as command
-from hub_unets.hub_repos.inference import predictions
-from hub_unets.hub_repos.inference.predictions import Predictions, read_records, uncertainty, write_documents
+from hub_unets.hub_repos.inference import documents, predictions
+from hub_unets.hub_repos.inference.documents import write_documents
+from hub_unets.hub_repos.inference.predictions import Predictions, uncertainty
+from hub_unets.hub_repos.inference.records import Records
 from hub_unets.hub_repos.predict import main
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.modeling.regions import connected_components
@@ -201,7 +203,7 @@ def killed_at(moment, arguments):
         (Image.Image, "save", 2),
         (Path, "replace", 3),
         (predictions, "_record", 2),
-        (predictions, "coco", 1),
+        (documents, "_image_row", 2),
     ],
 )
 def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
@@ -214,7 +216,7 @@ def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, 
     records = next((out / ".work").glob("records-*.jsonl"))
     with records.open("a") as file:
         file.write('{"name": "b", "half')
-    completed = len(read_records(out))
+    completed = len(Records(out))
     written = []
     write = Predictions.write
     monkeypatch.setattr(

@@ -34,7 +34,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, images):
-        """Images, as `read_image` gives them, to masks, integer H x W at their own sizes, and logits C x h x w of each."""
+        """Images, as `read_image` gives them, to masks, integer H x W at their own sizes, and each one's logits."""
         batches = [images] if gives_one_size(self.processor) else [[image] for image in images]
         masks, logits = zip(*map(self._segment, batches), strict=True)
         return list(itertools.chain(*masks)), list(itertools.chain(*logits))
