@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.coco_masks import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
 

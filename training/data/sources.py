@@ -18,20 +18,10 @@ import pyarrow.compute
 from PIL import Image
 
 from hub_unets.training.data.coco import coco_rows, is_coco
+from hub_unets.training.data.files import IMAGE_SUFFIXES, first_few, image_files, is_text, say_left_out, upright_size
 from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
 from hub_unets.training.data.phantoms import phantom_parts
-from hub_unets.training.data.rows import (
-    ENCODED,
-    FEATURES,
-    IMAGE_SUFFIXES,
-    PARTS,
-    first_few,
-    image_files,
-    is_text,
-    say_left_out,
-    stored_paths,
-    upright_size,
-)
+from hub_unets.training.data.rows import ENCODED, FEATURES, PARTS, stored_paths
 from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError, first_line
 
