@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 import transformers
@@ -39,9 +38,9 @@ from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.modeling.images import height_and_width
-from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.coco_masks import mask_api
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import read_image
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
@@ -253,7 +252,6 @@ def main(argv=None):
     """Returns the exit code, 1 where a file could not be read."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     use_all_cores()
     model_name, inputs, arguments = parse(argv)
     mask_api()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hub_unets.hub_repos.inference.records import WORK, Records
 from hub_unets.modeling.intensities import picture
-from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.coco_masks import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
 

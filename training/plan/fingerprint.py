@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.check_data import SMALLEST_POLYP
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import IGNORE, labels_of, read_image, read_mask, require_same_size
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError
 from hub_unets.training.plan.headers import Header, read_header
 
