@@ -352,6 +352,17 @@ def test_the_repositorys_own_onnx_is_taken(repository, hollow_runtime, tmp_path)
     assert (tmp_path / "page" / "model.onnx").read_bytes() == b"mine"
 
 
+def test_the_repositorys_int8_is_taken_where_asked_for(repository, hollow_runtime, tmp_path):
+    folder = shutil.copytree(repository, tmp_path / "repository")
+    arguments = [str(folder), str(tmp_path / "page"), "--runtime", str(hollow_runtime), "--int8"]
+    with pytest.raises(ValueError, match="has no model_int8.onnx: `hub-unets quantise RUN DATA` writes it"):
+        main(arguments)
+    (folder / "model_int8.onnx").write_bytes(b"small")
+    (folder / "model.onnx").write_bytes(b"large")
+    main(arguments)
+    assert (tmp_path / "page" / "model.onnx").read_bytes() == b"small"
+
+
 def test_no_file_of_the_page_names_a_host():
     for name in pages.FILES:
         text = (pages.TEMPLATES / name).read_text()
