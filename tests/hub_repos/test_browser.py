@@ -132,13 +132,13 @@ def dice(mask, reference):
 
 @pytest.fixture(scope="module")
 def open_page(runtime, tmp_path_factory):
-    """A function repository -> Page; at the end no page has logged anything or contacted any other server."""
+    """A function (repository, options of build_page) -> Page; none has logged anything or contacted other servers."""
     folder = tmp_path_factory.mktemp("chromium")
     with chromium(folder) as driver, served(folder) as address:
 
-        def open_it(repository):
+        def open_it(repository, **options):
             name = f"page-{len(list(folder.iterdir()))}"
-            build_page(repository, folder / name, runtime)
+            build_page(repository, folder / name, runtime, **options)
             return Page(driver, folder, f"{address}{name}/", repository)
 
         yield open_it
@@ -350,17 +350,6 @@ def test_the_repositorys_own_onnx_is_taken(repository, hollow_runtime, tmp_path)
     (folder / "model.onnx").write_bytes(b"mine")
     build_page(folder, tmp_path / "page", hollow_runtime)
     assert (tmp_path / "page" / "model.onnx").read_bytes() == b"mine"
-
-
-def test_the_repositorys_int8_is_taken_where_asked_for(repository, hollow_runtime, tmp_path):
-    folder = shutil.copytree(repository, tmp_path / "repository")
-    arguments = [str(folder), str(tmp_path / "page"), "--runtime", str(hollow_runtime), "--int8"]
-    with pytest.raises(ValueError, match="has no model_int8.onnx: `hub-unets quantise RUN DATA` writes it"):
-        main(arguments)
-    (folder / "model_int8.onnx").write_bytes(b"small")
-    (folder / "model.onnx").write_bytes(b"large")
-    main(arguments)
-    assert (tmp_path / "page" / "model.onnx").read_bytes() == b"small"
 
 
 def test_no_file_of_the_page_names_a_host():
