@@ -20,7 +20,7 @@ TRIALS = 3  # draws of a transform that is tried
 USUAL = (
     *("HorizontalFlip", "VerticalFlip", "RandomRotate90", "Affine", "Rotate", "ElasticTransform", "GridDistortion"),
     *("RandomBrightnessContrast", "RandomGamma", "GaussNoise", "GaussianBlur", "CoarseDropout", "ChannelDropout"),
-    *("ToGray", "HueSaturationValue", "PolypFreeCrop", "CloseUp"),
+    *("PolypFreeCrop", "CloseUp"),
 )
 RGB_ALONE = polyp_free.PaintOut, screen.Screen, appearance.Glare, appearance.Dye  # they paint colours of 8 bits
 
