@@ -257,13 +257,13 @@ def test_the_lists_follow_the_current_inputs(checkpoint, frames, tmp_path, capsy
 
 
 def test_files_left_out_are_counted_and_named(checkpoint, frames, tmp_path, capsys):
-    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+    for name in ("notes.txt", "scan.pdf", "sub/x.docx", "sub/y.docx"):
         (frames / name).write_text("no image")
     assert run(checkpoint, frames, tmp_path / "out") == 0
     output = capsys.readouterr().out
-    assert "4 left out, neither images nor videos (notes.txt, scan.dcm, x.docx and 1 more)" in output
+    assert "4 left out, neither images nor videos (notes.txt, scan.pdf, x.docx and 1 more)" in output
     assert [Path(row["file"]).name for row in table(tmp_path / "out/left_out.csv")][-1] == "y.docx"
-    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+    for name in ("notes.txt", "scan.pdf", "sub/x.docx", "sub/y.docx"):
         (frames / name).unlink()
     run(checkpoint, frames, tmp_path / "out")
     assert not (tmp_path / "out/left_out.csv").exists() and "left out" not in capsys.readouterr().out
