@@ -7,6 +7,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 RUN := runs/unet_phantoms
 KEPT := hub_repos/published/unet_polyps
 MODEL ?= $(KEPT)/repository
+LABEL_STUDIO_ML ?= git+https://github.com/HumanSignal/label-studio-ml-backend
 # older versions of transformers, and what they need apart from constraints.txt
 OLDER := 4.57 5.5
 PINS_4.57 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
@@ -22,10 +23,10 @@ export CONTRACT
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench faults test test-long test-all test-lowest test-minimal test-compat test-newest lint format clean $(LOADS)
+.PHONY: help train predict demo bench faults test test-long test-all test-lowest test-minimal test-compat test-newest test-label-studio lint format clean $(LOADS)
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 train: $(VENV)/.core  ## train the quick-start model on generated frames and build its Hub repository
 	$(LAUNCH) training/run.py unet_phantoms --output_dir $(RUN)
@@ -73,6 +74,14 @@ test-newest: $(VENV)/.test  ## test models and built repositories with the regis
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow" \
 		tests/configuration tests/modeling tests/hub_repos/test_load.py
 
+test-label-studio: $(VENV)/.test  ## test the Label Studio backend, beside the older packages that it needs
+	$(BIN)/python -m venv --clear --without-pip .venv-label-studio
+	cd .venv-label-studio/lib/*/site-packages && \
+		echo "import site; site.addsitedir('$$(ls -d $(CURDIR)/$(VENV)/lib/*/site-packages)')" > main.pth
+	PIP_PYTHON=.venv-label-studio $(PIP) label-studio-sdk 'Flask>2.3' 'colorama~=0.4' 'semver~=3.0.2'
+	PIP_PYTHON=.venv-label-studio $(PIP) --no-deps "$(LABEL_STUDIO_ML)"
+	OMP_NUM_THREADS=1 .venv-label-studio/bin/python -m pytest -q tests/hub_repos/annotate/test_label_studio.py
+
 $(LOADS): load-%: $(VENV)/.test .venv-%/.done
 	LOAD_PYTHON=.venv-$*/bin/python LOAD_TRANSFORMERS=$(filter $*,$(OLDER)) OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/hub_repos/test_load.py
@@ -87,7 +96,7 @@ format: $(VENV)/.test  ## mend style
 	$(BIN)/ruff format .
 
 clean:  ## remove environments and runs
-	rm -rf $(VENV) $(LOADS:load-%=.venv-%) .venv-lowest .venv-newest runs
+	rm -rf $(VENV) $(LOADS:load-%=.venv-%) .venv-lowest .venv-newest .venv-label-studio runs
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

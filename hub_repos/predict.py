@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 import transformers
@@ -29,24 +28,19 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from hub_unets.hub_repos.inference.documents import write_documents
 from hub_unets.hub_repos.inference.inputs import collect
-from hub_unets.hub_repos.inference.predictions import (
-    WORK,
-    Prediction,
-    Predictions,
-    read_records,
-    uncertainty,
-    write_documents,
-)
+from hub_unets.hub_repos.inference.predictions import Prediction, Predictions, uncertainty
+from hub_unets.hub_repos.inference.records import WORK, Records
 from hub_unets.hub_repos.inference.smoothing import Smoother
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
 from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.modeling.images import height_and_width
-from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.coco_masks import mask_api
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import read_image
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
@@ -258,7 +252,6 @@ def main(argv=None):
     """Returns the exit code, 1 where a file could not be read."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     use_all_cores()
     model_name, inputs, arguments = parse(argv)
     mask_api()
@@ -287,8 +280,8 @@ def main(argv=None):
         if is_main:
             stamps = {item.name: item.stamp for item in items}
             uncertain_first = arguments.sort == "uncertain"
-            records = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
-            report(output, records, failures, left_out)
+            listed = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
+            report(output, listed, failures, left_out)
     return 1 if failures and is_main else 0
 
 
@@ -302,10 +295,9 @@ def settings(predictor, location, arguments):
     return {name: str(value) for name, value in (fixed | tiling | flips | smoothing).items()}
 
 
-def report(output, records, failures, left_out):
-    polyps = sum(len(record["polyps"]) for record in records)
-    print(f"{len(records)} images, {polyps} polyps: {output}")
-    if unlisted := len(read_records(output)) - len(records):
+def report(output, listed, failures, left_out):
+    print(f"{listed.images} images, {listed.polyps} polyps: {output}")
+    if unlisted := len(Records(output)) - listed.images:
         print(f"{unlisted} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
     if left_out:
         names, table = first_few(Path(file).name for file in left_out), output / "left_out.csv"

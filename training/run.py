@@ -47,6 +47,7 @@ from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
 from hub_unets.training.measure.weights import save_readable, save_tensors
+from hub_unets.training.plan.planning import is_planned, plan_of, require_planned
 from hub_unets.training.records import locks
 from hub_unets.training.records.results import (
     data_record,
@@ -62,7 +63,7 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
 
 TIMED_IMAGES = 20
 
-NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
+NOT_SETTINGS = ("output_dir", "plan_only", "dataloader_num_workers", "disable_tqdm")  # may differ in a resumed run
 
 
 def main(argv=None):
@@ -72,7 +73,10 @@ def main(argv=None):
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
     keep_freed_memory()
+    argv, planned = with_plan(argv)
     arguments, model_fields, loss_weights, settings = parse(argv)
+    if planned and arguments.plan_only:
+        return
     state = PartialState()
     require_processes(state)
     with about_input():
@@ -329,6 +333,25 @@ def save_checkpoint(model, processor, folder, half_precision=False):
 
 def is_finished(folder):
     return (Path(folder) / "results.json").exists()
+
+
+def with_plan(argv):
+    """The command line with the recipe that was planned for it, where it leaves that open; and whether it does."""
+    if not is_planned(argv):
+        require_planned(argv)
+        return argv, False
+    require_processes(PartialState())
+    path, folder = plan_of(argv, prepare_trial)
+    return [str(path), *argv, "--output_dir", str(folder)], True
+
+
+def prepare_trial(arguments, model_fields, rows, digests):
+    """The network with its weights, and training samples of a few rows, in one process whatever others do."""
+    model, _ = build(arguments, model_fields)
+    processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
+    options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
+    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    return model, TrainingSamples(cached_samples(rows, digests, processor, **options), processor, augmentation)
 
 
 def say_split(partition):

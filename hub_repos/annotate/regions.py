@@ -43,6 +43,8 @@ class Annotator:
         self.model, self.processor = load_model(name, trust_remote_code, revision)
         if not hasattr(self.model.config, "binary_head"):
             raise UserError(f"{name}: annotators take runs and repositories of hub-unets, not other models.")
+        if torch.accelerator.is_available():
+            self.model.to(torch.accelerator.current_accelerator())
         self.labels = {label: name for label, name in self.model.config.id2label.items() if label > 0}
 
     @torch.inference_mode()

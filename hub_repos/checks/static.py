@@ -286,8 +286,10 @@ def check_preprocessor(folder):
     fields = read_json(folder / "preprocessor_config.json")
     check_schema(fields, PREPROCESSOR_SCHEMA, "preprocessor_config.json")
     known = vars(UNetImageProcessor())
-    with about_input():
+    try:
         processor = UNetImageProcessor(**{name: value for name, value in fields.items() if name in known})
+    except ValueError as error:
+        raise UserError(f"preprocessor_config.json: {str(error)[:300]}") from error
     num_channels = read_config(folder).num_channels
     if processor.num_channels != num_channels:
         raise UserError(

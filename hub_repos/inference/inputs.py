@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from hub_unets.hub_repos.inference.items import Item
 from hub_unets.hub_repos.inference.video import Video
-from hub_unets.training.data.rows import IMAGE_SUFFIXES
-from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
+from hub_unets.training.data.files import IMAGE_SUFFIXES
+from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError
 
 FILE_SUFFIXES = IMAGE_SUFFIXES.union(
@@ -81,20 +81,22 @@ def _open(text: str, output: Path, every: int) -> _Input:
     if path.is_file() and path.suffix.lower() == ".zip":
         return _from_folder(unzipped(path).absolute(), output, every)
     if path.is_file() and path.suffix.lower() == ".json":
-        return _Input(path.absolute().parent, text, _from_rows(load_source(text), path))
+        return _Input(path.absolute().parent, text, _from_rows(_sources().load_source(text), path))
     if path.is_file() and path.suffix.lower() != ".parquet":
         return _Input(path.absolute().parent, text, [_from_file(path.absolute(), path.stem, every)])
     if not path.exists() and glob.has_magic(text) and text.partition("?")[0] != "phantoms":
         return _from_glob(path.absolute(), output, every)
-    if path.exists() or text.partition("?")[0] == "phantoms" or HUB_ID.fullmatch(text):
-        return _Input(None, text, _from_rows(load_images(text), path))
-    raise UserError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
+    if path.exists() or text.partition("?")[0] == "phantoms" or _sources().HUB_ID.fullmatch(text):
+        return _Input(None, text, _from_rows(_sources().load_images(text), path))
+    raise UserError(
+        f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {_sources().FORMS}"
+    )
 
 
 def _from_folder(folder: Path, output: Path, every: int) -> _Input:
     below = _below(folder, output)
-    if holds_masks(folder):
-        parts = load_source(str(folder))
+    if _sources().holds_masks(folder):
+        parts = _sources().load_source(str(folder))
         masks = {rows[index]["annotation"]["path"] for rows in parts.values() for index in range(len(rows))}
         items = _from_rows(parts, folder)
         known = {item.file for item in items} | masks
@@ -103,7 +105,7 @@ def _from_folder(folder: Path, output: Path, every: int) -> _Input:
     if files:
         return _from_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
     if any(folder.rglob("*.parquet")):
-        return _Input(None, str(folder), _from_rows(load_images(str(folder)), folder))
+        return _Input(None, str(folder), _from_rows(_sources().load_images(str(folder)), folder))
     raise UserError(f"{folder}: holds no image, video or parquet file: give another folder")
 
 
@@ -171,6 +173,16 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
                 item = Item(name, f"{path}: {name}", "", lambda rows=rows, index=index: rows[index]["image"])
             items.append(item if len(parts) == 1 else item._replace(name=f"{part}/{name}"))
     return items
+
+
+def _sources():
+    """training.data.sources, imported where an input may be a data set: its libraries take a second."""
+    import datasets
+
+    from hub_unets.training.data import sources
+
+    datasets.disable_progress_bars()
+    return sources
 
 
 def _require_av() -> None:

@@ -20,33 +20,33 @@ class Track(NamedTuple):
 
 
 def number_tracks(records):
-    """Give each polyp of a video's frames its `track_id`, which counts from 1 in each video.
+    """Give each polyp of a video's frames its `track_id`, which counts from 1 in each video; yields the records.
 
     A polyp is one that was seen in the GAP + 1 frames before if their regions overlap by OVERLAP; of several the pair
     that overlaps most. Labels do not count: a polyp keeps its id where its class changes. What moves by more than its
     size between two frames, or is lost for longer, gets a new id.
 
     Args:
-        records: of images; those of frames have `video` and `position`.
+        records: of images; those of frames have `video` and `position`, and a video's stand together in time.
     """
-    frames = sorted((record for record in records if "video" in record), key=_place)
-    for _, of_video in groupby(frames, key=lambda record: record["video"]):
+    for video, of_video in groupby(records, key=lambda record: record.get("video")):
         tracks, count = [], 0
         for record in of_video:
-            tracks = [track for track in tracks if record["position"] - track.position <= GAP + 1]
-            matches = _matches(tracks, record["polyps"])
-            for number, polyp in enumerate(record["polyps"]):
-                count += number not in matches
-                polyp["track_id"] = tracks[matches[number]].id if number in matches else count
-            seen = {polyp["track_id"] for polyp in record["polyps"]}
-            tracks = [track for track in tracks if track.id not in seen]
-            tracks += [
-                Track(polyp["track_id"], record["position"], polyp["segmentation"]) for polyp in record["polyps"]
-            ]
+            if video is not None:
+                tracks, count = _numbered(record, tracks, count)
+            yield record
 
 
-def _place(record):
-    return record["video"], record["position"]
+def _numbered(record, tracks, count):
+    """Number a frame's polyps; returns the Tracks that may go on, and the highest id so far."""
+    tracks = [track for track in tracks if record["position"] - track.position <= GAP + 1]
+    matches = _matches(tracks, record["polyps"])
+    for number, polyp in enumerate(record["polyps"]):
+        count += number not in matches
+        polyp["track_id"] = tracks[matches[number]].id if number in matches else count
+    seen = {polyp["track_id"]: polyp["segmentation"] for polyp in record["polyps"]}
+    others = [track for track in tracks if track.id not in seen]
+    return others + [Track(number, record["position"], region) for number, region in seen.items()], count
 
 
 def _matches(tracks, polyps):

@@ -13,6 +13,7 @@ from PIL import Image
 from hub_unets.hub_repos.repository.example import EXAMPLE, write_example
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.models import read_variant
@@ -28,7 +29,7 @@ SETTINGS = "settings.json"
 RESAMPLES = {Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
 
 
-def build_page(model, out, runtime=None, name=None):
+def build_page(model, out, runtime=None, name=None, int8=False):
     """Write the page of a model.
 
     Args:
@@ -36,6 +37,7 @@ def build_page(model, out, runtime=None, name=None):
         out: folder to write: absent, empty, or an earlier page, which is replaced as a whole.
         runtime: an unpacked onnxruntime-web; None fetches one with npm.
         name: what the page calls the model; the default is the run's name, or the Hub id.
+        int8: the page runs the model's model_int8.onnx.
 
     Raises:
         UserError: something is missing, or the page can't do what the image processor does.
@@ -43,15 +45,15 @@ def build_page(model, out, runtime=None, name=None):
     refuse_foreign_folder(Path(out), is_page, "page")
     folder, usual_name = locate(model)
     settings = page_settings(folder, name or usual_name)
-    require_parts(folder, runtime)
+    require_parts(folder, runtime, int8)
     with replaced(out, is_page, "page") as staged, tempfile.TemporaryDirectory() as scratch:
         for source, target in FILES.items():
             shutil.copyfile(TEMPLATES / source, staged / target)
         copy_runtime(Path(runtime) if runtime else fetch_runtime(Path(scratch)), staged)
         (staged / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         write_example(staged / EXAMPLE, 3)
-        if (folder / ONNX).is_file():
-            shutil.copyfile(folder / ONNX, staged / ONNX)
+        if int8 or (folder / ONNX).is_file():
+            shutil.copyfile(folder / (INT8 if int8 else ONNX), staged / ONNX)
         else:
             export_onnx(folder, staged / ONNX)
 
@@ -70,13 +72,15 @@ def locate(model):
         return folder, run.get("name", folder.name)
     if str(model).count("/") != 1:
         raise UserError(f"{model} is neither a folder nor a Hub id such as owner/name.")
-    names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX]
+    names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX, INT8]
     return Path(snapshot_download(str(model), allow_patterns=names)), str(model)
 
 
-def require_parts(folder, runtime):
+def require_parts(folder, runtime, int8):
     """Raise UserError, before anything is fetched, where the page's network or its runtime can't be had."""
-    if not (folder / ONNX).is_file():
+    if int8 and not (folder / INT8).is_file():
+        raise UserError(f"{folder} has no {INT8}: `hub-unets quantise RUN DATA` writes it, and build takes it along.")
+    if not (int8 or (folder / ONNX).is_file()):
         require_export()
     if runtime is None:
         find_npm()

@@ -92,7 +92,6 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
         arguments=load_arguments(repo_id, revision),
         space=space,
         processor=processor,
-        frames=", images=[image]" if processor.get("drop_outside_view") else "",
         size=processor["size"],
         paper=linked(find_variant(config["model_type"])[1].paper),
         history=shown_history(read_history(folder, results)),

@@ -34,12 +34,14 @@ FULL = {
     "images": 88, "rounded_for": 8, "rounds": 21, "backbones": ["mobilenetv2_100", "resnet18"],
     "sizes": [256, 352, 512], "network_rounds": 7, "training_rounds": 3, "loop_rounds": 12, "size": 256,
     "growth_sizes": [128, 256, 512, 1024], "growth_batches": [2, 4, 8, 16], "import_rounds": 5,
-    "loader_images": [1000, 10000], "evaluation_images": [1000, 10000],
+    "loader_images": [1000, 10000], "evaluation_images": [1000, 100000],
+    "data_rows": [1000, 100000],
 }  # fmt: skip
 QUICK = FULL | {
     "backbones": ["mobilenetv2_100"], "images": 24, "rounds": 11, "sizes": [256],
     "network_rounds": 5, "training_rounds": 1, "loop_rounds": 5, "growth_sizes": [128, 256, 512],
     "growth_batches": [4, 8], "import_rounds": 3, "loader_images": [200, 1000], "evaluation_images": [200, 1000],
+    "data_rows": [200, 1000],
 }  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def measure(data, model, profile):
     )
     results["loader_memory"] = say(loops.loader_memory, few_rows, profile["loader_images"])
     results["evaluation_memory"] = say(loops.evaluation_memory, profile["evaluation_images"])
-    results["import_seconds"] = say(loops.import_seconds, profile["import_rounds"])
+    results["data_seconds"] = say(loops.data_seconds, profile["data_rows"])
+    results["import_seconds"] = say(loops.start_seconds, profile["import_rounds"])
     return results
 
 

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from hub_unets.hub_repos.inference.predictions import Predictions, read_records, write_documents
+from hub_unets.hub_repos.inference.predictions import Predictions
+from hub_unets.hub_repos.inference.records import Records
 from hub_unets.hub_repos.inference.tracks import number_tracks
 from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.predict import Predictor, predict
@@ -106,7 +107,7 @@ class Stillness(NamedTuple):
 
 def stillness(records, truths, rate=RATE):
     """The Stillness of the records of one video, in the frames' order, with their true masks, bool H x W."""
-    number_tracks(records)
+    records = list(number_tracks(records))
     previous = [frame_of(record) for record in records[:1]] * 2
     minutes, sums, marked, counts = len(records) / rate / 60, np.zeros(2), 0, []
     tracks, true_tracks = set(), set()
@@ -146,9 +147,8 @@ def predicted(model, processor, path, folder, smoothing):
     """The records of a clip."""
     state = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)
     predictor = Predictor(model, processor, smoothing=smoothing)
-    failures = predict(predictor, [Video("clip", str(path), "", 1)], Predictions(folder, LABELS), state)
-    write_documents(folder, LABELS, failures)
-    return sorted(read_records(folder), key=lambda record: record["position"])
+    predict(predictor, [Video("clip", str(path), "", 1)], Predictions(folder, LABELS), state)
+    return list(Records(folder))
 
 
 def main(argv=None):

@@ -38,7 +38,7 @@ def digest(folder):
 def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
     network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
-    network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments")
+    network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments", "view")
     network += ("image_files", "intensities")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
@@ -392,3 +392,20 @@ def test_the_repositorys_code_wins_over_a_model_of_that_name_in_transformers(rep
     model = AutoModel.from_pretrained(repository, trust_remote_code=True)
     assert type(model).__name__ == "UNetForSemanticSegmentation"
     assert type(model.config).__name__ == "UNetConfig"
+
+
+def test_where_marks_outside_the_view_are_dropped_the_cards_snippets_give_the_images(checkpoint, tmp_path):
+    run, built = shutil.copytree(checkpoint, tmp_path / "run"), tmp_path / "built"
+    UNetImageProcessor.from_pretrained(run, drop_outside_view=True).save_pretrained(run)
+    build(run, built)
+    card = (built / "README.md").read_text()
+    assert card.count("images=[image])[0]") == 2 and "By hand, tensor in" not in card
+    assert "A region wholly outside the endoscope's view is left out" in card
+    *_, snippet = snippets(built, built / "example.png")
+    names = {}
+    exec(snippet, names)  # noqa: S102
+    processor, image = names["processor"], names["image"]
+    assert processor.drop_outside_view is True
+    sizes = [(image.height, image.width)]
+    expected = processor.post_process_semantic_segmentation(names["logits"], sizes, images=[image])[0]
+    assert torch.equal(names["mask"], expected)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hub_unets.hub_repos.inference.predictions import Predictions, read_records, write_documents
+from hub_unets.hub_repos.inference.documents import write_documents
+from hub_unets.hub_repos.inference.predictions import Predictions
+from hub_unets.hub_repos.inference.records import Records
 from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.predict import Predictor, main, predict
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -101,7 +103,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_files(predictor, path, tmp_p
     records.write_text("".join(lines[:9] + lines[20:25]))
     (part / "masks/clip/000015.png").unlink()
     assert contents(written(predictor(0.4), path, part)) == contents(whole)
-    assert len(records.read_text().splitlines()) == FRAMES == len(read_records(part))
+    assert len(records.read_text().splitlines()) == FRAMES == len(Records(part))
 
 
 def test_the_command(checkpoint, path, tmp_path):

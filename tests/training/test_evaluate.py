@@ -343,6 +343,8 @@ class TestScoreOfRandomModels:
         ({"0": "mucosa", "1": "lesion"}, (1,)),
         ({0: "Polyp", 1: "mucosa"}, (0,)),
         ({0: "mucosa", 1: "forceps", 2: "adenomatous polyp", 3: "hyperplastic polyp"}, (2, 3)),
+        ({0: "background", 1: "polyp", 2: "instrument"}, (1,)),
+        ({0: "background", 1: "polyp", 2: "boundary"}, (1, 2)),
     ],
 )
 def test_polyp_labels_of(id2label, expected):

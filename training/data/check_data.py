@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.partition import Partition, leaks
 from hub_unets.training.data.reading import labels_of, read_image, read_mask, require_same_size
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError
 
 QUANTILES = {"5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}

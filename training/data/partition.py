@@ -18,8 +18,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import file_digest
-from hub_unets.training.data.rows import first_few, has_stems, stored_files, stored_paths
+from hub_unets.training.data.rows import has_stems, stored_files, stored_paths
 from hub_unets.training.data.sequences import sequences_of
 from hub_unets.training.errors import UserError
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from hub_unets.modeling.images import height_and_width, to_rgb, upright
-from hub_unets.training.data.rows import VALUE_SUFFIXES
+from hub_unets.training.data.files import VALUE_SUFFIXES
 from hub_unets.training.errors import UserError
 
 IGNORE = 255

@@ -4,7 +4,7 @@ import csv
 import os
 from pathlib import Path
 
-from hub_unets.training.data.rows import first_few
+from hub_unets.training.data.files import first_few
 from hub_unets.training.errors import UserError
 
 TABLE = "sequences.csv"  # columns name (the image's stem) and sequence

@@ -19,22 +19,19 @@ from PIL import Image
 
 from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.coco import coco_rows, is_coco
-from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
-from hub_unets.training.data.phantoms import phantom_parts
-from hub_unets.training.data.reading import read_image
-from hub_unets.training.data.rows import (
-    ENCODED,
-    FEATURES,
+from hub_unets.training.data.files import (
     IMAGE_SUFFIXES,
-    PARTS,
     VALUE_SUFFIXES,
     first_few,
     image_files,
     is_text,
     say_left_out,
-    stored_paths,
     upright_size,
 )
+from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
+from hub_unets.training.data.phantoms import phantom_parts
+from hub_unets.training.data.reading import read_image
+from hub_unets.training.data.rows import ENCODED, FEATURES, PARTS, stored_paths
 from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError, first_line
 

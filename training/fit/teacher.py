@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.precision import depthwise_in_float32
 from hub_unets.training.measure.flips import predict_with_flips
-from hub_unets.training.measure.models import load_model, polyp_labels_of
+from hub_unets.training.measure.models import class_logits, load_model, pixel_values, polyp_labels_of
 
 
 class Teacher:
@@ -68,12 +68,8 @@ class Teacher:
         return list((values / processor.rescale_factor).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
     def _probabilities(self, model, processor, images, size):
-        options = getattr(processor, "read_options", {})
-        inputs = processor(images, return_tensors="pt", **options).to(model.device)
-        if self.flips:
-            logits = predict_with_flips(model, inputs["pixel_values"]).logits
-        else:
-            logits = model(pixel_values=inputs["pixel_values"])["logits"]
+        pixels = pixel_values(model, processor, images)
+        logits = predict_with_flips(model, pixels).logits if self.flips else class_logits(model(pixel_values=pixels))
         logits = F.interpolate(logits.float(), size=tuple(size), mode="bilinear")
         if logits.shape[1] == 1:
             polyp = logits.sigmoid()

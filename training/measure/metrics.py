@@ -74,7 +74,7 @@ def metrics_from_counts(counts):
 
 def summarize(counts):
     """Counts images x classes x 4 to {"per_image", "pooled"[, "per_class"]} with {"value", "low", "high"} each."""
-    columns = np.concatenate([np.stack(_class_means(counts), axis=1), counts.reshape(len(counts), -1)], axis=1)
+    columns = _columns(counts)
     per_image = columns[:, : len(NAMES)]
     resampled, resampled_counts = np.split(_resampled_means(columns), [len(NAMES)], axis=1)
     resampled_counts = resampled_counts.reshape(-1, *counts.shape[1:])
@@ -137,6 +137,16 @@ def _ratio(numerator, denominator, anything):
 def _class_means(counts):
     """Counts ... x classes x 4 to the means over classes of the six metrics, a list of arrays ..."""
     return [values.mean(axis=-1) for values in metrics_from_counts(counts).values()]
+
+
+def _columns(counts, block=10_000):
+    """Counts images x classes x 4 to what is resampled: float64 images x (six metrics, then the counts)."""
+    columns = np.empty((len(counts), len(NAMES) + counts[0].size))
+    for start in range(0, len(counts), block):  # what lies between takes several times the memory
+        part, rows = counts[start : start + block], columns[start : start + block]
+        rows[:, : len(NAMES)] = np.stack(_class_means(part), axis=1)
+        rows[:, len(NAMES) :] = part.reshape(len(part), -1)
+    return columns
 
 
 def _with_intervals(values, resampled):

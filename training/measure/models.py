@@ -4,8 +4,15 @@ import inspect
 import json
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+)
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant, variant_names
@@ -13,11 +20,14 @@ from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.ensemble import ENSEMBLE, load_ensemble
 from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 
+MASK_CLASSIFIERS = "maskformer", "mask2former"  # model types that give masks with classes, not classes of pixels
+
 
 @about_input()
 def load_model(name, trust_remote_code=False, revision=None, **changes):
-    """A model in eval mode and its image processor: a run's own checkpoint, or anything AutoModel can load.
+    """A model in eval mode and its image processor.
 
+    It is a run's own checkpoint, whatever AutoModelForSemanticSegmentation can load, or one of MASK_CLASSIFIERS.
     A folder with an ensemble.json is the Ensemble of its members.
 
     Args:
@@ -27,8 +37,8 @@ def load_model(name, trust_remote_code=False, revision=None, **changes):
             as they are.
 
     Raises:
-        UserError: the repository's code would have to be run and `trust_remote_code` is not given; damaged weights; a
-            field that the processor does not have.
+        UserError: the repository's code would have to be run and `trust_remote_code` is not given; another kind of
+            model; damaged weights; a field that the processor does not have.
         OSError: nothing can be loaded from `name`.
     """
     changes = {field: value for field, value in changes.items() if value is not None}
@@ -46,10 +56,19 @@ def load_model(name, trust_remote_code=False, revision=None, **changes):
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"model {name}: no folder with a config.json, nor loadable from the Hub ({reason})") from error
+    is_mask_classifier = config.model_type in MASK_CLASSIFIERS
+    auto_class = AutoModelForUniversalSegmentation if is_mask_classifier else AutoModelForSemanticSegmentation
     try:
-        model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, **options)
+        model = auto_class.from_pretrained(name, config=config, **options)
     except SafetensorError as error:
         raise UserError(f"the weights of {name} are damaged: {error}; {CURE}.") from error
+    except ValueError as error:
+        if not str(error).startswith("Unrecognized configuration class"):
+            raise
+        raise UserError(
+            f"model {name} is of the type {config.model_type}, which is not scored: models for semantic segmentation "
+            "are (SegFormer, UperNet, BEiT, DPT, MobileViT and the like), and MaskFormer and Mask2Former."
+        ) from error
     processor = of_whole_images(AutoImageProcessor.from_pretrained(name, **options, **changes))
     if "drop_outside_view" in changes and "drop_outside_view" not in inspect.signature(type(processor)).parameters:
         raise UserError(f"drop_outside_view: the image processor of {name} does not have it: leave it out.")
@@ -79,9 +98,39 @@ def pixel_values(model, processor, images):
     """What a model takes of images that `read_image` gave, B x C x H x W, on its device and in its precision.
 
     transformers 5 loads a model in the precision that it was saved in.
+
+    Raises:
+        UserError: the processor has padded them.
     """
-    options = getattr(processor, "read_options", {})
-    return processor(images, return_tensors="pt", **options)["pixel_values"].to(model.device, model.dtype)
+    inputs = processor(images, return_tensors="pt", **getattr(processor, "read_options", {}))
+    if "pixel_mask" in inputs and not inputs["pixel_mask"].all():
+        raise UserError(
+            f"{type(processor).__name__} pads images (pad_size), and masks would be shifted: remove pad_size from "
+            "preprocessor_config.json."
+        )
+    return inputs["pixel_values"].to(model.device, model.dtype)
+
+
+def gives_one_size(processor):
+    """Whether images of different sizes make one batch, none of them padded to the size of another."""
+    size = getattr(processor, "size", None)
+    is_fixed = hasattr(size, "keys") and set(size.keys()) == {"height", "width"}
+    return is_fixed and getattr(processor, "do_resize", True) and not getattr(processor, "keep_aspect_ratio", False)
+
+
+def class_logits(outputs):
+    """The logits of a model's output, B x C x h x w.
+
+    Mask classification (Cheng et al. 2021, "MaskFormer"; 2022, "Mask2Former") has masks with classes instead. There
+    they are the logarithms of the classes' scores, float32, from which transformers makes the semantic mask: the sum
+    over the masks of class probability times pixel probability.
+    """
+    if "class_queries_logits" not in outputs:
+        return outputs["logits"]
+    classes = outputs["class_queries_logits"].float().log_softmax(dim=-1)[..., :-1]  # the last one is no object
+    pixels = F.logsigmoid(outputs["masks_queries_logits"].float())
+    labels = classes[..., None, None].unbind(dim=2)  # one label at a time: all of them would take gigabytes
+    return torch.stack([(label + pixels).logsumexp(dim=1) for label in labels], dim=1)
 
 
 def read_variant(folder):
@@ -107,15 +156,18 @@ def _read(path):
 
 
 def polyp_labels_of(config):
-    """Which labels of a model mean polyp: all but a label called background, those called polyp, or 1 of two.
+    """Which labels of a model mean polyp.
+
+    Those called polyp, and a boundary beside them; where none is, all but one called background; else 1 of two.
 
     Raises:
         UserError: the names do not tell.
     """
     names = {int(label): str(name).lower() for label, name in config.id2label.items()}
+    if polyps := [label for label in names if "polyp" in names[label]]:
+        return tuple(label for label in sorted(names) if label in polyps or names[label] == "boundary")
     if "background" in names.values():
         return tuple(label for label in sorted(names) if names[label] != "background")
-    polyps = tuple(label for label in sorted(names) if "polyp" in names[label])
-    if polyps or len(names) == 2:
-        return polyps or (1,)
+    if len(names) == 2:
+        return (1,)
     raise UserError(f"which of the labels {list(names.values())[:8]} mean polyp? Name their numbers: --polyp_labels.")

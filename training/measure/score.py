@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ class Scores:
 
     def summary(self, names=None):
         """The metrics of these images, or of those among `names`, as `results.json` holds them."""
-        kept = np.array([names is None or name in names for name in self.names])
+        kept = slice(None) if names is None else np.array([name in names for name in self.names], bool)
         counts = np.asarray(self.counts)[kept]
         summary = {"images": len(counts), **summarize(counts)}
         if self.losses:
@@ -133,11 +132,15 @@ class Scores:
             distances, sizes = np.asarray(self.boundaries)[kept], np.asarray(self.sizes)[kept]
             summary["boundary"] = summarize_boundaries(distances, sizes)
         if self.crops:
-            summary["false_alarms"] = summarize_crops(compress(self.crops, kept))
+            summary["false_alarms"] = summarize_crops(self._among(names, self.crops))
         if self.tables:
-            table = reliability_table(sum(compress(self.tables, kept)))
+            table = reliability_table(sum(self._among(names, self.tables)))
             summary["calibration"] = {"ece": expected_calibration_error(table), "bins": table}
         return summary
+
+    def _among(self, names, values):
+        """Those of one value an image whose image is among `names`, one after another."""
+        return (value for name, value in zip(self.names, values, strict=True) if names is None or name in names)
 
 
 def score(

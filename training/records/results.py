@@ -56,17 +56,22 @@ def write_results(folder, results, scores, twins=(), history=()):
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = dict.fromkeys(name for part, part_scores in scores.items() for name in _row(part, part_scores, 0, twins))
-    rows = (row for part, part_scores in scores.items() for row in _rows(part, part_scores, twins))
-    _write_rows(folder / "per_image.csv", columns, rows)
-    if all(part_scores.digests for part_scores in scores.values()):
-        write_data_digests(folder, scores)
+    write_tables(folder, scores, twins)
     if history:
         _write_rows(folder / HISTORY, dict.fromkeys(name for row in history for name in row), history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
+
+
+def write_tables(folder, scores, twins=frozenset()):
+    """Write per_image.csv and, where they are known, data_digests.csv, row by row; arguments as `write_results`."""
+    columns = dict.fromkeys(name for part, part_scores in scores.items() for name in _row(part, part_scores, 0, twins))
+    rows = (row for part, part_scores in scores.items() for row in _rows(part, part_scores, twins))
+    _write_rows(Path(folder) / "per_image.csv", columns, rows)
+    if all(part_scores.digests for part_scores in scores.values()):
+        write_data_digests(folder, scores)
 
 
 def _write_rows(path, columns, rows):

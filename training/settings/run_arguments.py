@@ -75,6 +75,9 @@ class RunArguments(TrainingArguments):
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )
+    plan_only: bool = field(
+        default=False, metadata={"help": "Without a recipe: write the plan for the data, print it, and train nothing."}
+    )
     boundary_width: int | None = field(
         default=None,
         metadata={

@@ -1,14 +1,20 @@
 """The function in CVAT's own driver and command, and its shapes exported, corrected and trained on."""
 
+import argparse
 import json
 import logging
+import re
+import shlex
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import cvat_sdk.auto_annotation as cvataa
 import datasets
 import numpy as np
 import pytest
-from cvat_cli._internal.common import FunctionLoader
+from cvat_cli._internal.commands_all import COMMANDS
+from cvat_cli._internal.common import FunctionLoader, configure_common_arguments
 from cvat_cli._internal.parsers import parse_function_parameter
 from cvat_sdk import models
 from cvat_sdk.auto_annotation import driver
@@ -21,6 +27,8 @@ from hub_unets.hub_repos.annotate.regions import Annotator
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.data.reading import read_labels
 from hub_unets.training.data.sources import load_source
+
+ROOT = Path(__file__).parents[3]
 
 
 class Task:
@@ -115,6 +123,19 @@ def test_the_command_line_finds_it(checkpoint, repository, modules_cache):
         assert function.spec.labels[0].id == 1
 
 
+def test_the_commands_of_the_page_are_cvat_clis(tmp_path):
+    page = (ROOT / "hub_repos/README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    parser = argparse.ArgumentParser()
+    configure_common_arguments(parser)
+    COMMANDS.configure_parser(parser)
+    lines = [shlex.split(line) for line in re.findall(r"cvat-cli (--server-host .*)", page)]
+    create, annotate = (parser.parse_args([*line, *rest]) for line, rest in zip(lines, (["a.png"], []), strict=True))
+    assert (create.sorting_method, create.labels) == ("predefined", [{"name": "polyp"}])
+    assert (create.resource_type.name, create.resources) == ("LOCAL", ["a.png"])
+    assert annotate.function_module == "hub_unets.hub_repos.annotate.cvat"
+    assert annotate.function_parameters == {"model": "runs/unet_mobilenetv2"}
+
+
 def decoded(shape, image):
     return decode_mask(shape.points, image_width=image.width, image_height=image.height)
 
@@ -127,7 +148,7 @@ def run_lengths(mask):
 
 
 def coco_export(task, folder, images):
-    """CVAT's export "COCO 1.0" of a task: polygons, and masks as run lengths that are marked as crowds."""
+    """CVAT's export "COCO 1.0" of a task, unpacked: polygons, and masks as run lengths that are marked as crowds."""
     entries = []
     for number, shape in enumerate(task.shapes, start=1):
         if shape.type.value == "polygon":
@@ -145,7 +166,6 @@ def coco_export(task, folder, images):
     listed = [{"id": 1 + index, "file_name": f"{index}.png", **size} for index, size in enumerate(sizes)]
     content = {"categories": [{"id": 1, "name": "polyp"}], "images": listed, "annotations": entries}
     (folder / "annotations/instances_default.json").write_text(json.dumps(content))
-    return folder
 
 
 @pytest.mark.parametrize("polygons", [False, True])
@@ -154,7 +174,8 @@ def test_an_export_is_masks_to_train_on(annotate, checkpoint, images, tmp_path, 
     annotator = Annotator(str(checkpoint))
     task = annotate(RegionFunction(annotator), images, conv_mask_to_poly=polygons)
     removed = task.shapes.pop(0)  # by a person
-    rows = load_source(str(coco_export(task, tmp_path / "export", images)))["all"]
+    coco_export(task, tmp_path / "export", images)
+    rows = load_source(shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "export"))["all"]
     assert [row["name"] for row in rows] == ["0", "1", "2"]
     for index, (row, image) in enumerate(zip(rows, images, strict=True)):
         masks = [mask for mask, _ in masks_of(annotator, image)]

@@ -11,7 +11,7 @@ from hub_unets.hub_repos.annotate.regions import Annotator, Region, _border, has
 from hub_unets.modeling.regions import regions_of
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
-from tests.training.foreign_models import save, segformer
+from tests.training.foreign_models import make, save
 
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
 
@@ -89,5 +89,5 @@ def test_the_regions_are_the_masks(checkpoint, three_class_checkpoint):
 
 def test_other_models_are_refused(tmp_path):
     with pytest.raises(UserError, match="annotators take runs and repositories of hub-unets"):
-        model, processor = segformer("background", "polyp")
+        model, processor = make("segformer", "background", "polyp")
         Annotator(save(model, tmp_path / "other", processor))

@@ -149,12 +149,12 @@ def test_less_usual_suffixes_links_and_what_is_left_out(tmp_path):
     (tmp_path / "elsewhere/loop").symlink_to(folder)
     (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
     os.mkfifo(folder / "pipe.png")
-    for name in ("notes.txt", "scan.dcm", ".hidden.png"):
+    for name in ("notes.txt", "scan.pdf", ".hidden.png"):
         (folder / name).write_text("no")
     source = collect([str(folder)], tmp_path / "out")
     assert len(source.items) == 8 and {"link/linked", "__odd/name", "part 5!/5"} <= {
         item.name for item in source.items
     }
     assert all(read_image(item.read(), item.name).size == (8, 6) for item in source.items)
-    assert source.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.dcm")]
+    assert source.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.pdf")]
     assert f"{folder}/__odd" in collect([f"{folder}/*"], tmp_path / "out").left_out

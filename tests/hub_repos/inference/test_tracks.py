@@ -17,7 +17,7 @@ def record(position, *boxes, video="clip", size=(20, 30)):
 
 
 def ids(*records):
-    number_tracks(list(reversed(records)))
+    assert list(number_tracks(records)) == list(records)
     return [[polyp["track_id"] for polyp in record["polyps"]] for record in records]
 
 
@@ -47,5 +47,5 @@ def test_what_jumps_or_changes_the_frame_s_size_is_another():
 def test_each_video_counts_from_one_and_images_have_none():
     still = {"polyps": record(0, (2, 2, 6))["polyps"]}
     assert ids(record(0, (2, 2, 6)), record(1, (2, 2, 6), video="other")) == [[1], [1]]
-    number_tracks([still])
+    assert list(number_tracks([still])) == [still]
     assert "track_id" not in still["polyps"][0]
