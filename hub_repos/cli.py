@@ -15,6 +15,7 @@ GROUPS = {  # sub-command: its module, and what it does
             "hub_unets.training.sweep",
             "train every cell of a grid, or search a space; ends in a leaderboard",
         ),
+        "ensemble": ("hub_unets.training.ensemble", "several trained models as one, the mean of their probabilities"),
         "soup": ("hub_unets.training.soup", "average the weights of runs that started alike"),
     },
     "judge": {
@@ -26,6 +27,7 @@ GROUPS = {  # sub-command: its module, and what it does
     },
     "publish": {
         "build": ("hub_unets.hub_repos.build", "make a Hub repository of a run: weights, code, card"),
+        "quantise": ("hub_unets.hub_repos.quantise", "add a run's network in int8, for the fast path and the page"),
         "push": ("hub_unets.hub_repos.push", "publish a run, or a sweep, on the Hub"),
         "push-data": ("hub_unets.hub_repos.push_data", "publish who is where in a split, with digests and no image"),
     },

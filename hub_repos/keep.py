@@ -11,8 +11,10 @@ from pathlib import Path
 
 from hub_unets.hub_repos.repository.builder import PICTURES
 from hub_unets.hub_repos.repository.card import write_card
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.records.data_digests import DATA_DIGESTS
+from hub_unets.training.records.folds import PICTURE as HARDEST
 from hub_unets.training.records.locks import SCORINGS
 from hub_unets.training.records.results import HISTORY, read_results
 
@@ -31,7 +33,11 @@ def keep_records(run, folder):
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
             require(path, RECORDS)
             read_results(path / RECORDS[0])
-            copy(path, folder / path.relative_to(run), (*RECORDS, *existing(path, (HISTORY, DATA_DIGESTS, SCORINGS))))
+            copy(
+                path,
+                folder / path.relative_to(run),
+                (*RECORDS, *existing(path, (HISTORY, DATA_DIGESTS, SCORINGS, HARDEST))),
+            )
 
 
 def publish(run, folder):
@@ -47,7 +53,7 @@ def publish(run, folder):
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
-    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, DATA_DIGESTS, *PICTURES))))
+    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, DATA_DIGESTS, INT8, *PICTURES))))
     write_card(folder, read_results(folder / "results.json"))
 
 

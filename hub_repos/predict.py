@@ -5,7 +5,9 @@ several classes), overlays/NAME.jpg, annotations.json (COCO instances), polyps.c
 the order of the lists) and, if a file was broken, failed.csv; the exit code is then 1. The lists show only the items
 that INPUT holds now; files of a folder that are neither image nor video are in left_out.csv. With --flips there is
 uncertainty/NAME.png, too: how much the predictions of an image and its mirror images disagree, the standard deviation
-of the probability, 0 to 255 for 0 to .5. Frames of a video and rows of a table are kept as frames/NAME.jpg.
+of the probability, 0 to 255 for 0 to .5. Frames of a video and rows of a table are kept as frames/NAME.jpg. Each polyp
+of a video has an id, `track` in polyps.csv and `track_id` in annotations.json, that it keeps from frame to frame;
+--smoothing 0.6 makes masks flicker less.
 Repeating the command continues where it stopped. Several processes, with or without GPUs:
 `accelerate launch --multi_gpu --num_processes 2 -m hub_unets.hub_repos.predict ...`.
 """
@@ -18,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 import transformers
@@ -27,26 +28,25 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from hub_unets.hub_repos.inference.inputs import Video, collect
-from hub_unets.hub_repos.inference.predictions import (
-    WORK,
-    Prediction,
-    Predictions,
-    read_records,
-    uncertainty,
-    write_documents,
-)
+from hub_unets.hub_repos.inference.documents import write_documents
+from hub_unets.hub_repos.inference.inputs import collect
+from hub_unets.hub_repos.inference.predictions import Prediction, Predictions, uncertainty
+from hub_unets.hub_repos.inference.records import WORK, Records
+from hub_unets.hub_repos.inference.smoothing import Smoother
 from hub_unets.hub_repos.inference.tiles import in_batches, logits_of
+from hub_unets.hub_repos.inference.video import Video
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder
 from hub_unets.modeling.image_processing_unet import upsample
-from hub_unets.training.data.coco import mask_api
+from hub_unets.modeling.images import height_and_width
+from hub_unets.training.data.coco_masks import mask_api
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import read_image
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.checkpoints import RunFolder
 from hub_unets.training.fit.threads import require_processes, use_all_cores
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import load_model, pixel_values
+from hub_unets.training.measure.segmenter import frames
 
 LONGEST = timedelta(days=30)  # for one process to wait for another
 
@@ -59,12 +59,15 @@ class Predictor:
         threshold: for a binary head; None takes the processor's.
         tile, overlap, batch_size: see `hub_repos.inference.tiles.logits_of`.
         flips: take the mean logits of each image and its mirror images, and map where they disagree.
+        smoothing: of videos; 0 is none. See `hub_repos.inference.smoothing.Smoother`.
 
     Raises:
         UserError: another kind of model, or a threshold that it can't take.
     """
 
-    def __init__(self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8, flips=False):
+    def __init__(
+        self, model, processor, threshold=None, tile=None, overlap=0.25, batch_size=8, flips=False, smoothing=0
+    ):
         if not hasattr(model.config, "binary_head"):
             raise UserError("predict takes runs of training/run.py and repositories of `hub-unets build`, not others.")
         if threshold is not None and not (model.config.binary_head and 0 < threshold < 1):
@@ -72,12 +75,19 @@ class Predictor:
         self.model, self.processor, self.threshold, self.flips = model, processor, threshold, flips
         self.batch_size = batch_size if processor.do_resize else 1  # images as they are do not stack
         self.tiling = {"tile": tile, "overlap": overlap, "batch_size": self.batch_size}
+        self.smoother = Smoother(smoothing, processor, threshold) if smoothing else None
 
-    def __call__(self, images):
-        """PIL images, RGB, to Predictions."""
+    @property
+    def reach(self):
+        """How many frames before the first that is asked for this needs."""
+        return self.smoother.reach if self.smoother else 0
+
+    def __call__(self, images, places=None):
+        """Images, as `read_image` gives them, to Predictions; `places` are those of frames, None of other images."""
         with torch.inference_mode():
             logits_of_images = logits_of(self._forward, images, **self.tiling)
-            return [self._prediction(*pair) for pair in zip(logits_of_images, images, strict=True)]
+            triples = zip(logits_of_images, images, places or [None] * len(images), strict=True)
+            return [self._prediction(*triple) for triple in triples]
 
     def _forward(self, images):
         """Logits, and with flips their uncertainty as a further channel, which tiles blend alike."""
@@ -87,13 +97,17 @@ class Predictor:
         prediction = predict_with_flips(self.model, pixels)
         return torch.cat([prediction.logits, prediction.uncertainty[:, None]], dim=1)
 
-    def _prediction(self, logits, image):
-        sizes, disagreement = [(image.height, image.width)], None
+    def _prediction(self, logits, image, place):
+        sizes, disagreement = [height_and_width(image)], None
         if self.flips:
             disagreement = upsample(logits[:, -1:], sizes)[0][0].cpu().numpy()
             logits = logits[:, :-1]
+        if self.smoother and place:
+            logits = self.smoother(logits, place, image)
         logits = upsample(logits, sizes)[0]  # C x H x W
-        (result,) = self.processor.post_process_instance_segmentation(logits[None], mask_threshold=self.threshold)
+        (result,) = self.processor.post_process_instance_segmentation(
+            logits[None], mask_threshold=self.threshold, **frames(self.processor, [image])
+        )
         segmentation, segments = result["segmentation"].numpy(), result["segments_info"]
         labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
         return Prediction(labels[segmentation], segmentation, segments, uncertainty(logits), disagreement)
@@ -108,42 +122,64 @@ class Predictor:
         return digest.hexdigest()[:16]
 
 
-def predict(predictor, items, predictions, state, stamps):
-    """Predict this process's share of the items that are not done; returns (file, reason) of each unreadable one.
-
-    Fills `stamps`, {name: stamp}, with the items of all processes.
-    """
+def predict(predictor, items, predictions, state):
+    """Predict this process's share of the items that are not done; returns (file, reason) of each unreadable one."""
     failures = []
-    share = _share(items, predictions.done(), state, stamps)
-    for batch in in_batches(_read(share, failures), predictor.batch_size):
-        results = predictor([image for *_, image in batch])
-        for (item, stored, image), prediction in zip(batch, results, strict=True):
-            predictions.write(item, stored, image, prediction)
+    share = _share(items, predictions.done(), state, predictor.reach)
+    for batch in in_batches(_read(share, predictor.processor, failures), predictor.batch_size):
+        results = predictor([image for *_, image in batch], [item.place for item, *_ in batch])
+        for (item, is_due, stored, image), prediction in zip(batch, results, strict=True):
+            if is_due:
+                predictions.write(item, stored, image, prediction)
     return failures
 
 
-def _share(items, done, state, stamps):
-    """Every n-th item, of n processes, that is not done; shows the progress."""
+def _share(items, done, state, reach):
+    """(item, whether it is due) of this process's share: every n-th image, of n processes, a part of each video."""
     count = sum(item.count() if isinstance(item, Video) else 1 for item in items) // state.num_processes
     share_note = f" (1 of {state.num_processes} processes)" if state.num_processes > 1 else ""
+    images = 0
     with tqdm(total=count, desc=f"Predict{share_note}", unit="image", disable=not state.is_main_process) as bar:
-        frames = (image for item in items for image in item.items())
-        for number, item in enumerate(frames):
-            stamps[item.name] = item.stamp
-            if number % state.num_processes != state.process_index:
-                continue
-            if done.get(item.name) != item.stamp:
-                yield item
-            bar.update()
+        for item in items:
+            if isinstance(item, Video):
+                yield from _frames(item, done, state, reach, bar)
+            else:
+                if images % state.num_processes == state.process_index:
+                    if done.get(item.name) != item.stamp:
+                        yield item, True
+                    bar.update()
+                images += 1
 
 
-def _read(items, failures):
-    for item in items:
+def _frames(video, done, state, reach, bar):
+    """(frame, whether it is due) of this process's part of a video: those that are not done, and `reach` before each.
+
+    Nothing else is decoded but what lies between, from the keyframe before the first.
+    """
+    timeline = video.timeline()
+    count = -(-timeline.count // video.every)
+    first, last = (count * number // state.num_processes for number in (state.process_index, state.process_index + 1))
+    due = np.zeros(count, bool)
+    for position in range(first, last):
+        due[position] = done.get(video.frame_name(position * video.every)) != video.stamp
+    needed = due.copy()
+    for step in range(1, min(reach, count - 1) + 1):
+        needed[:-step] |= due[step:]
+    bar.update(last - first - np.count_nonzero(due))
+    for item in video.items((np.flatnonzero(needed) * video.every).tolist(), timeline):
+        is_due = bool(due[item.place.position])
+        yield item, is_due
+        bar.update(is_due)
+
+
+def _read(share, processor, failures):
+    for item, is_due in share:
         try:
             stored = item.read()
-            yield item, stored, read_image(stored, item.name)
+            yield item, is_due, stored, read_image(stored, item.name, processor)
         except UserError as error:
-            failures.append((item.file, str(error)))
+            if is_due:
+                failures.append((item.file, str(error)))
 
 
 @dataclass
@@ -157,6 +193,12 @@ class PredictArguments:
     )
     overlap: float = field(default=0.25, metadata={"help": "Share of a tile that its neighbour shares, from 0 to .9."})
     every: int = field(default=1, metadata={"help": "Take every so many-th frame of a video."})
+    smoothing: float = field(
+        default=0,
+        metadata={
+            "help": "Of videos: the weight of a frame beside the next one's in their mean, 0 to .95; 0 is none."
+        },
+    )
     sort: str = field(
         default="name",
         metadata={"help": "Order of the images in the lists.", "choices": ["name", "uncertain"]},
@@ -168,6 +210,10 @@ class PredictArguments:
         },
     )
     batch_size: int = field(default=8, metadata={"help": "Images, or tiles, a forward pass."})
+    drop_outside_view: bool | None = field(
+        default=None,
+        metadata={"help": "Leave out marks wholly outside the endoscope's view; default: as the processor does."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
 
@@ -177,6 +223,7 @@ class PredictArguments:
             ("overlap", 0, 0.9),
             ("every", 1, math.inf),
             ("batch_size", 1, math.inf),
+            ("smoothing", 0, 0.95),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -205,7 +252,6 @@ def main(argv=None):
     """Returns the exit code, 1 where a file could not be read."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     use_all_cores()
     model_name, inputs, arguments = parse(argv)
     mask_api()
@@ -214,7 +260,8 @@ def main(argv=None):
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
     location, items, left_out = collect(inputs, output, arguments.every)
-    model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision)
+    changes = {"drop_outside_view": arguments.drop_outside_view}
+    model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision, **changes)
     predictor = Predictor(
         model.to(state.device),
         processor,
@@ -223,17 +270,18 @@ def main(argv=None):
         arguments.overlap,
         arguments.batch_size,
         arguments.flips,
+        arguments.smoothing,
     )
     is_main = state.is_main_process
     with RunFolder(output, settings(predictor, location, arguments), "OUTPUT") if is_main else nullcontext():
         state.wait_for_everyone()
         predictions = Predictions(output, model.config.id2label, state.process_index)
-        stamps = {}
-        failures = gather_object(predict(predictor, items, predictions, state, stamps))
+        failures = gather_object(predict(predictor, items, predictions, state))
         if is_main:
+            stamps = {item.name: item.stamp for item in items}
             uncertain_first = arguments.sort == "uncertain"
-            records = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
-            report(output, records, failures, left_out)
+            listed = write_documents(output, model.config.id2label, failures, uncertain_first, stamps, left_out)
+            report(output, listed, failures, left_out)
     return 1 if failures and is_main else 0
 
 
@@ -243,13 +291,13 @@ def settings(predictor, location, arguments):
     fixed = {"model": predictor.digest(), "inputs": location, "threshold": threshold, "every": arguments.every}
     tiling = {} if arguments.tile is None else {"tile": arguments.tile, "overlap": arguments.overlap}
     flips = {"flips": True} if arguments.flips else {}
-    return {name: str(value) for name, value in (fixed | tiling | flips).items()}
+    smoothing = {"smoothing": arguments.smoothing} if arguments.smoothing else {}
+    return {name: str(value) for name, value in (fixed | tiling | flips | smoothing).items()}
 
 
-def report(output, records, failures, left_out):
-    polyps = sum(len(record["polyps"]) for record in records)
-    print(f"{len(records)} images, {polyps} polyps: {output}")
-    if unlisted := len(read_records(output)) - len(records):
+def report(output, listed, failures, left_out):
+    print(f"{listed.images} images, {listed.polyps} polyps: {output}")
+    if unlisted := len(Records(output)) - listed.images:
         print(f"{unlisted} earlier predictions are of inputs that are gone, changed or not named now, and not listed.")
     if left_out:
         names, table = first_few(Path(file).name for file in left_out), output / "left_out.csv"

@@ -1,13 +1,14 @@
 """The accuracy page, its picture and README's table: `hub-unets report [FOLDER]`.
 
 Everything is read from the records that `hub-unets keep` left in FOLDER (default: hub_repos/published):
-RECIPE/seeds/RUN, with a run's evaluations in sub-folders, and RECIPE/ablations/TRIAL. Only the figures of other papers
-are written here by hand.
+RECIPE/seeds/RUN, with a run's evaluations in sub-folders, RECIPE/ablations/TRIAL, RECIPE/folds/CHOICE, and
+cards/CARD/RUN with cards/cards.yaml. Only the figures of other papers and cards are written by hand.
 """
 
 import argparse
 from pathlib import Path
 
+from hub_unets.hub_repos.accuracy.cards import load_cards
 from hub_unets.hub_repos.accuracy.page import PAGE, PICTURE, PUBLISHED, page, short_table, with_table
 from hub_unets.hub_repos.accuracy.pictures import draw
 from hub_unets.hub_repos.accuracy.records import load
@@ -20,7 +21,7 @@ def write(folder, readme):
     """Write the page and its picture into `folder`, and the table into README.md."""
     recipes = load(folder)
     text = with_table(readme.read_text(encoding="utf-8"), short_table(recipes))
-    (folder / PAGE).write_text(page(recipes), encoding="utf-8")
+    (folder / PAGE).write_text(page(recipes, load_cards(folder)), encoding="utf-8")
     draw(recipes, folder / PICTURE, PUBLISHED)
     readme.write_text(text, encoding="utf-8")
 

@@ -38,8 +38,9 @@ class EndpointHandler:
 
         Args:
             data: `inputs` and, if need be, `parameters`. `inputs` is a PIL image, the bytes of an image file, base64
-                text of them (a `data:` prefix may stand before it), or a list of these. `parameters` are those of the
-                Hub's image-segmentation API: `threshold` (entries that score below it are dropped; default: the
+                text of them (a `data:` prefix may stand before it), or a list of these; where images do not become
+                RGB, the file may also be a TIFF of any channels, a NumPy or a DICOM file. `parameters` are those of
+                the Hub's image-segmentation API: `threshold` (entries that score below it are dropped; default: the
                 processor's `score_threshold`),
                 `mask_threshold` (of a binary head; default: the processor's), `overlap_mask_area_threshold` (without
                 effect: entries never overlap) and `subtask` (`"instance"` alone). Numbers may be texts, as a query
@@ -55,8 +56,8 @@ class EndpointHandler:
         """
         inputs, options = self._read(data)
         if isinstance(inputs, (list, tuple)):
-            return [self._segment(decode(image, f"inputs[{number}]"), options) for number, image in enumerate(inputs)]
-        return self._segment(decode(inputs, "inputs"), options)
+            return [self._segment(image, f"inputs[{number}]", options) for number, image in enumerate(inputs)]
+        return self._segment(inputs, "inputs", options)
 
     def _read(self, data):
         """A request's inputs, and its parameters as `post_process_instance_segmentation` takes them."""
@@ -79,11 +80,13 @@ class EndpointHandler:
         return inputs, options
 
     @torch.inference_mode()
-    def _segment(self, image, options):
-        image = self.processor.read(image)
-        inputs = self.processor(image).to(self.model.device, self.model.dtype)  # saved in half precision, perhaps
-        result = self.processor.post_process_instance_segmentation(
-            self.model(**inputs), target_sizes=[(image.height, image.width)], **options
+    def _segment(self, value, name, options):
+        processor = self.processor
+        image = processor.read(decode(value, name)) if processor.takes_rgb else decode_values(value, name, processor)
+        inputs = processor(image, **processor.read_options)
+        inputs = inputs.to(self.model.device, self.model.dtype)  # saved in half precision, perhaps
+        result = processor.post_process_instance_segmentation(
+            self.model(**inputs), target_sizes=[_height_and_width(image)], images=[image], **options
         )[0]
         segmentation = result["segmentation"].numpy()
         encode = MaskPng(*segmentation.shape)
@@ -102,19 +105,48 @@ def decode(value, name):
     Raises:
         ValueError: it is no image, is broken, or has too many pixels; the error calls it `name`.
     """
-    content = _from_base64(value, name) if isinstance(value, str) else value
-    if not isinstance(content, (bytes, bytearray, Image.Image)):
-        raise ValueError(f"{name} must be an image file's bytes or base64 text of them, got {_shown(content)}.")
+    content = _content(value, name)
     try:
         image = content if isinstance(content, Image.Image) else Image.open(BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}; scale it down")
+        _require_size(image)
         image.load()
         return image
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is no image of the formats {', '.join(FORMATS)}.") from error
     except Exception as error:  # Pillow raises errors of many classes for broken files
         raise ValueError(f"{name} can't be read as an image: {error}.") from error
+
+
+def decode_values(value, name, processor):
+    """As `decode`, where images do not become RGB: what the processor reads, float32 H x W x C."""
+    content = _content(value, name)
+    try:
+        if isinstance(content, Image.Image):
+            _require_size(content)
+        image = processor.read(content)
+        _require_size(image)
+        return image
+    except ValueError as error:
+        raise ValueError(f"{name} can't be read as an image: {error}") from error
+
+
+def _content(value, name):
+    """An image of a request as bytes or PIL image."""
+    content = _from_base64(value, name) if isinstance(value, str) else value
+    if not isinstance(content, (bytes, bytearray, Image.Image)):
+        raise ValueError(f"{name} must be an image file's bytes or base64 text of them, got {_shown(content)}.")
+    return content
+
+
+def _height_and_width(image):
+    """Of a PIL image or an array H x W x C; a file that is loaded by its path can't import from its siblings."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]
+
+
+def _require_size(image):
+    height, width = _height_and_width(image)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
 
 
 class MaskPng:

@@ -13,11 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import load_image
 
+from hub_unets.modeling.image_files import read_values
 from hub_unets.modeling.images import channels_last, format_name, is_float, laid_out, opened, to_rgb, upright
+from hub_unets.modeling.intensities import as_stored, to_unit
 from hub_unets.modeling.label_maps import check_pair, flat_list, split_maps, to_labels
 from hub_unets.modeling.processor_options import FIELDS, check_fields, refuse_unsupported
 from hub_unets.modeling.segments import components_as_segments, scored_regions
+from hub_unets.modeling.view import view_of, without_marks_outside
 
 NO_EFFECT = ["do_convert_rgb", "do_center_crop", "do_pad", "default_to_square", "disable_grouping"]  # once checked
 STOCK_THRESHOLD, STOCK_MASK_THRESHOLD = 0.9, 0.5  # what transformers' own pipeline passes if its user says nothing
@@ -30,13 +34,20 @@ class UNetImageProcessor(BaseImageProcessor):
         size: {"height", "width"} in pixels of the field that the logits cover.
         do_resize: False keeps each image's size.
         resample: a PIL filter for images (2 is bilinear, antialiased), or torchvision's; masks are always nearest.
-        do_rescale: multiply 0..255 by `rescale_factor`; False also takes floats as they are, of any range.
-        do_normalize: subtract `image_mean` and divide by `image_std`, three numbers each, or one for all.
+        do_rescale: bring values to 0..1: of RGB, 0..255 is multiplied by `rescale_factor`; of other images `intensity`
+            says how. False takes floats, or the values of other images, as they are, of any range.
+        do_normalize: subtract `image_mean` and divide by `image_std`, a number for each channel, or one for all; None
+            is ImageNet's, and of channels that are not RGB the mean of its three.
         mirror_margin: pixels mirrored at each border after resizing, for `valid` padding (92 at depth 4; figure 2 of
             the 2015 paper): `pixel_values` are `size` + 2 x `mirror_margin`.
         mask_threshold: a binary head's pixel is a polyp where its probability exceeds this, if no other is given.
         score_threshold: regions whose score, the mean probability over the region, is below this are background.
         do_reduce_labels: subtract 1 from the labels of segmentation maps; 0 becomes 255, which is ignored.
+        drop_outside_view: regions that lie wholly outside the endoscope's view (`view.view_of`) are background;
+            post-processing needs the images then.
+        num_channels: of the network. 3 without `intensity` means that every image becomes RGB of 8 bits; otherwise
+            images keep the values of their 8 or 16 bits or floats; see `image_files.read_values`.
+        intensity: what becomes 0..1; see `intensities.to_unit`.
 
     Raises:
         ValueError: a value of another type or range, or an option of other processors that this one lacks.
@@ -52,12 +63,15 @@ class UNetImageProcessor(BaseImageProcessor):
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=(0.485, 0.456, 0.406),
-        image_std=(0.229, 0.224, 0.225),
+        image_mean=None,
+        image_std=None,
         mirror_margin=0,
         mask_threshold=0.5,
         score_threshold=0.0,
         do_reduce_labels=False,
+        drop_outside_view=False,
+        num_channels=3,
+        intensity=None,
         **kwargs,
     ):
         refuse_unsupported(kwargs)
@@ -75,6 +89,9 @@ class UNetImageProcessor(BaseImageProcessor):
             "mask_threshold": mask_threshold,
             "score_threshold": score_threshold,
             "do_reduce_labels": do_reduce_labels,
+            "drop_outside_view": drop_outside_view,
+            "num_channels": num_channels,
+            "intensity": intensity,
         }
         vars(self).update(check_fields(fields))
 
@@ -102,21 +119,23 @@ class UNetImageProcessor(BaseImageProcessor):
 
         Args:
             images: one image or a list, at any depth: path, PIL image, NumPy array or torch tensor (H x W, H x W x C
-                or C x H x W; uint8, uint16, or floats in 0..1, 0..255 or 0..65535), or an array B x C x H x W.
+                or C x H x W; uint8, uint16, or floats in 0..1, 0..255 or 0..65535), or an array B x C x H x W. If
+                images do not become RGB, also a file's bytes, and arrays of any numbers.
             segmentation_maps: optionally class indices for each image, as large as the image: see
                 `label_maps.to_labels`; of several images also as one array B x H x W.
             return_tensors: `"pt"` or `"np"`.
             input_data_format: `"channels_first"` or `"channels_last"` of arrays whose shape does not tell.
-            data_format: `"channels_last"` gives `pixel_values` as B x H x W x 3.
+            data_format: `"channels_last"` gives `pixel_values` as B x H x W x C.
             device: where the tensors go.
             kwargs: any field of this processor, for this call. `do_convert_rgb` (always) and `disable_grouping`
                 (no effect) are taken for the sake of code for other processors.
 
         Returns:
-            BatchFeature with `pixel_values` float32, B x 3 x H x W, and `labels` int64, B x H x W, if masks are given.
+            BatchFeature with `pixel_values` float32, B x num_channels x H x W, and `labels` int64, B x H x W, if masks
+            are given.
 
         Raises:
-            ValueError: an image that can't be read as RGB, a map that does not fit its image, an unknown option, or
+            ValueError: an image that can't be read, a map that does not fit its image, an unknown option, or
                 without resizing images of different sizes.
         """
         options = self._options(kwargs)
@@ -147,26 +166,44 @@ class UNetImageProcessor(BaseImageProcessor):
             raise ValueError(f"Unknown option {unknown[0]!r}; this image processor has {', '.join(sorted(fields))}.")
         return type(self)(**{**fields, **changes})
 
+    @property
+    def takes_rgb(self):
+        """Whether every image becomes RGB of 8 bits."""
+        return self.num_channels == 3 and self.intensity is None
+
+    @property
+    def read_options(self):
+        """What a call needs beside images that `read` gave: their values are in the network's range already."""
+        return {} if self.takes_rgb else {"do_rescale": False}
+
     def read(self, image):
-        """An image as the network sees it before it is resized: upright, RGB, 8 bits; see `images.to_rgb`."""
-        return to_rgb(image)
+        """An image as the network sees it before it is resized, upright.
+
+        Returns:
+            an RGB PIL image of 8 bits (see `images.to_rgb`); or where images do not become RGB, an array float32
+            H x W x num_channels in 0..1, which takes its place in a call with `read_options`.
+        """
+        return to_rgb(image) if self.takes_rgb else self._measured(image)
+
+    def _measured(self, image, layout=None):
+        values = read_values(image, self.num_channels, layout)
+        return to_unit(values, self.intensity) if self.do_rescale else as_stored(values)
 
     def _prepared(self, image, label_map, layout):
-        """One image as array H x W x 3 at `size`, uint8 or float32, and its labels for the network, int64 or None."""
-        image, label_map = opened(image), opened(label_map)
+        """One image as array H x W x C at `size`, uint8 or float32, and its labels for the network, int64 or None."""
+        image, label_map = opened(image) if self.takes_rgb else image, opened(label_map)
         picture = self._picture(image, layout)
         labels = None if label_map is None else to_labels(label_map)
         if labels is not None:
             size = picture.size[::-1] if isinstance(picture, Image.Image) else picture.shape[:2]
             check_pair(image, size, label_map, labels)
             labels = self.mirror(self.resize_labels(self._reduced(labels)))
-        if isinstance(picture, Image.Image):
-            return np.asarray(self.resize(picture)), labels
-        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(picture, -1, 0)]
-        return np.stack([np.asarray(self.resize(channel)) for channel in channels], axis=-1), labels
+        return self.resized(picture), labels
 
     def _picture(self, image, layout):
-        """An opened image as RGB PIL image, or where floats are taken as they are, as array float32 H x W x 3."""
+        """An image as RGB PIL image, or where its floats or other values are kept, as array float32 H x W x C."""
+        if not self.takes_rgb:
+            return self._measured(image, layout)
         if isinstance(image, Image.Image):
             if image.mode != "F" or self.do_rescale:
                 return to_rgb(image)
@@ -186,6 +223,13 @@ class UNetImageProcessor(BaseImageProcessor):
         if not self.do_resize:
             return image
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling(self.resample))
+
+    def resized(self, image):
+        """An RGB PIL image or an array float32 H x W x C, at `size`, as array of the same type."""
+        if isinstance(image, Image.Image):
+            return np.asarray(self.resize(image))
+        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)]
+        return np.stack([np.asarray(self.resize(channel)) for channel in channels], axis=-1)
 
     def resize_labels(self, labels):
         """Class indices H x W at `size`, by nearest neighbour."""
@@ -208,9 +252,9 @@ class UNetImageProcessor(BaseImageProcessor):
         return np.pad(array, margins, mode="reflect")
 
     def normalize(self, pixels):
-        """uint8 or float32 B x H x W x 3 at `size` to float32 `pixel_values`, B x 3 x H x W, with mirrored borders."""
+        """uint8 or float32 B x H x W x C at `size` to float32 `pixel_values`, B x C x H x W, with mirrored borders."""
         values = self.mirror(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).astype(np.float32)
-        if self.do_rescale:
+        if self.do_rescale and self.takes_rgb:
             values *= np.float32(self.rescale_factor)
         if self.do_normalize:
             values -= np.array(self.image_mean, np.float32)[:, None, None]
@@ -218,7 +262,7 @@ class UNetImageProcessor(BaseImageProcessor):
         return values
 
     def post_process_semantic_segmentation(
-        self, outputs, target_sizes=None, threshold=None, return_segmentation_scores=False
+        self, outputs, target_sizes=None, threshold=None, return_segmentation_scores=False, images=None
     ):
         """Class indices at the original size: the one place where logits become a mask.
 
@@ -227,13 +271,17 @@ class UNetImageProcessor(BaseImageProcessor):
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             threshold: probability above which a binary head's pixel is a polyp; None takes `mask_threshold`.
             return_segmentation_scores: give the logits, too, those of a binary head as (0, z).
+            images: the B images, as the processor takes them, for `drop_outside_view`; None takes `outputs["images"]`.
 
         Returns:
             list of B int64 tensors H x W; with scores, of B BatchFeatures of `segmentation`, that tensor, and
             `segmentation_scores`, float32 num_labels x H x W.
         """
         upsampled = upsample(_logits(outputs), target_sizes)
-        masks = [self._without_unlikely(logits, threshold) for logits in upsampled]
+        views = self._views(outputs, images, upsampled)
+        masks = [
+            self._without_unlikely(logits, threshold, view) for logits, view in zip(upsampled, views, strict=True)
+        ]
         if not return_segmentation_scores:
             return masks
         return [
@@ -249,6 +297,7 @@ class UNetImageProcessor(BaseImageProcessor):
         overlap_mask_area_threshold=None,
         target_sizes=None,
         return_coco_annotation=False,
+        images=None,
     ):
         """One scored entry for each polyp: the connected components (8 neighbours) of the semantic mask.
 
@@ -262,6 +311,7 @@ class UNetImageProcessor(BaseImageProcessor):
                 given: `pipeline(model=OBJECT)` would drop true polyps by them.
             target_sizes: B pairs (height, width); None keeps the size of the logits.
             return_coco_annotation: only False; the pipeline never asks for it.
+            images: as of `post_process_semantic_segmentation`.
 
         Returns:
             list of B dictionaries: `segmentation`, an int32 tensor H x W with 0 for background and the entry's id,
@@ -276,14 +326,35 @@ class UNetImageProcessor(BaseImageProcessor):
             threshold = None if threshold == STOCK_THRESHOLD else threshold
             mask_threshold = None if mask_threshold == STOCK_MASK_THRESHOLD else mask_threshold
         lowest_score = self.score_threshold if threshold is None else threshold
+        upsampled = upsample(_logits(outputs), target_sizes)
+        views = self._views(outputs, images, upsampled)
         return [
-            components_as_segments(self._to_mask(logits, mask_threshold), logits, lowest_score)
-            for logits in upsample(_logits(outputs), target_sizes)
+            components_as_segments(self._in_view(logits, mask_threshold, view), logits, lowest_score)
+            for logits, view in zip(upsampled, views, strict=True)
         ]
 
-    def _without_unlikely(self, logits, threshold):
-        """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
+    def _views(self, outputs, images, upsampled):
+        """The endoscope's view in each image, bool H x W at its logits' size; None unless `drop_outside_view`."""
+        if not self.drop_outside_view:
+            return [None] * len(upsampled)
+        if images is None and not isinstance(outputs, torch.Tensor):
+            images = outputs.get("images")
+        if images is None:
+            raise ValueError("drop_outside_view=True needs the images: pass images=[...], or set it to False.")
+        if len(images) != len(upsampled):
+            raise ValueError(f"images needs one image for each of {len(upsampled)} outputs, got {len(images)}.")
+        return [
+            view_of(np.asarray(self.read(image)), logits.shape[-2:])
+            for image, logits in zip(images, upsampled, strict=True)
+        ]
+
+    def _in_view(self, logits, threshold, view):
         mask = self._to_mask(logits, threshold)
+        return mask if view is None else without_marks_outside(mask, view)
+
+    def _without_unlikely(self, logits, threshold, view):
+        """Logits C x H x W to class indices H x W, regions that score below `score_threshold` left out."""
+        mask = self._in_view(logits, threshold, view)
         if not self.score_threshold:
             return mask.long()
         classes = mask.cpu().numpy()
@@ -317,13 +388,31 @@ class UNetImageSegmentationPipeline(ImageSegmentationPipeline):
         """Accept any model: the stock list names the architectures inside transformers only."""
 
     def preprocess(self, image, subtask=None, timeout=None):
+        processor = self.image_processor
+        if not processor.takes_rgb:  # the stock class makes RGB of each image
+            image = processor.read(image)
+            inputs = processor(image, **processor.read_options).to(self.dtype)
+            inputs["target_size"] = [image.shape[:2]]
+            return inputs
         with contextlib.suppress(OSError):  # an address or base64 text: left to the stock class
             image = to_rgb(image)  # the stock class clips images of 16 bits to white
-        return super().preprocess(image, subtask, timeout)
+        if not self.image_processor.drop_outside_view:
+            return super().preprocess(image, subtask, timeout)
+        image = load_image(image, timeout=timeout)
+        return {**super().preprocess(image, subtask, timeout), "images": image}
+
+    def _forward(self, model_inputs):
+        images = model_inputs.pop("images", None)
+        outputs = super()._forward(model_inputs)
+        if images is not None:
+            outputs["images"] = images
+        return outputs
 
     def postprocess(
         self, model_outputs, subtask=None, threshold=None, mask_threshold=None, overlap_mask_area_threshold=None
     ):
+        if "images" in model_outputs:  # of one image, also where several were a batch
+            model_outputs["images"] = [model_outputs["images"]]
         return super().postprocess(model_outputs, subtask, threshold, mask_threshold, None)  # entries never overlap
 
 

@@ -65,6 +65,11 @@ def upright(image):
     return turned
 
 
+def height_and_width(image):
+    """(height, width) of a PIL image, or of an array H x W x C."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[:2])
+
+
 def opened(image):
     """A path's file as PIL image that is read whole; anything else as it is."""
     if isinstance(image, (str, Path)):

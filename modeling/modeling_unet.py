@@ -183,7 +183,7 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         padded = self._pad(pixel_values)
-        features = self.encoder(self._tracked(padded) if self.encoder.training else padded)
+        features = self.encoder(self._tracked(padded) if self._pretrained_part().training else padded)
         decoded = self.decoder([self._tracked(level) for level in features])
         logits = self.head(decoded.features)
         auxiliary = [_resize(maps, logits.shape[-2:]) for maps in decoded.auxiliary_logits or ()]
@@ -232,7 +232,10 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
         return F.pad(pixel_values, (0, right, 0, bottom))
 
     def freeze_encoder(self):
-        """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`."""
+        """Keep the encoder's weights and batch-norm statistics as they are, also through `train()`.
+
+        Of a backbone's encoder the backbone alone: no pretrained file has the detail branch and the feature pyramid.
+        """
         self._set_encoder_frozen(True)
 
     def unfreeze_encoder(self):
@@ -241,14 +244,17 @@ class UNetForSemanticSegmentation(UNetPreTrainedModel):
 
     def _set_encoder_frozen(self, frozen):
         self.encoder_frozen = frozen
-        self.encoder.requires_grad_(not frozen)
+        self._pretrained_part().requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode=True):
         super().train(mode)
         if getattr(self, "encoder_frozen", False):
-            self.encoder.eval()
+            self._pretrained_part().eval()
         return self
+
+    def _pretrained_part(self):
+        return getattr(self.encoder, "backbone", self.encoder)
 
 
 def decoder_widths(config, skips):

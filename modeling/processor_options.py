@@ -4,6 +4,8 @@ import math
 
 SIDES = 16384  # pixels of `size`, at most: more is a slip
 FILTERS = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+MOST_CHANNELS = 1024
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}  # of RGB in 0..1
 UNSUPPORTED = {  # options of transformers' processors, and what to do instead
     "do_center_crop": "crop the images first",
     "crop_size": "crop the images first",
@@ -18,7 +20,7 @@ def refuse_unsupported(options):
         if options.get(name):
             raise ValueError(f"{name}={options[name]!r} is not supported by this image processor: {cure}.")
     if options.get("do_convert_rgb", True) is False:
-        raise ValueError("do_convert_rgb=False is not supported: the network takes RGB, and every image becomes that.")
+        raise ValueError("do_convert_rgb=False is not supported: num_channels and intensity say what images become.")
     if options.get("default_to_square", True) is False:
         raise ValueError('default_to_square=False is not supported: give size as {"height", "width"}.')
 
@@ -29,7 +31,12 @@ def check_fields(fields):
     Raises:
         ValueError: a value of another type or range; names the field.
     """
-    return {name: check(name, _plain(fields[name])) for name, check in FIELDS.items()}
+    checked = {name: check(name, _plain(fields[name])) for name, check in FIELDS.items() if check is not None}
+    for name in IMAGENET:
+        checked[name] = _one_each(name, _plain(fields[name]), checked["num_channels"])
+    if checked["drop_outside_view"] and (checked["num_channels"] != 3 or checked["intensity"] is not None):
+        raise ValueError("drop_outside_view=True is for RGB images of an endoscope: set it to False.")
+    return checked
 
 
 def _plain(value):
@@ -89,12 +96,39 @@ def _fraction(name, value):
     return value
 
 
-def _three(name, value):
-    values = [value] * 3 if _is_number(value) else value
-    fits = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
+def _one_each(name, value, num_channels):
+    """A list of `num_channels` numbers; None is ImageNet's, whose mean stands for channels that are not RGB."""
+    if value is None:
+        value = IMAGENET[name] if num_channels == 3 else round(sum(IMAGENET[name]) / 3, 6)
+    values = [value] * num_channels if _is_number(value) else value
+    fits = isinstance(values, (list, tuple)) and len(values) == num_channels and all(map(_is_number, values))
     if not fits or (name == "image_std" and 0 in values):
-        raise ValueError(f"{name} must be three numbers, one for each of red, green and blue, got {value!r}.")
+        needed = "three numbers, one for each of red, green and blue"
+        needed = needed if num_channels == 3 else f"{num_channels} numbers, one for each channel (num_channels)"
+        raise ValueError(f"{name} must be {needed}, got {value!r}.")
     return list(values)
+
+
+def _channels(name, value):
+    if not _is_whole(value) or not 1 <= value <= MOST_CHANNELS:
+        raise ValueError(f"{name} must be a whole number of channels, 1 to {MOST_CHANNELS}, got {value!r}.")
+    return int(value)
+
+
+def _intensity(name, value):
+    """None, or a dictionary of one range."""
+    if value is None or value == {"window": "dicom"}:
+        return value
+    ((kind, bounds),) = value.items() if isinstance(value, dict) and len(value) == 1 else [(None, None)]
+    bounds = _plain(bounds)
+    is_pair = isinstance(bounds, (list, tuple)) and len(bounds) == 2 and all(map(_is_number, bounds))
+    fits = is_pair and bounds[0] < bounds[1]
+    if kind == "percentiles" and fits and bounds[0] >= 0 and bounds[1] <= 100 or kind == "window" and fits:
+        return {kind: list(bounds)}
+    raise ValueError(
+        f'{name} must be null (the full range of the values\' type), {{"window": [low, high]}}, {{"window": "dicom"}} '
+        f'(each DICOM file\'s own) or {{"percentiles": [low, high]}} in 0..100, low below high; got {value!r}.'
+    )
 
 
 def _is_number(value):
@@ -112,10 +146,12 @@ FIELDS = {
     "do_rescale": _flag,
     "rescale_factor": _factor,
     "do_normalize": _flag,
-    "image_mean": _three,
-    "image_std": _three,
+    **dict.fromkeys(IMAGENET),  # checked by `_one_each`, which needs the number of channels
+    "num_channels": _channels,
+    "intensity": _intensity,
     "mirror_margin": _margin,
     "mask_threshold": _fraction,
     "score_threshold": _fraction,
     "do_reduce_labels": _flag,
+    "drop_outside_view": _flag,
 }

@@ -13,7 +13,7 @@ LEAST = 0.1  # share of the frame that a view covers at least
 MARGIN = 2  # pixels, at SIDE, around the view that count as view too
 
 
-def view_of(image):
+def view_of(image, size=None):
     """Where the endoscope's view is: the convex hull of the largest connected bright region, and a small margin.
 
     The hull keeps what is dark in the view, the lumen and shadows at its edge. A picture that touches the view counts
@@ -21,11 +21,13 @@ def view_of(image):
 
     Args:
         image: RGB, uint8 H x W x 3.
+        size: (height, width) of the result; None is the image's.
 
     Returns:
-        bool H x W; all True where no bright region covers a tenth of the frame.
+        bool height x width; all True where no bright region covers a tenth of the frame.
     """
     height, width = image.shape[:2]
+    target_size = image.shape[:2] if size is None else tuple(size)
     scale = min(1, SIDE / max(height, width))
     small = Image.fromarray(image).resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.BOX)
     dark = np.maximum.reduce(np.moveaxis(np.asarray(small), 2, 0)) <= DARK
@@ -34,20 +36,20 @@ def view_of(image):
     sizes = np.bincount(regions.ravel(), minlength=2)
     sizes[0] = 0
     if not count or sizes.max() < LEAST * regions.size:
-        return np.ones((height, width), bool)
+        return np.ones(target_size, bool)
     hull = Image.fromarray(_hull(regions == sizes.argmax(), MARGIN + 1)).convert("L")  # 1: the widened dark
-    return np.asarray(hull.resize((width, height), Image.NEAREST)) > 0
+    return np.asarray(hull.resize(target_size[::-1], Image.NEAREST)) > 0
 
 
 def without_marks_outside(mask, view):
     """The mask without its connected regions (8 neighbours) that lie wholly outside the view.
 
     Args:
-        mask: class indices, int64 tensor H x W.
+        mask: class indices, a tensor H x W of whole numbers or bool.
         view: bool H x W, from `view_of`.
 
     Returns:
-        int64 tensor H x W on the mask's device. No pixel of a region that touches the view is changed.
+        a tensor of the same type, on the mask's device. No pixel of a region that touches the view is changed.
     """
     if view.all() or not mask.any():
         return mask

@@ -1,6 +1,8 @@
 """The allowed imports between packages: no cycle, and nothing imports from a command."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ ALLOWED = {  # besides a room's own files
     "training.measure": OF_DATA | {"training.data"},
     "training.fit": OF_DATA | {"training.data", "training.measure"},
     "training.settings": OF_DATA | {"training.data", "training.fit"},
+    "training.plan": OF_DATA | {f"training.{room}" for room in ("data", "fit", "measure", "settings")},
     "training.records": OF_DATA | {"training.data", "training.measure"},
     "hub_repos.repository": OF_TRAINING,
     "hub_repos.checks": OF_TRAINING | {"hub_repos.repository"},
@@ -76,6 +79,38 @@ def test_imports_have_no_cycle():
     while leaves := {name for name, imported in graph.items() if not imported & graph.keys()}:
         graph = {name: imported for name, imported in graph.items() if name not in leaves}
     assert graph == {}
+
+
+def imported_at_start(module):
+    """What importing a module imports, by the text of ours alone: names of other packages' modules."""
+    found, waiting = {}, [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name] = set()
+        for node in ast.parse(modules()[name].read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            ours = {name.removeprefix("hub_unets.") for name in names} & modules().keys()
+            waiting += ours
+            found[name] |= {name for name in names if not name.startswith("hub_unets.")}
+    return set().union(*found.values())
+
+
+SLOW = {"datasets", "pyarrow", "pandas", "matplotlib", "albumentations", "scipy", "transformers", "timm", "torch"}
+
+
+def test_the_list_of_commands_imports_no_library():
+    code = f"import sys; from hub_unets.hub_repos import cli; cli.main(['--help']); print({SLOW} & sys.modules.keys())"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "set()"
+
+
+def test_predicting_an_image_imports_neither_data_sets_nor_plots():
+    roots = {name.split(".")[0] for name in imported_at_start("hub_repos.predict")}
+    assert roots & SLOW == {"torch", "transformers", "scipy"}
 
 
 def test_every_room_is_installed_and_explained():

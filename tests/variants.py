@@ -24,21 +24,26 @@ ENCODERS = {
 }
 BACKBONES = [name for name in ENCODERS if name != "plain"]
 
+ONE_MORE = ("convnext_atto", "efficientnet_b0", "swin_tiny", "eva02")  # of a kind that another one stands for
+
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 each_encoder = pytest.mark.parametrize(
-    "encoder", [pytest.param(name, marks=pytest.mark.long if name == "eva02" else []) for name in ENCODERS]
+    "encoder", [pytest.param(name, marks=pytest.mark.long if name in ONE_MORE else []) for name in ENCODERS]
 )
 
 
 def each_pair_of(encoders):
     """Every variant on its plain path and every encoder under a U-Net; the other pairs are slow tests."""
+    pairs = itertools.product(VARIANTS, encoders)
     return pytest.mark.parametrize(
-        ("variant", "encoder"),
-        [
-            pytest.param(variant, encoder, marks=[] if encoder == "plain" or variant == "unet" else pytest.mark.slow)
-            for variant, encoder in itertools.product(VARIANTS, encoders)
-        ],
+        ("variant", "encoder"), [pytest.param(*pair, marks=_marks(*pair)) for pair in pairs]
     )
+
+
+def _marks(variant, encoder):
+    if encoder != "plain" and variant != "unet":
+        return pytest.mark.slow
+    return pytest.mark.long if encoder in ONE_MORE else []
 
 
 each_pair = each_pair_of(ENCODERS)

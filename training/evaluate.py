@@ -15,6 +15,8 @@ from transformers import HfArgumentParser
 from hub_unets.training.data.partition import make_partition
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError, run_command
+from hub_unets.training.measure.cost import gmacs
+from hub_unets.training.measure.ensemble import Ensemble
 from hub_unets.training.measure.false_alarms import marked_on_frames, share_marked
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
@@ -23,12 +25,24 @@ from hub_unets.training.measure.task import Task
 from hub_unets.training.records import locks
 from hub_unets.training.records.curves import reliability
 from hub_unets.training.records.results import data_record, environment_record, write_results
+from hub_unets.training.records.run_pictures import save_mask
 
 
 def negatives_record(folder, segment, labels):
     """What results.json says of a folder of frames without a polyp; arguments as `marked_on_frames`."""
-    pixels = marked_on_frames(segment, labels, load_frames(folder), progress="Score frames without a polyp")
+    pixels = marked_on_frames(
+        segment, labels, load_frames(folder, segment.processor), progress="Score frames without a polyp"
+    )
     return {"source": Path(folder).expanduser().resolve().name, **share_marked(pixels)}
+
+
+def ensemble_record(model):
+    """What results.json says of an ensemble: its cost is the sum of its members'."""
+    return {
+        "members": len(model.models),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(gmacs(model, max(model.size)), 4),
+    }
 
 
 @dataclass
@@ -53,12 +67,22 @@ class EvaluateArguments:
         metadata={"help": "As the model was trained with: makes label 2 of 3 from black and white masks."},
     )
     threshold: float | None = field(default=None, metadata={"help": "Of a binary head; default: the processor's."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels that images are resized to; default: the processor's size."}
+    )
+    drop_outside_view: bool | None = field(
+        default=None,
+        metadata={"help": "Leave out marks wholly outside the endoscope's view; default: as the processor does."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     batch_size: int = field(default=8, metadata={"help": "Images a forward pass."})
     score_test: bool = field(default=True, metadata={"help": "False scores the validation part alone."})
     negatives: str | None = field(
         default=None, metadata={"help": "Folder of frames without a polyp: in how many of them is one marked?"}
+    )
+    masks: str | None = field(
+        default=None, metadata={"help": "Folder for every image's mask as NAME.png; the default keeps none."}
     )
     flips: bool = field(
         default=False, metadata={"help": "Score the mean logits of each image and its three mirror images."}
@@ -74,7 +98,13 @@ def main(argv=None):
     parser.add_argument("model", help="Folder or Hub id of a segmentation model with an image processor.")
     arguments, positional = parser.parse_args_into_dataclasses(argv)
     started = time.perf_counter()
-    model, processor = load_model(positional.model, arguments.trust_remote_code, arguments.revision)
+    model, processor = load_model(
+        positional.model,
+        arguments.trust_remote_code,
+        arguments.revision,
+        size=arguments.image_size and {"height": arguments.image_size, "width": arguments.image_size},
+        drop_outside_view=arguments.drop_outside_view,
+    )
     regrouped = arguments.polyp_labels is not None or arguments.mask_labels is not None
     multi_class = not regrouped and hasattr(model.config, "binary_head") and model.config.num_labels > 2
     id2label = model.config.id2label if multi_class else None
@@ -86,8 +116,14 @@ def main(argv=None):
         task = Task.of_polyps(model.config, arguments.polyp_labels, arguments.mask_labels, arguments.boundary_width)
     segmenter_options = {"threshold": arguments.threshold, "flips": arguments.flips}
     options = {**segmenter_options, "batch_size": arguments.batch_size, "crops": True}
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output")}
+    if arguments.masks is not None:
+        options["keep"] = lambda name, mask: save_mask(
+            Path(arguments.masks, f"{name}.png"), mask, 2 if task.is_grouped else task.num_labels
+        )
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output", "masks")}
+    settings["drop_outside_view"] = getattr(processor, "drop_outside_view", False)
     run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}
+    run |= ensemble_record(model) if isinstance(model, Ensemble) else {}
     recipe = settings | {"model": run["name"]}
     lock = locks.make_lock(run["model_type"], recipe, None, partition.seed, partition.sha256)
     parts = {}

@@ -21,16 +21,18 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
+from hub_unets.training.data.further import load_extra, load_further
 from hub_unets.training.data.partition import PARTS, make_partition
-from hub_unets.training.data.reading import check_boundary_width, file_digest, read_image
+from hub_unets.training.data.reading import check_boundary_width, read_image
 from hub_unets.training.data.samples import (
     EvaluationSamples,
     TrainingSamples,
     cached_samples,
+    growing_sides,
     require_foreground,
     without_labels,
 )
-from hub_unets.training.data.sources import load_frames, load_source
+from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, about_input, run_command
 from hub_unets.training.fit.backbone_weights import load_backbone_weights
 from hub_unets.training.fit.checkpoints import RunFolder, last_complete, naming_write_errors, remove_passed_over
@@ -45,11 +47,13 @@ from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
 from hub_unets.training.measure.weights import save_readable, save_tensors
+from hub_unets.training.plan.planning import is_planned, plan_of, require_planned
 from hub_unets.training.records import locks
 from hub_unets.training.records.results import (
     data_record,
     environment_record,
     read_results,
+    source_name,
     summary_lines,
     write_results,
 )
@@ -59,7 +63,7 @@ from hub_unets.training.settings.publishable import command_of, publishable, wit
 
 TIMED_IMAGES = 20
 
-NOT_SETTINGS = ("output_dir", "dataloader_num_workers", "disable_tqdm")  # may differ when a run is resumed
+NOT_SETTINGS = ("output_dir", "plan_only", "dataloader_num_workers", "disable_tqdm")  # may differ in a resumed run
 
 
 def main(argv=None):
@@ -69,12 +73,16 @@ def main(argv=None):
     transformers.utils.logging.disable_progress_bar()
     use_all_cores()
     keep_freed_memory()
+    argv, planned = with_plan(argv)
     arguments, model_fields, loss_weights, settings = parse(argv)
+    if planned and arguments.plan_only:
+        return
     state = PartialState()
     require_processes(state)
     with about_input():
         config = find_variant(arguments.variant)[0](**model_fields)
     check_boundary_width(arguments.boundary_width, config.num_labels)
+    processor = create_processor(arguments, config, arguments.image_size)
     if arguments.calibrate and not config.binary_head:
         raise UserError(
             f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
@@ -88,9 +96,9 @@ def main(argv=None):
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
-        print_check(rows, partition, config.num_labels, arguments.boundary_width)
+        print_check(rows, partition, config.num_labels, arguments.boundary_width, processor)
         return
-    fixed = kept_settings(arguments, settings, partition, state.num_processes)
+    fixed = kept_settings(arguments, settings, partition, processor, state.num_processes, config.id2label)
     with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
@@ -103,15 +111,25 @@ def main(argv=None):
         say_results(arguments.output_dir)
 
 
-def kept_settings(arguments, settings, partition, processes):
+def kept_settings(arguments, settings, partition, processor, processes, id2label):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
-    for name in ("negatives", "unlabelled"):
-        if folder := getattr(arguments, name):
-            _, digests = load_further(name, folder, partition)
-            fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    for name, further in further_images(arguments, id2label, partition, processor).items():
+        fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(further.digests)).encode()).hexdigest()
     return fixed
+
+
+def further_images(arguments, id2label, partition, processor):
+    """What is trained on besides the data, by the field that names it."""
+    fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
+    if arguments.extra_split != "all" and not arguments.extra_data:
+        raise UserError(f"extra_split={arguments.extra_split} is a split of extra_data, which is missing: name it.")
+    further = {field: load_further(field, getattr(arguments, field), partition, processor) for field in fields}
+    if arguments.extra_data:
+        extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
+        further["extra_data"] = load_extra(*extra, id2label, partition)
+    return further
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
@@ -124,7 +142,8 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         PartialState().print(start.summary)
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
-    training, validation = make_samples(arguments, rows, partition, indices, model, processor)
+    further = further_images(arguments, model.config.id2label, partition, processor)
+    training, validation = make_samples(arguments, rows, partition, indices, model, processor, further)
     teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
     trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
     checkpoint, passed_over = last_complete(folder)
@@ -151,7 +170,7 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
     scores |= score_parts(model, processor, rows, unscored, folder, lock, arguments.boundary_width)
     results = {
         "run": run_record(arguments, settings, command, model, best) | {"started_from": start and start.record},
-        "data": data_record(arguments.data, partition, arguments.boundary_width),
+        "data": data_record(arguments.data, partition, arguments.boundary_width) | extra_record(arguments, further),
         **({"lock": locks.lock_record(folder, lock)} if "test" in scores else {}),
         **calibration,
         "environment": environment_record(model) | {"processes": arguments.world_size},
@@ -166,38 +185,44 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         write_results(folder, results, scores, partition.twins, history)
 
 
-def make_samples(arguments, rows, partition, indices, model, processor):
+def make_samples(arguments, rows, partition, indices, model, processor, further):
     """Training and validation samples; the first process decodes, the others find its cache."""
     augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    if not processor.takes_rgb:
+        augmentation.require_channels(processor.num_channels)
     train_processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
     options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
     with PartialState().main_process_first():
         validation = cached_samples(rows, partition.digests, processor, **options).select(indices["validation"])
         training = cached_samples(rows, partition.digests, train_processor, **options).select(indices["train"])
-        for field in ("negatives", "unlabelled"):
-            if folder := getattr(arguments, field):
-                frames, digests = load_further(field, folder, partition)
-                frames = cached_samples(frames, digests, train_processor, **options)
-                frames = without_labels(frames) if field == "unlabelled" else frames
-                training = datasets.concatenate_datasets([training, frames])
+        for field, more in further.items():
+            samples = cached_samples(more.rows, more.digests, train_processor, **options)
+            samples = without_labels(samples) if field == "unlabelled" else samples
+            samples = samples.select(range(len(samples))[: arguments.max_samples])
+            training = datasets.concatenate_datasets([training, samples])
     require_images(arguments, training, validation)
     require_foreground(training)
-    return TrainingSamples(training, train_processor, augmentation), EvaluationSamples(validation, processor)
+    sides = training_sides(arguments, model.config)
+    return TrainingSamples(training, train_processor, augmentation, sides), EvaluationSamples(validation, processor)
 
 
-def load_further(field, folder, partition):
-    """Frames without a mask, to train on, and their sha256; `field` is what names them in a recipe.
+def training_sides(arguments, config):
+    """The side of the training samples in each draw of the sampler, where they grow."""
+    if arguments.first_train_size is None:
+        return []
+    last = arguments.train_size or arguments.image_size
+    sides = growing_sides(arguments.first_train_size, last, math.ceil(arguments.num_train_epochs))
+    with about_input():
+        for side in sides:
+            config.check_valid_size(side + 2 * config.valid_margin)
+    return [side for side in sides for _ in range(arguments.copies)]
 
-    Raises:
-        UserError: one of them is a validation or test image.
-    """
-    frames = load_frames(folder)
-    digests = [file_digest(image) for image in frames["image"]]
-    held_out = {partition.digests[index] for index in (*partition.validation, *partition.test)}
-    for name, digest in zip(frames["name"], digests, strict=True):
-        if digest in held_out:
-            raise UserError(f"{field}: {name} in {folder} is a validation or test image of data: take it away.")
-    return frames, digests
+
+def extra_record(arguments, further):
+    """What results.json says of a further data set that was trained on."""
+    if "extra_data" not in further:
+        return {}
+    return {"extra": [{"source": source_name(arguments.extra_data), **further["extra_data"].record}]}
 
 
 def load_teacher(arguments, processor, config):
@@ -228,8 +253,6 @@ def build(arguments, model_fields):
     config_class, model_class = find_variant(arguments.variant)
     transformers.set_seed(arguments.seed)
     config = config_class(**model_fields)
-    if config.num_channels != 3:
-        raise UserError(f"model.num_channels must be 3, got {config.num_channels}: images are read as RGB.")
     with about_input():
         model = model_class(config)
     if config.backbone is not None and arguments.start_from is None:
@@ -252,6 +275,8 @@ def create_processor(arguments, config, size):
             image_mean=arguments.image_mean,
             image_std=arguments.image_std,
             mirror_margin=config.valid_margin,
+            num_channels=config.num_channels,
+            intensity=arguments.intensity,
         )
 
 
@@ -281,7 +306,7 @@ def log_scoring(folder, *line, **options):
 
 def measure_latency(model, processor, rows):
     """Milliseconds from image to mask, one image at a time, as the model is scored."""
-    images = [read_image(row["image"], row["name"]) for row in rows]
+    images = [read_image(row["image"], row["name"], processor) for row in rows]
     return {name: round(value, 2) for name, value in end_to_end_milliseconds(model, processor, images).items()}
 
 
@@ -308,6 +333,25 @@ def save_checkpoint(model, processor, folder, half_precision=False):
 
 def is_finished(folder):
     return (Path(folder) / "results.json").exists()
+
+
+def with_plan(argv):
+    """The command line with the recipe that was planned for it, where it leaves that open; and whether it does."""
+    if not is_planned(argv):
+        require_planned(argv)
+        return argv, False
+    require_processes(PartialState())
+    path, folder = plan_of(argv, prepare_trial)
+    return [str(path), *argv, "--output_dir", str(folder)], True
+
+
+def prepare_trial(arguments, model_fields, rows, digests):
+    """The network with its weights, and training samples of a few rows, in one process whatever others do."""
+    model, _ = build(arguments, model_fields)
+    processor = create_processor(arguments, model.config, arguments.train_size or arguments.image_size)
+    options = {"num_labels": model.config.num_labels, "boundary_width": arguments.boundary_width}
+    augmentation = Augmentation(yaml.safe_load(arguments.augmentation) or [], arguments.seed)
+    return model, TrainingSamples(cached_samples(rows, digests, processor, **options), processor, augmentation)
 
 
 def say_split(partition):

@@ -2,10 +2,11 @@
 
 A greedy soup (Wortsman et al. 2022, arXiv:2203.05482, section 3.2): the run with the highest validation Dice comes
 first, and each other one is added only if validation Dice does not fall. It works for runs of one start, the same
-ImageNet weights or the same checkpoint. The result is a folder like a run's, and costs no more to use than one of
-them.
+ImageNet weights or the same checkpoint, also for those of the folds of a cross-validation. The result is a folder like
+a run's, and costs no more to use than one of them.
 """
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -20,7 +21,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
-from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.partition import FOLD, make_partition
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.measure.models import load_model
@@ -33,6 +34,10 @@ from hub_unets.training.records.run_pictures import draw
 from hub_unets.training.settings.publishable import without_folders
 
 CHECKPOINT = ("config.json", "preprocessor_config.json", "model.safetensors")
+FOLDS_TOGETHER = (
+    "the validation parts of all folds together: other members were trained on most of each, so the figures are "
+    "not out of fold and serve to compare soups alone"
+)
 FREE = ("transformers_version", "mask_threshold", "score_threshold")  # may differ between the runs
 
 
@@ -78,9 +83,7 @@ def main(argv=None):
     model, _ = load_model(best.folder)
     settings, data = best.results["run"]["settings"], best.results["data"]
     source = load_source(arguments.data, arguments.image_column, arguments.mask_column, model.config.id2label)
-    rows, partition = make_partition(source, data["split"], data["split_seed"])
-    if partition.sha256 != data["sha256"]:
-        raise UserError(f"{arguments.data} splits otherwise than the data of {best.name}: give the runs' own data.")
+    rows, partition, notes = common_partition(source, members)
     task = Task.of_run(model.config, data.get("boundary_width"))
     validation = rows.select(partition.validation)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +91,9 @@ def main(argv=None):
         folder = Path(temporary)
         kept, scores = greedy_soup(members, folder, lambda *pair: score(*pair, validation, task, crops=True))
         model, processor = load_model(folder)
-        settings = settings | {"soup": ", ".join(member.name for member in kept)}
+        settings = settings | {"soup": ", ".join(member.name for member in kept)} | notes
         lock = locks.make_lock(
-            model.config.model_type, settings, best.results["run"]["seed"], partition.seed, data["sha256"]
+            model.config.model_type, settings, best.results["run"]["seed"], partition.seed, partition.sha256
         )
         scores = {"validation": scores}
         if arguments.score_test and partition.test:
@@ -130,12 +133,39 @@ def read_member(folder):
         raise UserError(f"{folder} is not a training that was scored on validation: name runs of hub-unets train.")
     contents = {name: json.loads((folder / name).read_text(encoding="utf-8")) for name in CHECKPOINT[:2]}
     shared = {f"{name}, {key}": value for name, fields in contents.items() for key, value in fields.items()}
-    shared |= {f"results.json, data.{key}": results["data"].get(key) for key in ("split", "sha256", "boundary_width")}
+    data, fold = results["data"], FOLD.fullmatch(results["data"]["split"])
+    of_split = {"split": data["split"], "sha256": data["sha256"]} if fold is None else {"split": f"{fold[2]} folds"}
+    of_split |= {"boundary_width": data.get("boundary_width"), "split_seed": data["split_seed"]}
+    shared |= {f"results.json, data.{name}": value for name, value in of_split.items()}
     return Member(folder, results, {name: value for name, value in shared.items() if not name.endswith(FREE)})
 
 
+def common_partition(source, members):
+    """The rows of the data; the members' split of them; and what the settings say of its validation part.
+
+    Of different folds the validation part is all folds' together, and no image is left to test.
+
+    Raises:
+        UserError: the data split otherwise than when a member was trained.
+    """
+    partitions = {}
+    for member in members:
+        data = member.results["data"]
+        if data["split"] not in partitions:
+            rows, partitions[data["split"]] = make_partition(source, data["split"], data["split_seed"])
+        if partitions[data["split"]].sha256 != data["sha256"]:
+            raise UserError(f"the data split otherwise than when {member.name} was trained: give the runs' own data.")
+    first, *others = partitions.values()
+    if not others:
+        return rows, first, {}
+    validation = tuple(sorted({index for partition in partitions.values() for index in partition.validation}))
+    name = f"{FOLD.fullmatch(first.name)[2]} folds"
+    together = dataclasses.replace(first, name=name, train=(), validation=validation, test=(), twins=())
+    return rows, together, {"soup_validation": FOLDS_TOGETHER}
+
+
 def require_alike(members):
-    """Raise UserError unless there are several runs of one network, one processor and one split."""
+    """Raise UserError unless there are several runs of one network, one processor and one split, or its folds."""
     first, *others = members
     if not others:
         raise UserError(f"a soup takes two runs or more, got {first.folder} alone.")

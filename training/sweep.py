@@ -28,6 +28,8 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 from tqdm import tqdm
 
+from hub_unets.modeling.variants import find_variant
+from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
@@ -35,6 +37,7 @@ from hub_unets.training.measure.models import load_model
 from hub_unets.training.records.folds import write_out_of_fold
 from hub_unets.training.records.leaderboard import Entry, group_of, ranked, write_leaderboard
 from hub_unets.training.records.results import cpu_name, read_results, scored_part
+from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.publishable import command_of, without_folders
 from hub_unets.training.settings.storage import open_storage, quiet_optuna
 from hub_unets.training.settings.trials import parse_sweep, settings_of
@@ -209,14 +212,20 @@ def conclude(worker, argv):
 
 
 def print_folds(sweep, completed):
-    """The figures of each choice whose folds have all ended, and where they are: out_of_fold/CHOICE."""
+    """The out-of-fold figures of each choice whose folds have all ended, left in out_of_fold/CHOICE."""
     for choice, names in sweep.folds_of_choices().items():
         if missing := [name for name in names if name not in completed]:
             print(f"{choice}: no out-of-fold figures without {', '.join(missing)}; repeat the command.")
             continue
         output = sweep.output_dir / "out_of_fold" / choice
         print(f"{choice}, {sweep.folds} folds: {output}")
-        print(write_out_of_fold(choice, [sweep.folder(name) for name in names], output))
+        arguments, model_fields, *_ = parse(sweep.arguments_of(names[0]))
+        id2label = find_variant(arguments.variant)[0](**model_fields).id2label
+        source = load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
+        output.mkdir(parents=True, exist_ok=True)
+        with FileLock(output / ".lock"):  # two workers may end at once: the second finds all done
+            print(write_out_of_fold(choice, [sweep.folder(name) for name in names], source, output))
+        print(f"Their mean is a model: hub-unets evaluate {output} DATA")
 
 
 def _failures(worker):

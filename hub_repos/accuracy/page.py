@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from hub_unets.hub_repos.accuracy.cards import cards_section
 from hub_unets.hub_repos.accuracy.pictures import share
 from hub_unets.hub_repos.accuracy.records import mean_dices
 from hub_unets.training.errors import UserError
+from hub_unets.training.records.folds import PICTURE as HARDEST
 from hub_unets.training.records.leaderboard import paired_difference
 from hub_unets.training.records.markdown import table
 
@@ -137,6 +139,7 @@ def recipe_sections(recipe):
             "precision: [its folder and card]({0}/README.md).".format(recipe.folder.name)
         )
         sections += [sizes(published), thresholds(published), worst(published)]
+    sections += map(cross_validation, recipe.cross_validations())
     sections += [external(name, records) for name, records in recipe.external().items()]
     if recipe.flipped():
         sections.append(flips(recipe))
@@ -207,6 +210,35 @@ def worst(run):
     )
 
 
+def cross_validation(record):
+    """Every image by a network that never saw it."""
+    fitted, metrics = record.results["cross_validation"], record.metrics("test")
+    rows = [
+        [title, interval(figure) if isinstance(figure, dict) else f"{figure:.4f}"]
+        for title, keys in FIGURES.items()
+        if (figure := figure_of(metrics, keys)) is not None
+    ]
+    by_size = [
+        [share(row), row["images"], interval(row["dice"]), interval(row["recall"])] for row in metrics["by_size"]
+    ]
+    thresholds = f"Pixels above {fitted['mask_threshold']:g}, regions from {fitted['score_threshold']:g}. "
+    return (
+        f"### Cross-validation: {metrics['images']} images, {record.results['data']['split']}\n\nEach image is "
+        f"scored by the network that saw neither it nor its twin. {thresholds}{fitted.get('rule', '')}\n\n"
+        + table(["", "all images"], rows)
+        + "\n\n"
+        + table(["polyp's share of the image", "images", "Dice", "recall"], by_size)
+        + f"\n\n![The hardest images, annotations and masks]({'/'.join(record.folder.parts[-3:])}/{HARDEST})"
+    )
+
+
+def figure_of(metrics, keys):
+    """A figure of a part by its keys; None where it was not measured."""
+    for key in keys:
+        metrics = None if metrics is None else metrics.get(key)
+    return metrics
+
+
 def external(name, records):
     """The figures on another hospital's frames, all scored as test."""
     rows = [[title, mean_of([record.value("test", *keys) for record in records])] for title, keys in FIGURES.items()]
@@ -218,11 +250,15 @@ def external(name, records):
         ]
         for number, row in enumerate(records[0].metrics("test")["by_size"])
     ]
-    source, settings = records[0].results["data"]["source"], records[0].results["run"]["settings"]
+    data, mask_labels = records[0].results["data"], records[0].results["run"]["settings"].get("mask_labels")
+    options = "" if data["split"] == "all" else f" --split {data['split']}"
+    options += "" if mask_labels is None else f" --mask_labels {mask_labels}"
+    rule = "" if mask_labels is None else ": every class of polyp is polyp"
+    trained = "these frames" if data["split"] == "all" else "these frames, though on others of the same data set"
     return (
-        f"### Another hospital: {source}, {records[0].metrics('test')['images']} frames\n\n"
-        f"`hub-unets evaluate RUN {source} --mask_labels {settings['mask_labels']}`: every class of polyp is "
-        "polyp. Nothing was trained, fitted or chosen on these frames. Mean and each seed.\n\n"
+        f"### Another hospital: {data['source']}, {records[0].metrics('test')['images']} frames\n\n"
+        f"`hub-unets evaluate RUN {data['source']}{options}`{rule}. Nothing was trained, fitted or chosen on "
+        f"{trained}. Mean and each seed.\n\n"
         + table(["", name], rows)
         + "\n\n"
         + table(["polyp's share of the image", "images", "Dice"], by_size)
@@ -271,11 +307,13 @@ def ablations(recipe):
     )
 
 
-def page(recipes):
+def page(recipes, cards=()):
     """The text of accuracy.md."""
     parts = [introduction(recipes)]
     if len(recipes) > 1:
         parts.append(differences(recipes))
+    if cards:
+        parts.append(cards_section(cards, interval))
     for recipe in recipes:
         if (recipe.folder / "seeds").exists():
             parts += recipe_sections(recipe)

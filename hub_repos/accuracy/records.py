@@ -78,10 +78,11 @@ class Recipe:
         return next(run for run in self.runs if run.results["metrics"] == record.results["metrics"])
 
     def external(self):
-        """{data set: the runs' evaluations on it}, of data that no run was trained on."""
+        """{data set: the runs' evaluations on it}, of data, or a held-out part, that no run was trained on."""
+        held_out = {extra["split"] for run in self.runs for extra in run.results["data"].get("extra", ())}
         groups = {}
         for record in self._evaluations():
-            if record.results["data"]["split"] == "all":
+            if record.results["data"]["split"] in {"all", *held_out}:
                 groups.setdefault(record.name, []).append(record)
         return groups
 
@@ -91,6 +92,10 @@ class Recipe:
 
     def _evaluations(self):
         return [record for run in self.runs for record in run.evaluations()]
+
+    def cross_validations(self):
+        """Records of the folds together."""
+        return [Record(path.parent) for path in sorted(self.folder.glob("folds/*/results.json"))]
 
     def ablations(self):
         """The trials, the baseline first, the others by validation Dice."""

@@ -13,6 +13,7 @@ from hub_unets.hub_repos.repository.card import render_card
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
+from hub_unets.training.measure.metrics import WITH_BACKGROUND
 from hub_unets.training.records.results import check_results, read_per_image
 from hub_unets.training.settings.texts import value_of
 
@@ -31,6 +32,7 @@ LOADED = re.compile(
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 NOT_FROM_ROWS = {"label", "calibration"}  # other checks judge these metrics
 DEFINITIONS = {  # patterns, because the outline's rule names the version of MONAI that computed it
+    "with_background": re.escape(WITH_BACKGROUND),
     "polyps": re.escape(polyps.DEFINITION),
     "boundary": re.escape(boundaries.RULE) + r"[0-9][\w.+-]{0,30}\.",
     "calibration": re.escape(reliability.DEFINITION),
@@ -63,6 +65,8 @@ def _require_plain(results):
     """Raise UserError unless the texts that the card shows outside of code are plain."""
     run, data = results["run"], results["data"]
     texts = {"run.name": run["name"], "data.source": data["source"], "data.split": data["split"]}
+    for extra in data.get("extra", ()):
+        texts |= {f"data.extra.{name}": extra[name] for name in ("source", "split")}
     texts |= {f"sweep.{name}": value for name, value in results.get("sweep", {}).items() if value is not None}
     texts |= {f"environment.{name}": value for name, value in results["environment"].items()}
     for field, value in texts.items():
@@ -219,6 +223,8 @@ def _check_rows(scores):
         row, (height, width) = f"per_image.csv, image {name[:80]}", scores.sizes[index]
         if (counts.sum(axis=1) > height * width).any():
             raise UserError(f"{row}: more pixels are counted than {height} x {width}")
+        if scores.background and scores.background[index].sum() != counts[0].sum():
+            raise UserError(f"{row}: the background counts other pixels than the classes")
         if scores.polyps:
             _check_polyps(row, *scores.polyps[index], counts[0])
         if scores.boundaries:

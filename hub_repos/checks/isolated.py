@@ -1,8 +1,8 @@
 """Loads a built repository as a stranger would; hub_repos/verify.py runs it in a separate process, `python -I`.
 
-Usage: isolated.py REPOSITORY WORK. WORK holds image.png and snippets.json, a list of Python texts. The process writes
-checks.json, a list of [name, passed, reason] that ends with the first failure; found.npz, the arrays; and resaved/,
-the repository as its user would save it.
+Usage: isolated.py REPOSITORY WORK. WORK holds image.png or image.npy, and snippets.json, a list of Python texts. The
+process writes checks.json, a list of [name, passed, reason] that ends with the first failure; found.npz, the arrays;
+and resaved/, the repository as its user would save it.
 """
 
 import contextlib
@@ -91,9 +91,10 @@ def load(state):
 def logits(state):
     """Every Auto class gives the same finite logits."""
     import numpy as np
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
-    pixels = state.processor([state.image, ImageOps.mirror(state.image)])["pixel_values"]
+    mirrored = ImageOps.mirror(state.image) if isinstance(state.image, Image.Image) else state.image[:, ::-1]
+    pixels = state.processor([state.image, mirrored])["pixel_values"]
     state.arrays["pixel_values"] = pixels.numpy()
     for name, model in state.models.items():
         outputs = model(pixels, output_attentions=True)
@@ -127,8 +128,9 @@ def onnx_logits(state):
 def pipeline(state):
     """The union of the pipeline's entries is the processor's mask: for a path, a PIL image and a batch."""
     outputs = state.models["AutoModel"](**state.processor(state.image))
-    size = (state.image.height, state.image.width)
-    state.mask = state.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0].numpy()
+    state.mask = state.processor.post_process_semantic_segmentation(
+        outputs, target_sizes=[state.size], images=[state.image]
+    )[0].numpy()
     results = [state.segment(state.path), state.segment(state.image)]
     results += state.segment([state.path, state.path], batch_size=2)
     for entries in results:
@@ -150,7 +152,7 @@ def endpoint(state):
     spec.loader.exec_module(module)
     handler = module.EndpointHandler(state.repository)
     encoded = base64.b64encode(Path(state.path).read_bytes()).decode()
-    for inputs in (state.image, encoded):
+    for inputs in (state.image, encoded) if isinstance(state.image, Image.Image) else (encoded,):
         entries = json.loads(json.dumps(handler({"inputs": inputs})))
         for entry in entries:
             entry["mask"] = Image.open(io.BytesIO(base64.b64decode(entry["mask"])))
@@ -192,7 +194,7 @@ def _union(entries, state):
     import numpy as np
 
     numbers = {name: label for label, name in state.config.id2label.items()}
-    union = np.zeros((state.image.height, state.image.width), np.int64)
+    union = np.zeros(state.size, np.int64)
     for entry in entries:
         union += numbers[entry["label"]] * (np.asarray(entry["mask"]) > 0)
     return union
@@ -215,8 +217,11 @@ def main(repository, work):
 
     torch.set_num_threads(1)
     work = Path(work)
-    path = str(work / "image.png")
-    state = SimpleNamespace(repository=repository, work=work, path=path, image=Image.open(path), models={}, arrays={})
+    (path,) = work.glob("image.*")
+    image = np.load(path) if path.suffix == ".npy" else Image.open(path)
+    size = image.shape[:2] if path.suffix == ".npy" else (image.height, image.width)
+    state = SimpleNamespace(repository=repository, work=work, path=str(path), image=image, size=size)
+    state.models, state.arrays = {}, {}
     outcomes = []
     has_onnx = (Path(repository) / "model.onnx").exists()
     for step in (load, logits, *([onnx_logits] if has_onnx else []), pipeline, endpoint, snippets, saves_again):

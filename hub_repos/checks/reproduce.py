@@ -78,7 +78,7 @@ def load_images(data, results, rows, stored, id2label, columns):
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).root or PureWindowsPath(name).anchor:
             raise UserError(f"a column is a name inside of the data, got the path {name!r}")
     record, source = results["data"], _load(data, results["run"]["settings"], id2label, columns)
-    require_present(stored, [name for part in source.values() for name in part["name"]])
+    require_present(stored, [name for part in source.values() for name in part["name"][:]])
     images, partition = make_partition(source, record["split"], record["split_seed"])
     for name, value in (
         ("sha256", partition.sha256),
@@ -115,7 +115,7 @@ def _parts(results):
 
 def _select(images, names):
     """The rows of these names, in their order."""
-    index = {name: number for number, name in enumerate(images["name"])}
+    index = {name: number for number, name in enumerate(images["name"][:])}
     return images.select([index[name] for name in names])
 
 
@@ -127,7 +127,7 @@ def _score(model, processor, images, results, scored, part):
 
 def _compare(scores, rows, results, part):
     """The largest differences in words; UserError where an image's pixels, Dice, loss, or the mean differ too much."""
-    counts, stated_counts = np.stack(scores.counts), np.stack(rows.counts)
+    counts, stated_counts = np.asarray(scores.counts), np.asarray(rows.counts)
     moved = np.abs(counts - stated_counts).sum(axis=(1, 2)) / 2  # pixels; Dice alone would hide a changed recall
     allowed = np.maximum(FREE_PIXELS, IMAGE_TOLERANCE * (stated_counts @ [2, 1, 1, 0]).sum(axis=1))
     loss_difference = np.abs(np.subtract(scores.losses, rows.losses)).max()

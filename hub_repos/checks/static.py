@@ -5,6 +5,7 @@ build config and network.
 """
 
 import functools
+import io
 import json
 import math
 import re
@@ -19,15 +20,16 @@ from PIL import Image
 from hub_unets.hub_repos.checks.signatures import ATTESTATIONS, SIGNED
 from hub_unets.hub_repos.checks.untrusted import open_file, parse_json, read_bytes, read_json, read_text
 from hub_unets.hub_repos.repository.builder import MANIFEST, PICTURES, sha256
-from hub_unets.hub_repos.repository.card import EXAMPLE
 from hub_unets.hub_repos.repository.code import PROCESSOR_CODE, code_files, remote_code
 from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS
 from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
+from hub_unets.hub_repos.repository.example import EXAMPLE, EXAMPLE_VALUES, example_pixels
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.licence import LICENCE
 from hub_unets.hub_repos.repository.notebook import NOTEBOOK
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.modeling.processor_options import MOST_CHANNELS
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
-from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.cost import gmacs
 from hub_unets.training.measure.weights import HALVES, read_shapes
@@ -46,12 +48,14 @@ KNOWN_FILES = {
     DATA_DIGESTS: ("text", 4 * MB),
     "model.safetensors": ("weights", 4096 * MB),
     "model.onnx": ("weights", 4096 * MB),
+    INT8: ("weights", 4096 * MB),
     "requirements.txt": ("text", 64 * KB),
     **dict.fromkeys(SIGNED, ("text", 64 * KB)),
     LICENCE: ("text", 64 * KB),
     NOTEBOOK: ("json", 64 * KB),
     EVAL_RESULTS: ("text", 64 * KB),
     **dict.fromkeys((*PICTURES, EXAMPLE), ("picture", 16 * MB)),
+    EXAMPLE_VALUES: ("values", 16 * MB),
     ".gitattributes": ("attributes", 64 * KB),
 }
 ATTESTATION = re.compile(rf"{ATTESTATIONS}/[0-9a-f]{{16}}-[0-9a-f]{{16}}\.(json|sig)")  # of a key and a manifest
@@ -162,6 +166,8 @@ def _check_content(path, kind):
         read_json(path)
     elif kind == "picture":
         _check_picture(path)
+    elif kind == "values":
+        _check_values(path)
     elif kind != "weights":
         text = read_text(path)
         if kind == "attributes" and not ATTRIBUTES.fullmatch(f"{text.rstrip()}\n" if text.strip() else ""):
@@ -182,7 +188,17 @@ def _check_picture(path):
         raise
     except Exception as error:  # an untrusted file can raise anything in a decoder
         raise UserError(f"{path.name} is a damaged picture: {str(error)[:200]}") from error
-    if path.name == EXAMPLE and not np.array_equal(pixels, phantom(7, 0)[0]):
+    if path.name == EXAMPLE and not any(np.array_equal(pixels, example_pixels(count)) for count in (3, 1)):
+        raise UserError(f"{path.name} is not the generated frame that the release draws")
+
+
+def _check_values(path):
+    """The example of a network of other channels is, byte for byte, the frame that the builder draws."""
+    num_channels, frame = read_json(path.with_name("config.json")).get("num_channels"), io.BytesIO()
+    if type(num_channels) is not int or not 1 <= num_channels <= MOST_CHANNELS:
+        raise UserError(f"config.json: num_channels must be 1 to {MOST_CHANNELS}, got {str(num_channels)[:80]}")
+    np.save(frame, example_pixels(num_channels))
+    if read_bytes(path) != frame.getvalue():
         raise UserError(f"{path.name} is not the generated frame that the release draws")
 
 
@@ -270,8 +286,15 @@ def check_preprocessor(folder):
     fields = read_json(folder / "preprocessor_config.json")
     check_schema(fields, PREPROCESSOR_SCHEMA, "preprocessor_config.json")
     known = vars(UNetImageProcessor())
-    with about_input():
+    try:
         processor = UNetImageProcessor(**{name: value for name, value in fields.items() if name in known})
+    except ValueError as error:
+        raise UserError(f"preprocessor_config.json: {str(error)[:300]}") from error
+    num_channels = read_config(folder).num_channels
+    if processor.num_channels != num_channels:
+        raise UserError(
+            f"preprocessor_config.json: num_channels is {processor.num_channels}, the network's is {num_channels}"
+        )
     if min(processor.size.values()) <= processor.mirror_margin:
         raise UserError("preprocessor_config.json: mirror_margin must be smaller than size")
 

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks import watch
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.companions import check_companions
 from hub_unets.hub_repos.checks.data import check_data_digests
+from hub_unets.hub_repos.checks.int8_file import check_int8
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
 from hub_unets.hub_repos.checks.locks import check_lock
 from hub_unets.hub_repos.checks.onnx_file import check_onnx
@@ -26,9 +25,10 @@ from hub_unets.hub_repos.checks.release import check_release
 from hub_unets.hub_repos.checks.reproduce import reproduce
 from hub_unets.hub_repos.checks.untrusted import read_json
 from hub_unets.hub_repos.repository.card import render_marked
+from hub_unets.hub_repos.repository.example import example_name, write_example
 from hub_unets.hub_repos.repository.export import ONNX
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.marks import FIGURES, KINDS, NUMBER, marked_numbers
-from hub_unets.training.data.phantoms import phantom
 
 
 class Static(NamedTuple):
@@ -44,7 +44,7 @@ STATIC_CHECKS = {
     "weights": Static(static_checks.check_weights),
     "auto map": Static(static_checks.check_auto_map),
     "config": Static(static_checks.check_config),
-    "preprocessor": Static(static_checks.check_preprocessor),
+    "preprocessor": Static(static_checks.check_preprocessor, ("config",)),
     "results": Static(figure_checks.check_results_file, ("config", "preprocessor")),
     "network": Static(static_checks.check_network, ("weights", "results")),
     "per image": Static(figure_checks.check_per_image, ("results",)),
@@ -53,6 +53,8 @@ STATIC_CHECKS = {
     "card": Static(figure_checks.check_card, ("results",)),
     "licence and notebook": Static(check_companions, ("card",)),
 }
+
+NETWORK_CHECKS = {ONNX: ("onnx", check_onnx), INT8: ("int8", check_int8)}  # of files that need not be there
 
 ISOLATED = Path(__file__).with_name("isolated.py")
 SHOWN_BYTES = 500  # of the isolated process's last lines
@@ -80,8 +82,9 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
             return [files]
         name_check = checked("card names this repository", figure_checks.check_named, copy, repo_id, revision)
         checks = [files, *run_static(copy), name_check]
-        if (copy / ONNX).exists() and all(check.passed for check in checks):
-            checks.append(checked("onnx", check_onnx, copy))
+        for file, (name, check) in NETWORK_CHECKS.items():
+            if (copy / file).exists() and all(passed.passed for passed in checks):
+                checks.append(checked(name, check, copy))
         if not all(check.passed for check in checks):
             return checks
         if run:
@@ -182,6 +185,8 @@ def run_isolated(folder, work, python=sys.executable):
 
 def prepare(folder, work):
     """Write the files that isolated.py reads: an image, and the snippets of the repository's card."""
-    Image.fromarray(phantom(7, 0, 64)[0]).save(work / "image.png")
-    texts = figure_checks.snippets(folder, work / "image.png")
+    num_channels = read_json(folder / "config.json")["num_channels"]
+    image = (work / "image").with_suffix(Path(example_name(num_channels)).suffix)
+    write_example(image, num_channels, 64)
+    texts = figure_checks.snippets(folder, image)
     (work / "snippets.json").write_text(json.dumps(texts), encoding="utf-8")

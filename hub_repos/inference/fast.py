@@ -9,6 +9,7 @@ sensitive to rounding compute in float32, the rest in bfloat16 or int8; of a bat
 at a time. The processor's own function makes masks of the logits.
 """
 
+import functools
 import importlib.util
 import io
 import warnings
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from hub_unets.hub_repos.repository.export import load_network
+from hub_unets.hub_repos.repository.int8 import INT8, LogitsAndMaps, input_size
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.images import TRANSPOSED, orientation, to_rgb
 from hub_unets.training.errors import UserError
@@ -38,29 +40,27 @@ class FastSegmenter:
     Args:
         folder: a run's folder or a built repository, whose code does not run.
         mode: `"bf16"` is PyTorch with the encoder in float32 and the decoder in bfloat16; `"openvino"` OpenVINO with
-            the encoder's first layers in float32 and the rest in bfloat16, where the CPU has it; `"int8"` the same
-            with the decoder in int8, quantised after training by nncf.
-        calibration: for `"int8"`: training images, never test images, which give its ranges; 200 are plenty.
+            the encoder's first layers in float32 and the rest in bfloat16, where the CPU has it; `"int8"` OpenVINO
+            with the folder's model_int8.onnx, which `hub-unets quantise` writes.
 
     Raises:
-        UserError: the mode is unknown, calibration is missing or not needed, a package is missing, or the processor
-            keeps each image's size.
+        UserError: the mode is unknown, a package or model_int8.onnx is missing, or the processor keeps each image's
+            size.
     """
 
-    def __init__(self, folder, mode="openvino", calibration=None):
+    def __init__(self, folder, mode="openvino"):
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
-        if bool(calibration) != (mode == "int8"):
-            raise UserError(f"calibration takes training images for mode='int8' and nothing else; mode is {mode!r}.")
         self.processor = UNetImageProcessor.from_pretrained(folder)
         if not self.processor.do_resize:
             raise UserError("do_resize=False in preprocessor_config.json: the fast path is for one size; set a size.")
         self.threads = ThreadPoolExecutor(usable_cores())
-        network = load_network(folder)
         if mode == "bf16":
-            self.network = TorchNetwork(network, self.processor)
+            self.network = TorchNetwork(load_network(folder), self.processor)
         else:
-            self.network = OpenVINONetwork(network, self.processor, self.threads, self._pixels(calibration or ())[0])
+            require_openvino()
+            make_graphs = int8_graphs if mode == "int8" else bf16_graphs
+            self.network = OpenVINONetwork(make_graphs(folder, self.processor), self.threads)
 
     def __call__(self, images, threshold=None):
         """Masks of images.
@@ -79,19 +79,22 @@ class FastSegmenter:
             raise UserError(f"images must be a list, got {type(images).__name__}: put one image in a list.")
         if not images:
             return []
-        pixels, sizes = self._pixels(images)
-        logits = self.network(pixels)
-        return self.processor.post_process_semantic_segmentation(logits, target_sizes=sizes, threshold=threshold)
+        pixels, sizes, views = zip(*self._map(self._decoded, images), strict=True)
+        logits = self.network(list(pixels))
+        return self.processor.post_process_semantic_segmentation(logits, list(sizes), threshold, images=views)
 
-    def _pixels(self, images):
-        """Images to uint8 arrays 3 x H x W for the network, and pairs (height, width)."""
-        map_images = self.threads.map if len(images) > 1 else map
-        pairs = list(map_images(self._decode, images))
-        return [pixels for pixels, _ in pairs], [size for _, size in pairs]
+    def _map(self, function, images):
+        return list((self.threads.map if len(images) > 1 else map)(function, images))
 
-    def _decode(self, image):
+    def _decoded(self, image):
+        """An image to C x H x W for the network, its (height, width), and it itself if its view is asked for."""
+        if not self.processor.takes_rgb:
+            values = self.processor.read(image)
+            pixels = np.ascontiguousarray(self.processor.resized(values).transpose(2, 0, 1))
+            return self.processor.mirror(pixels), values.shape[:2], None
         image, size = decode(image, self.processor.size)
-        return self.processor.mirror(resize(image, self.processor)), size
+        kept = image if self.processor.drop_outside_view else None
+        return self.processor.mirror(resize(image, self.processor)), size, kept
 
 
 def decode(image, target_size):
@@ -153,20 +156,8 @@ class Decoder(nn.Module):
         return logits[..., : self.size[0], : self.size[1]]
 
 
-class LogitsAndMaps(nn.Module):
-    """Normalised B x 3 x H x W to logits and the encoder's maps, without those that are None, largest first."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixel_values):
-        output = self.network(pixel_values, output_hidden_states=True)
-        return output.logits, *output.hidden_states
-
-
 class TorchNetwork:
-    """uint8 B x 3 x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
+    """Pixels B x C x H x W to logits in PyTorch, channels last: encoder in float32, the rest in bfloat16."""
 
     def __init__(self, network, processor):
         self.encoder = Encoder(network).to(memory_format=torch.channels_last)
@@ -182,18 +173,25 @@ class TorchNetwork:
 
 
 class OpenVINONetwork:
-    """uint8 images 3 x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
+    """Images C x H x W to logits B x C x h x w in OpenVINO; the normalisation is in the graph.
 
-    The first layers in float32 and the rest in bfloat16, or with `calibration`, a list of such images, the decoder in
-    int8. One image takes all cores; of several, each core takes one at a time.
+    One image takes all cores; of several, each core takes one at a time. Either is compiled when it is first needed.
+
+    Args:
+        graphs: pairs (OpenVINO graph, precision of what is not int8), each of which takes the results of the last.
+        threads: a pool with a thread for each core.
     """
 
-    def __init__(self, network, processor, threads, calibration):
-        require_openvino()
-        self.threads = threads
-        graphs = graphs_of(network, processor, calibration)
-        self.alone = requests_of(graphs, "LATENCY", 1)
-        self.several = requests_of(graphs, "THROUGHPUT", usable_cores())
+    def __init__(self, graphs, threads):
+        self.graphs, self.threads = graphs, threads
+
+    @functools.cached_property
+    def alone(self):
+        return requests_of(self.graphs, "LATENCY", 1)
+
+    @functools.cached_property
+    def several(self):
+        return requests_of(self.graphs, "THROUGHPUT", usable_cores())
 
     def __call__(self, pixels):
         requests, map_images = (self.alone, map) if len(pixels) == 1 else (self.several, self.threads.map)
@@ -227,12 +225,30 @@ def requests_of(graphs, hint, count):
     return free_requests
 
 
-def graphs_of(network, processor, calibration=()):
-    """Two OpenVINO graphs with their precisions, from uint8 pixels to the encoder's first map, and on to the logits.
+def int8_graphs(folder, processor):
+    """The graph of a folder's model_int8.onnx, from pixels to logits.
+
+    Raises:
+        UserError: there is none, or it is for images of another size.
+    """
+    import openvino
+
+    path, size = Path(folder) / INT8, input_size(processor)
+    if not path.is_file():
+        raise UserError(f"{folder} has no {INT8}: `hub-unets quantise RUN DATA` writes it, and build takes it along.")
+    graph = openvino.Core().read_model(path)
+    if tuple(graph.input().get_shape())[2:] != size:
+        raise UserError(f"{path} is not for images of {size[0]} x {size[1]} pixels: `hub-unets quantise` it again.")
+    return [(normalised(graph, processor), "f32")]
+
+
+def bf16_graphs(folder, processor):
+    """Two OpenVINO graphs with their precisions, from pixels to the encoder's first map, and on to the logits.
 
     Folding batch norm into a channel of little variance gives it a large weight. In the first layers rounding moves
-    masks then, so they are float32. The rest is bfloat16, or with `calibration` the decoder is int8.
+    masks then, so they are float32. The rest is bfloat16.
     """
+    network = load_network(folder)
     pixels = torch.zeros(1, network.config.num_channels, *input_size(processor))
     graph = normalised(converted(LogitsAndMaps(network), pixels), processor)
     _, *results = graph.get_results()
@@ -241,8 +257,6 @@ def graphs_of(network, processor, calibration=()):
         graph.remove_result(result)
     deepest_names = names_above(maps[-1:])
     first = next(node for node in maps if node.get_friendly_name() in deepest_names)  # not of a detail branch
-    if calibration:
-        graph = quantised(graph, names_above(maps), calibration)
     before, after = cut(graph, names_above([first]))
     return [(before, "f32"), (after, "bf16")]
 
@@ -281,25 +295,10 @@ def cut(graph, names):
     return Model(results, graph.get_parameters()), Model(graph.get_results(), parameters)
 
 
-def quantised(graph, float_names, calibration):
-    """A graph in int8, without the nodes of `float_names`; ranges from uint8 images 3 x H x W."""
-    import nncf
-
-    dataset = nncf.Dataset([pixels[None] for pixels in calibration])
-    ignored = nncf.IgnoredScope(names=sorted(float_names), validate=False)
-    return nncf.quantize(graph, dataset, subset_size=len(calibration), ignored_scope=ignored)
-
-
 def require_openvino():
-    """Raise UserError unless the packages of the extra are installed."""
-    for name in ("openvino", "nncf"):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"modes openvino and int8 need the package {name}: pip install 'hub-unets[bench]'")
-
-
-def input_size(processor):
-    """(height, width) of `pixel_values`, mirrored margin included."""
-    return tuple(processor.size[side] + 2 * processor.mirror_margin for side in ("height", "width"))
+    """Raise UserError unless the package of the extra is installed."""
+    if importlib.util.find_spec("openvino") is None:
+        raise UserError("modes openvino and int8 need the package openvino: pip install 'hub-unets[bench]'")
 
 
 @torch.no_grad()
@@ -314,20 +313,24 @@ def converted(module, *inputs):
 
 
 def mean_and_scale(processor):
-    """Two lists of three: the processor's values are uint8 pixels minus the first, divided by the second."""
-    rescale = processor.rescale_factor if processor.do_rescale else 1.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    """Two lists, one number a channel: the processor's values are pixels minus the first, divided by the second."""
+    rescale = processor.rescale_factor if processor.do_rescale and processor.takes_rgb else 1.0
+    count = processor.num_channels
+    mean, std = (
+        (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * count, [1.0] * count)
+    )
     return [value / rescale for value in mean], [value / rescale for value in std]
 
 
 def normalised(graph, processor):
-    """An OpenVINO graph that takes uint8 B x 3 x H x W and normalises them itself."""
+    """An OpenVINO graph that takes B x C x H x W, uint8 of RGB and else float32, and normalises them itself."""
     from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor
 
     mean, scale = mean_and_scale(processor)
     steps = PrePostProcessor(graph)
-    steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NCHW"))
+    kind = Type.u8 if processor.takes_rgb else Type.f32
+    steps.input().tensor().set_element_type(kind).set_layout(Layout("NCHW"))
     steps.input().model().set_layout(Layout("NCHW"))
     steps.input().preprocess().convert_element_type(Type.f32).mean(mean).scale(scale)
     return steps.build()

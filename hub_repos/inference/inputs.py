@@ -5,90 +5,20 @@ a video's name and the frame's index.
 """
 
 import glob
-import io
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hub_unets.training.data.rows import IMAGE_SUFFIXES
-from hub_unets.training.data.sources import FORMS, HUB_ID, holds_masks, load_images, load_source, unzipped
+from hub_unets.hub_repos.inference.items import Item
+from hub_unets.hub_repos.inference.video import Video
+from hub_unets.training.data.files import IMAGE_SUFFIXES
+from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError
 
 FILE_SUFFIXES = IMAGE_SUFFIXES.union(
     [".jfif", ".jpe", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".apng", ".avif", ".mpo"]
 )
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
-FRAME_QUALITY = 95  # of the JPEG that a video's frame becomes
-
-
-class Item(NamedTuple):
-    """An image to predict: its name, its file for messages, a stamp that changes with the file, and a reader.
-
-    `read` gives the encoded file, {"bytes", "path"}, and raises UserError if it is damaged.
-    """
-
-    name: str
-    file: str
-    stamp: str
-    read: Callable[[], dict]
-
-    def items(self) -> Iterator["Item"]:
-        yield self
-
-
-class Video(NamedTuple):
-    """A video; every `every`-th frame is an item called name/index."""
-
-    name: str
-    file: str
-    stamp: str
-    every: int
-
-    def items(self) -> Iterator[Item]:
-        """One item a frame; where the video breaks off, the last item's `read` raises UserError."""
-        import av
-
-        index = -1
-        try:
-            with av.open(self.file) as container:
-                for stream in container.streams.video[:1]:
-                    stream.thread_type = "AUTO"
-                    for index, frame in enumerate(container.decode(stream)):
-                        if index % self.every == 0:
-                            yield self._item(index, lambda index=index, frame=frame: self._read(index, frame))
-            problem = "" if index >= 0 else "it holds no frame"
-        except Exception as error:  # a damaged file can raise many classes
-            problem = str(getattr(error, "strerror", None) or error) or type(error).__name__
-        if problem:
-            yield self._item(index + 1, lambda: self._refuse(index + 1, problem))
-
-    def _read(self, index: int, frame) -> dict:
-        """A frame as a JPEG, upright as the video's own header says."""
-        try:
-            image = frame.to_image()
-            return _encoded(image.rotate(frame.rotation, expand=True) if frame.rotation else image)
-        except Exception as error:
-            return self._refuse(index, str(error) or type(error).__name__)
-
-    def _refuse(self, index: int, problem: str) -> dict:
-        raise UserError(f"{self.file}: frame {index} can't be read ({problem}): replace the file")
-
-    def _item(self, index: int, read: Callable[[], dict]) -> Item:
-        return Item(f"{self.name}/{index:06d}", f"{self.file}, frame {index}", self.stamp, read)
-
-    def count(self) -> int:
-        """About how many items there are, from the video's header."""
-        import av
-
-        try:
-            with av.open(self.file) as container:
-                stream = container.streams.video[0]
-                seconds = (container.duration or 0) / av.time_base
-                frames = stream.frames or round(seconds * (stream.average_rate or 0))
-        except Exception:  # a damaged file can raise many classes
-            return 1
-        return max(1, -(-frames // self.every))
 
 
 class _Input(NamedTuple):
@@ -151,20 +81,22 @@ def _open(text: str, output: Path, every: int) -> _Input:
     if path.is_file() and path.suffix.lower() == ".zip":
         return _from_folder(unzipped(path).absolute(), output, every)
     if path.is_file() and path.suffix.lower() == ".json":
-        return _Input(path.absolute().parent, text, _from_rows(load_source(text), path))
+        return _Input(path.absolute().parent, text, _from_rows(_sources().load_source(text), path))
     if path.is_file() and path.suffix.lower() != ".parquet":
         return _Input(path.absolute().parent, text, [_from_file(path.absolute(), path.stem, every)])
     if not path.exists() and glob.has_magic(text) and text.partition("?")[0] != "phantoms":
         return _from_glob(path.absolute(), output, every)
-    if path.exists() or text.partition("?")[0] == "phantoms" or HUB_ID.fullmatch(text):
-        return _Input(None, text, _from_rows(load_images(text), path))
-    raise UserError(f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {FORMS}")
+    if path.exists() or text.partition("?")[0] == "phantoms" or _sources().HUB_ID.fullmatch(text):
+        return _Input(None, text, _from_rows(_sources().load_images(text), path))
+    raise UserError(
+        f"{text}: no such file or folder, and not a Hub id; give images, videos, a glob, or: {_sources().FORMS}"
+    )
 
 
 def _from_folder(folder: Path, output: Path, every: int) -> _Input:
     below = _below(folder, output)
-    if holds_masks(folder):
-        parts = load_source(str(folder))
+    if _sources().holds_masks(folder):
+        parts = _sources().load_source(str(folder))
         masks = {rows[index]["annotation"]["path"] for rows in parts.values() for index in range(len(rows))}
         items = _from_rows(parts, folder)
         known = {item.file for item in items} | masks
@@ -173,7 +105,7 @@ def _from_folder(folder: Path, output: Path, every: int) -> _Input:
     if files:
         return _from_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
     if any(folder.rglob("*.parquet")):
-        return _Input(None, str(folder), _from_rows(load_images(str(folder)), folder))
+        return _Input(None, str(folder), _from_rows(_sources().load_images(str(folder)), folder))
     raise UserError(f"{folder}: holds no image, video or parquet file: give another folder")
 
 
@@ -233,7 +165,7 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
     """The rows of all parts; if there are several parts, names begin with the part."""
     items = []
     for part, rows in parts.items():
-        for index, name in enumerate(rows["name"]):
+        for index, name in enumerate(rows["name"][:]):
             stored = None if path.suffix.lower() == ".parquet" or not path.exists() else rows[index]["image"]
             if stored and stored["bytes"] is None:
                 item = _from_file(Path(stored["path"]), name, 1)
@@ -243,10 +175,14 @@ def _from_rows(parts: dict, path: Path) -> list[Item]:
     return items
 
 
-def _encoded(image) -> dict:
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=FRAME_QUALITY, subsampling=0)
-    return {"bytes": file.getvalue(), "path": None}
+def _sources():
+    """training.data.sources, imported where an input may be a data set: its libraries take a second."""
+    import datasets
+
+    from hub_unets.training.data import sources
+
+    datasets.disable_progress_bars()
+    return sources
 
 
 def _require_av() -> None:

@@ -1,32 +1,27 @@
-"""The folder of predictions: masks, overlays, one record an image, and tables and COCO instances from the records.
+"""The folder of predictions: masks, overlays and one record an image.
 
 An image is done when its record is written, after its files; each file is moved into place whole. So a killed process
 leaves no half-written file, and the next one knows where to continue.
 """
 
-import csv
-import io
 import json
 import time
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from PIL import Image
 
-from hub_unets.training.data.coco import mask_api
+from hub_unets.hub_repos.inference.records import WORK, Records
+from hub_unets.modeling.intensities import picture
+from hub_unets.training.data.coco_masks import mask_api
 from hub_unets.training.records.drawing import CLASS_COLOURS
 from hub_unets.training.records.pictures import outlined
 
-WORK = ".work"
 BAND = 256  # rows: a large image's temporary arrays would take gigabytes
 POSSIBLE = 0.05  # probability from which a pixel counts in the uncertainty
 OVERLAY_QUALITY = 90  # of the JPEG
-IMAGE_COLUMNS = "image", "width", "height", "polyps", "area_percent", "uncertainty"
-POLYP_COLUMNS = "image", "polyp", "label", "area_pixels", "area_percent", "x", "y", "width", "height", "score"
 
 
 class Prediction(NamedTuple):
@@ -78,7 +73,7 @@ class Predictions:
 
     def done(self):
         """The stamp of every image that is done, by its name."""
-        return {record["name"]: record["stamp"] for record in read_records(self.folder)}
+        return {entry.name: entry.stamp for entry in Records(self.folder).entries}
 
     def write(self, item, stored, image, prediction):
         """Write an image's mask, overlay, map of uncertainty and record; a frame or row also gets a file in frames/.
@@ -86,18 +81,18 @@ class Predictions:
         Args:
             item: the Item.
             stored: {"bytes", "path"}, its encoded file.
-            image: RGB, as the model got it.
+            image: as the model got it.
             prediction: the Prediction.
         """
         self._save(f"masks/{item.name}.png", lambda file: self._coloured(prediction.mask).save(file, format="PNG"))
-        overlay = Image.fromarray(outlined(np.asarray(image), prediction.mask))
+        overlay = Image.fromarray(outlined(picture(image), prediction.mask))
         options = {"format": "JPEG", "quality": OVERLAY_QUALITY}
         self._save(f"overlays/{item.name}.jpg", lambda file: overlay.save(file, **options))
         if prediction.disagreement is not None:
             grey = Image.fromarray(np.rint(prediction.disagreement * 510).astype(np.uint8))  # 255 is .5
             self._save(f"uncertainty/{item.name}.png", lambda file: grey.save(file, format="PNG"))
         location = self._location(item, stored)
-        record = _record(item, location, image, prediction)
+        record = _record(item, location, prediction)
         self.records.write(json.dumps(record) + "\n")
         self.records.flush()
 
@@ -136,13 +131,15 @@ def _whole_lines(path):
     return path.open("a", encoding="utf-8")
 
 
-def _record(item, location, image, prediction):
+def _record(item, location, prediction):
+    height, width = prediction.mask.shape
     polyps = [_polyp(prediction.segmentation, segment) for segment in prediction.segments]
     return {
         "name": item.name,
+        **({} if item.place is None else item.place._asdict()),
         "stamp": item.stamp,
         "written": time.time(),
-        "image": {**location, "width": image.width, "height": image.height},
+        "image": {**location, "width": width, "height": height},
         "area": int(np.count_nonzero(prediction.mask)),
         "uncertainty": round(prediction.uncertainty, 6),
         "polyps": polyps,
@@ -171,93 +168,3 @@ def _run_lengths(segmentation, segment):
     counts = counts if counts[-1] else counts[:-1]
     packed = mask_api().frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return packed["counts"].decode()
-
-
-def read_records(folder):
-    """The newest record of each image, sorted by name; a file's last line may be half written."""
-    newest = {}
-    for file in (Path(folder) / WORK).glob("records-*.jsonl"):
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            record = json.loads(line) if line.endswith("\n") else None
-            if record and record["written"] > newest.get(record["name"], {"written": 0})["written"]:
-                newest[record["name"]] = record
-    return [newest[name] for name in sorted(newest)]
-
-
-def write_documents(folder, id2label, failures, uncertain_first=False, stamps=None, left_out=()):
-    """Write annotations.json, files.txt, images.csv, polyps.csv, failed.csv, left_out.csv; returns the listed records.
-
-    Args:
-        folder: the output folder.
-        id2label: the model's labels.
-        failures: pairs of file and reason; without any there is no failed.csv.
-        uncertain_first: list the images by falling uncertainty, not by name.
-        stamps: {name: stamp} of the items that the inputs hold now; other records are not listed. None lists all.
-        left_out: files of the inputs that are not predicted; without any there is no left_out.csv.
-    """
-    folder, records = Path(folder), read_records(folder)
-    if stamps is not None:
-        records = [record for record in records if stamps.get(record["name"]) == record["stamp"]]
-    if uncertain_first:
-        records.sort(key=lambda record: -record["uncertainty"])
-    _write_whole(folder / "annotations.json", json.dumps(coco(records, id2label)))
-    _write_whole(folder / "files.txt", "".join(f"{_file(folder, record['image'])}\n" for record in records))
-    _write_table(folder / "images.csv", IMAGE_COLUMNS, map(_image_row, records))
-    polyps = [_polyp_row(*polyp, id2label) for record in records for polyp in _numbered(record)]
-    _write_table(folder / "polyps.csv", POLYP_COLUMNS, polyps)
-    _write_list(folder / "failed.csv", ("file", "reason"), failures)
-    _write_list(folder / "left_out.csv", ("file",), [(file,) for file in left_out])
-    return records
-
-
-def _file(folder, location):
-    """The path of an image, which is itself, or was kept in the folder."""
-    url = location.get("coco_url")
-    return (folder / location["file_name"]).absolute() if url is None else url2pathname(urlsplit(url).path)
-
-
-def _write_list(path, columns, rows):
-    """Write a table, or remove it if there are no rows."""
-    path.unlink(missing_ok=True)
-    if rows:
-        _write_table(path, columns, rows)
-
-
-def coco(records, id2label):
-    """COCO instances; ids count from 1, and a category's id is its label."""
-    categories = [{"id": label, "name": id2label[label]} for label in sorted(id2label) if label > 0]
-    images, annotations = [], []
-    for number, record in enumerate(records, start=1):
-        images.append({"id": number, **record["image"]})
-        annotations += [{"id": 0, "image_id": number, **polyp} for polyp in record["polyps"]]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _image_row(record):
-    width, height = record["image"]["width"], record["image"]["height"]
-    percent = round(100 * record["area"] / (width * height), 4)
-    return record["name"], width, height, len(record["polyps"]), percent, record["uncertainty"]
-
-
-def _numbered(record):
-    return [(record, number, polyp) for number, polyp in enumerate(record["polyps"], start=1)]
-
-
-def _polyp_row(record, number, polyp, id2label):
-    percent = round(100 * polyp["area"] / (record["image"]["width"] * record["image"]["height"]), 4)
-    box = [int(value) for value in polyp["bbox"]]
-    return record["name"], number, id2label[polyp["category_id"]], polyp["area"], percent, *box, polyp["score"]
-
-
-def _write_table(path, columns, rows):
-    text = io.StringIO()
-    csv.writer(text).writerows([columns, *rows])
-    _write_whole(path, text.getvalue())
-
-
-def _write_whole(path, text):
-    partial = path.parent / WORK / path.name
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)

@@ -6,14 +6,16 @@ import math
 import torch
 
 from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.modeling.images import height_and_width
+from hub_unets.training.data.reading import cropped
 
 
 def logits_of(forward, images, tile=None, overlap=0.25, batch_size=8):
     """Each image's logits, 1 x C x h x w, in order.
 
     Args:
-        forward: a function from a list of PIL images to logits, B x C x h x w.
-        images: PIL images, RGB.
+        forward: a function from a list of images to logits, B x C x h x w.
+        images: as `training.data.reading.read_image` gives them.
         tile: side of the tiles in the image's pixels; None, or a side as large as the image, leaves the image whole.
         overlap: the least share of a tile that its neighbour covers too.
         batch_size: tiles a forward pass.
@@ -22,9 +24,9 @@ def logits_of(forward, images, tile=None, overlap=0.25, batch_size=8):
         of a whole image the logits that `forward` gives; of a tiled one logits at its own size, h = H and w = W: the
         tiles' mean, weighted by a window that falls off towards the tile's border (Hann).
     """
-    boxes_of_images = [tile_boxes(image.width, image.height, tile, overlap) for image in images]
+    boxes_of_images = [tile_boxes(*height_and_width(image)[::-1], tile, overlap) for image in images]
     crops = (
-        image if len(boxes) == 1 else image.crop(box)
+        image if len(boxes) == 1 else cropped(image, box)
         for image, boxes in zip(images, boxes_of_images, strict=True)
         for box in boxes
     )
@@ -33,7 +35,7 @@ def logits_of(forward, images, tile=None, overlap=0.25, batch_size=8):
         if len(boxes) == 1:
             yield next(logits)
         else:
-            yield blend(zip(boxes, logits, strict=False), image.height, image.width)
+            yield blend(zip(boxes, logits, strict=False), *height_and_width(image))
 
 
 def tile_boxes(width, height, tile, overlap):

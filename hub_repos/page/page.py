@@ -10,11 +10,11 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from PIL import Image
 
-from hub_unets.hub_repos.repository.card import EXAMPLE
+from hub_unets.hub_repos.repository.example import EXAMPLE, write_example
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError, about_input
 from hub_unets.training.measure.models import read_variant
 
@@ -29,7 +29,7 @@ SETTINGS = "settings.json"
 RESAMPLES = {Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
 
 
-def build_page(model, out, runtime=None, name=None):
+def build_page(model, out, runtime=None, name=None, int8=False):
     """Write the page of a model.
 
     Args:
@@ -37,6 +37,7 @@ def build_page(model, out, runtime=None, name=None):
         out: folder to write: absent, empty, or an earlier page, which is replaced as a whole.
         runtime: an unpacked onnxruntime-web; None fetches one with npm.
         name: what the page calls the model; the default is the run's name, or the Hub id.
+        int8: the page runs the model's model_int8.onnx.
 
     Raises:
         UserError: something is missing, or the page can't do what the image processor does.
@@ -44,15 +45,15 @@ def build_page(model, out, runtime=None, name=None):
     refuse_foreign_folder(Path(out), is_page, "page")
     folder, usual_name = locate(model)
     settings = page_settings(folder, name or usual_name)
-    require_parts(folder, runtime)
+    require_parts(folder, runtime, int8)
     with replaced(out, is_page, "page") as staged, tempfile.TemporaryDirectory() as scratch:
         for source, target in FILES.items():
             shutil.copyfile(TEMPLATES / source, staged / target)
         copy_runtime(Path(runtime) if runtime else fetch_runtime(Path(scratch)), staged)
         (staged / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
-        if (folder / ONNX).is_file():
-            shutil.copyfile(folder / ONNX, staged / ONNX)
+        write_example(staged / EXAMPLE, 3)
+        if int8 or (folder / ONNX).is_file():
+            shutil.copyfile(folder / (INT8 if int8 else ONNX), staged / ONNX)
         else:
             export_onnx(folder, staged / ONNX)
 
@@ -71,13 +72,15 @@ def locate(model):
         return folder, run.get("name", folder.name)
     if str(model).count("/") != 1:
         raise UserError(f"{model} is neither a folder nor a Hub id such as owner/name.")
-    names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX]
+    names = ["config.json", "preprocessor_config.json", "model.safetensors", ONNX, INT8]
     return Path(snapshot_download(str(model), allow_patterns=names)), str(model)
 
 
-def require_parts(folder, runtime):
+def require_parts(folder, runtime, int8):
     """Raise UserError, before anything is fetched, where the page's network or its runtime can't be had."""
-    if not (folder / ONNX).is_file():
+    if int8 and not (folder / INT8).is_file():
+        raise UserError(f"{folder} has no {INT8}: `hub-unets quantise RUN DATA` writes it, and build takes it along.")
+    if not (int8 or (folder / ONNX).is_file()):
         require_export()
     if runtime is None:
         find_npm()
@@ -95,10 +98,11 @@ def page_settings(folder, name):
     with about_input():
         config = read_variant(folder)[0].from_pretrained(folder)
     processor = UNetImageProcessor.from_pretrained(folder)
-    if config.num_channels != 3:
-        raise UserError(f"the page gives a network 3 channels (num_channels), {name} takes {config.num_channels}.")
+    require_rgb(processor, name)
     if not processor.do_resize:
         raise UserError("the page resizes every image to `size`, and preprocessor_config.json has do_resize false.")
+    if processor.drop_outside_view:
+        raise UserError("preprocessor_config.json has drop_outside_view true, and the page does not know the view.")
     if processor.resample not in RESAMPLES:
         known = ", ".join(f"{resample.value} ({resample.name.lower()})" for resample in sorted(RESAMPLES))
         raise UserError(f"preprocessor_config.json: resample is {processor.resample}, the page knows {known}.")
@@ -116,6 +120,15 @@ def page_settings(folder, name):
         "labels": [config.id2label[label] for label in range(config.num_labels)],
         "runtime": PACKAGE,
     }
+
+
+def require_rgb(processor, name):
+    """Raise UserError where a network takes other images than a browser shows."""
+    if not processor.takes_rgb:
+        raise UserError(
+            f"a page shows RGB of 8 bits, {name} takes values (num_channels={processor.num_channels}, "
+            f"intensity={processor.intensity}): use `hub-unets predict`, or the card's lines."
+        )
 
 
 def fetch_runtime(scratch):

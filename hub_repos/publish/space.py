@@ -12,12 +12,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Sp
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hub_unets.hub_repos.page.page import FILES as PAGE_FILES
-from hub_unets.hub_repos.page.page import RUNTIME, SETTINGS, build_page
+from hub_unets.hub_repos.page.page import RUNTIME, SETTINGS, build_page, require_rgb
 from hub_unets.hub_repos.publish.publication import commit_files
 from hub_unets.hub_repos.publish.remote import changes, explained, list_files, patience
-from hub_unets.hub_repos.repository.card import EXAMPLE
+from hub_unets.hub_repos.repository.example import EXAMPLE
 from hub_unets.hub_repos.repository.export import ONNX
 from hub_unets.hub_repos.repository.licence import LICENCE, licence_text
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError
 from hub_unets.training.records.results import read_results
 
@@ -89,11 +90,13 @@ class Space:
             self.read()
         if read_only or self.kind == "none":
             return self.head is not None
-        if self.kind == "static":
-            try:
+        try:
+            if self.kind == "static":
                 stage_page(self.staged, self.checkpoint, self.repo_id, runtime)
-            except UserError as error:
-                self.obstacle = error
+            else:
+                require_rgb(UNetImageProcessor.from_pretrained(self.checkpoint), self.repo_id)
+        except UserError as error:
+            self.obstacle = error
         return self.head is not None or self.obstacle is None
 
     def send(self, commit, private, dry_run=False):

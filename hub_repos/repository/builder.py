@@ -5,9 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from PIL import Image
-
-from hub_unets.hub_repos.repository.card import EXAMPLE, title, write_card
+from hub_unets.hub_repos.repository.card import takes_rgb, title, write_card
 from hub_unets.hub_repos.repository.code import (
     PROCESSOR_CODE,
     code_digest,
@@ -17,12 +15,13 @@ from hub_unets.hub_repos.repository.code import (
     remote_code,
 )
 from hub_unets.hub_repos.repository.eval_results import EVAL_RESULTS, eval_results_text
+from hub_unets.hub_repos.repository.example import example_name, write_example
 from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import replaced
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.hub_repos.repository.licence import LICENCE, licence_text
 from hub_unets.hub_repos.repository.notebook import NOTEBOOK, notebook_text
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import read_variant
 from hub_unets.training.measure.weights import load_weights, save_as_stored
@@ -47,7 +46,8 @@ def build(
     """Write the repository of a run's folder.
 
     Args:
-        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json.
+        checkpoint: folder with config.json, model.safetensors, preprocessor_config.json and results.json; its
+            model_int8.onnx is taken along.
         out: folder to write: absent, empty, or an earlier build, which is replaced as a whole.
         repo_id, revision: the Hub repository and its tag that the card's snippets load; None names no repository.
         standing: the trial's Standing in a sweep, for results.json and card.
@@ -74,7 +74,7 @@ def build(
         if onnx:
             export_onnx(staged, staged / ONNX)
         copy_code(config_class.model_type, staged)
-        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, *PICTURES):
+        for name in ("results.json", "per_image.csv", DATA_DIGESTS, HISTORY, INT8, *PICTURES):
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, staged / name)
         if standing is not None:
@@ -83,7 +83,8 @@ def build(
             results["data"]["repository"] = dict(zip(("repo_id", "revision"), dataset, strict=True))
         if standing is not None or dataset is not None:
             (staged / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        Image.fromarray(phantom(7, 0)[0]).save(staged / EXAMPLE)
+        num_channels = read_json(staged / "config.json").get("num_channels", 3)
+        write_example(staged / example_name(num_channels), num_channels)
         write_companions(staged, results, repo_id, revision)
         write_card(staged, results, repo_id, revision, space)
         write_manifest(staged)
@@ -128,10 +129,16 @@ def companions(folder, results, repo_id=None, revision=None):
         results: a checked results.json.
         repo_id, revision: the repository's on the Hub and its tag; None where it is not there.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    texts = {LICENCE: licence_text(results), NOTEBOOK: notebook_text(title(results, config), repo_id, revision)}
+    config, processor = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    example = example_name(config.get("num_channels", 3))
+    notebook = notebook_text(title(results, config), repo_id, revision, example, takes_rgb(processor))
+    texts = {LICENCE: licence_text(results), NOTEBOOK: notebook}
     figures = eval_results_text(results, repo_id, revision)
     return texts if figures is None else texts | {EVAL_RESULTS: figures}
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_manifest(folder):

@@ -9,6 +9,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_unets.hub_repos.repository import marks
+from hub_unets.hub_repos.repository.example import EXAMPLE, example_name
 from hub_unets.hub_repos.repository.notebook import load_arguments
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.records.locks import is_seen_before
@@ -17,7 +18,6 @@ from hub_unets.training.records.results import read_history, scored_part
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 KVASIR_SPLITS = ("official", "official-halved", "pranet")  # lists of Kvasir's file stems: no other source fits them
 KVASIR_COPY = "kowndinya23/Kvasir-SEG"  # its copy on the Hub
-EXAMPLE = "example.png"  # a generated frame, for the snippets and the widget
 EXAMPLE_URL, EXAMPLE_TITLE = "https://huggingface.co/{}/resolve/{}/example.png", "A generated frame"
 SHOWN = ("dice", "iou", "precision", "recall", "accuracy")
 METADATA = {  # the kinds (`marks.KINDS`) of those numbers that stand in the card's metadata, by their field
@@ -81,6 +81,8 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
     template = marks.environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         card_data=card_data(results, config, repo_id, revision).to_yaml(),
+        example=example_name(config.get("num_channels", 3)),
+        takes_rgb=takes_rgb(processor),
         scored=part,
         legend=marks.legend(),
         title=title(results, config),
@@ -98,12 +100,19 @@ def render_marked(folder, results, repo_id=None, revision=None, space=False):
         seen_before="lock" in results and is_seen_before(results["lock"]),
         parts=[part for part in ("validation", "test", "test_without_twins") if part in results["metrics"]],
         onnx=(folder / "model.onnx").is_file(),
+        int8=(folder / "model_int8.onnx").is_file(),
         pictures=sorted(path.name for path in folder.glob("*.png") if path.name != EXAMPLE),
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         kvasir=is_kvasir(results),
+        clinicdb=any("clinicdb" in source.lower() for source in sources(results)),
         built=any(folder.glob("modeling_*.py")),
         class_names=[row["label"] for row in results["metrics"][part].get("per_class", ())],
     )
+
+
+def takes_rgb(processor):
+    """Whether images become RGB of 8 bits, by the fields of preprocessor_config.json; those of old lack two."""
+    return processor.get("num_channels", 3) == 3 and processor.get("intensity") is None
 
 
 def linked(text):
@@ -167,7 +176,7 @@ def card_data(results, config, repo_id=None, revision=None):
         base_model=base_model(results, config),
         metrics=["dice", "mean_iou"],
         widget=[{"src": EXAMPLE_URL.format(repo_id, revision or "main"), "example_title": EXAMPLE_TITLE}]
-        if repo_id
+        if repo_id and example_name(config.get("num_channels", 3)) == EXAMPLE
         else None,
         model_name=title(results, config) if figures else None,
         eval_results=figures or None,
@@ -182,7 +191,12 @@ def is_kvasir(results):
 
 def is_phantoms(results):
     """Whether the data were generated. The terms of other data are not known, so the card claims no licence then."""
-    return results["data"]["source"].startswith("phantoms")
+    return all(source.startswith("phantoms") for source in sources(results))
+
+
+def sources(results):
+    """Every data set that was trained on."""
+    return [data["source"] for data in (results["data"], *results["data"].get("extra", ()))]
 
 
 def title(results, config):

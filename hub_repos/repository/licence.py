@@ -13,7 +13,7 @@ OF ANY KIND, either express or implied.
 
 Not a medical device: nothing here is for diagnosis, treatment or any decision about a patient.
 """
-KVASIR = """They (model.safetensors, and model.onnx where it is there) were trained on Kvasir-SEG, whose terms hold for
+KVASIR = """They (model.safetensors, and every file model*.onnx) were trained on Kvasir-SEG, whose terms hold for
 them as for the data:
 
 - The weights may be used for research and education.
@@ -23,10 +23,10 @@ them as for the data:
 
 The data set's own words are at https://datasets.simula.no/kvasir-seg/. Where they differ from these, they hold.
 """
-PHANTOMS = """They (model.safetensors, and model.onnx where it is there) were trained on generated pictures alone, and
+PHANTOMS = """They (model.safetensors, and every file model*.onnx) were trained on generated pictures alone, and
 are licensed as the code is.
 """
-UNKNOWN = """They (model.safetensors, and model.onnx where it is there) were trained on {data}. Its terms are not known
+UNKNOWN = """They (model.safetensors, and every file model*.onnx) were trained on {data}. Its terms are not known
 here, and may bind whoever uses the weights: ask whoever published this folder. This file grants no right to them.
 """
 
@@ -35,6 +35,8 @@ def licence_text(results):
     """The text of LICENSE, from a checked results.json."""
     weights = KVASIR if is_kvasir(results) else PHANTOMS if is_phantoms(results) else UNKNOWN
     head = "The weights\n-----------\n\n" + weights.replace("{data}", dataset_name(results))
+    for extra in results["data"].get("extra", ()):
+        head += f"\nThey were trained on {extra['source']} as well, whose terms hold for them too.\n"
     start = results["run"].get("started_from")
     if start:
         head += (

@@ -15,12 +15,20 @@ from transformers.utils import cached_file
 
 processor = AutoImageProcessor.from_pretrained({arguments}, trust_remote_code=True)
 model = AutoModel.from_pretrained({arguments}, trust_remote_code=True).eval()"""
-PREDICT = """path = cached_file(filename="example.png", path_or_repo_id={arguments})  # or a file of yours
+PREDICT = """path = cached_file(filename="{example}", path_or_repo_id={arguments})  # or a file of yours
 image = Image.open(path).convert("RGB")
 with torch.inference_mode():
     outputs = model(**processor(image, return_tensors="pt").to(model.dtype))
-mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])[0]
+sizes = [(image.height, image.width)]
+mask = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, images=[image])[0]
 print(f"{(mask > 0).float().mean():.1%} of the image is marked")"""
+VALUES = {  # how the lines of PREDICT read for a network whose images do not become RGB
+    'image = Image.open(path).convert("RGB")': "values = processor.read(path)  # height x width x channels, in 0..1",
+    "processor(image, ": "processor(values, do_rescale=False, ",
+    "(image.height, image.width)": "values.shape[:2]",
+}
+FIRST_CHANNEL = """image = Image.fromarray((255 * values[..., 0]).astype("uint8")).convert("RGB")  # its first channel
+"""
 SHOW = """light = Image.fromarray((mask > 0).numpy().astype("uint8") * 128)
 marked = Image.composite(Image.new("RGB", image.size, (0, 220, 90)), image, light)
 both = Image.new("RGB", (2 * image.width, image.height))
@@ -30,21 +38,28 @@ both"""
 HERE = "from pathlib import Path\n\nMODEL = str(Path.cwd())  # the folder that this notebook lies in\n\n"
 
 
-def notebook_text(title, repo_id=None, revision=None):
+def notebook_text(title, repo_id=None, revision=None, example="example.png", takes_rgb=True):
     """The text of notebook.ipynb, nbformat 4.5.
 
     Args:
         title: the card's.
         repo_id, revision: what it loads; None is the folder that it lies in.
+        example: the file of the repository that it marks.
+        takes_rgb: whether images become RGB.
     """
+    predict, show = PREDICT.replace("{example}", example), SHOW
+    if not takes_rgb:
+        show = FIRST_CHANNEL + SHOW
+        for line, of_values in VALUES.items():
+            predict = predict.replace(line, of_values)
     arguments = load_arguments(repo_id, revision)
     load = LOAD.format(where="" if repo_id else HERE, arguments=arguments)
     cells = [
         cell("about", "markdown", ABOUT.format(title=title)),
         cell("install", "code", f"%pip install -q {PACKAGES}"),
         cell("load", "code", load),
-        cell("predict", "code", PREDICT.replace("{arguments}", arguments)),
-        cell("show", "code", SHOW),
+        cell("predict", "code", predict.replace("{arguments}", arguments)),
+        cell("show", "code", show),
     ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -14,34 +14,38 @@ from PIL import Image
 
 from hub_unets.benchmarks.timing import compared, interleaved
 from hub_unets.hub_repos.inference.fast import MODES, FastSegmenter
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.training.data.reading import read_labels
 from hub_unets.training.measure.models import load_model
 
 USUAL, PLAIN = "usual (smp, float32)", "ours, plain"
-SMP_ENCODER = {"mobilenetv2_100": "tu-mobilenetv2_100", "resnet18": "resnet18"}
+SMP_ENCODER = {
+    "mobilenetv2_100": "tu-mobilenetv2_100",
+    "resnet18": "resnet18",
+    "tf_efficientnet_lite0": "tu-tf_efficientnet_lite0",
+    "tf_efficientnet_lite2": "tu-tf_efficientnet_lite2",
+}
 
 
-def measure(folder, calibration_rows, scored_rows, rounds, batches=(1, 16)):
+def measure(folder, scored_rows, rounds, batches=(1, 16)):
     """Milliseconds an image of every path at every batch size, and the accuracy of the fast modes' masks.
 
     Args:
-        folder: a run or repository with a backbone of SMP_ENCODER.
-        calibration_rows: training rows for int8.
-        scored_rows: rows for the rest: all are scored, and the rounds take them in turn.
+        folder: a run or repository with a backbone of SMP_ENCODER; int8 is measured where it has model_int8.onnx.
+        scored_rows: all are scored, and the rounds take them in turn.
     """
     files, truths = encoded(scored_rows), [read_labels(row["annotation"], row["name"]) == 1 for row in scored_rows]
     model, processor = load_model(folder)
     sides = {
         USUAL: Usual(model.config, processor),
         PLAIN: partial(plain, model, processor),
-        **{mode: FastSegmenter(folder, mode, encoded(calibration_rows) if mode == "int8" else None) for mode in MODES},
+        **{mode: FastSegmenter(folder, mode) for mode in MODES if mode != "int8" or (Path(folder) / INT8).is_file()},
     }
     masks = {name: [as_bool(side([file])[0]) for file in files] for name, side in sides.items() if name != USUAL}
     return {
         "backbone": model.config.backbone,
         "size": processor.size,
         "images": len(files),
-        "calibration_images": len(calibration_rows),
         "masks": {
             name: {
                 "dice": round(mean_dice(side_masks, truths), 5),

@@ -4,12 +4,14 @@ import contextlib
 import gc
 import io
 import itertools
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 import albumentations
 import numpy as np
@@ -24,20 +26,29 @@ from hub_unets.configuration.configuration_unet import UNetConfig
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.augmentation import Augmentation
+from hub_unets.training.data.partition import leaks, make_partition
 from hub_unets.training.data.phantoms import phantom_dataset
 from hub_unets.training.data.reading import file_digest
 from hub_unets.training.data.samples import EpochSampler, TrainingSamples, cached_samples, collate
+from hub_unets.training.data.sources import load_source
 from hub_unets.training.fit.losses import WeightedSum
 from hub_unets.training.fit.precision import depthwise_in_float32
+from hub_unets.training.measure.columns import Column
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
+from hub_unets.training.records.results import write_tables
 from hub_unets.training.settings.recipes import RECIPES
 
 OURS, PLAIN = "ours", "plain"
 RECIPE = RECIPES / "unet_mobilenetv2.yaml"
-IMPORTS = {
-    OURS: "import hub_unets.modeling.modeling_unet, hub_unets.modeling.image_processing_unet",
-    "transformers + timm": "import transformers, timm; transformers.PreTrainedModel",
+STARTS = {
+    "hub-unets --help": "from hub_unets.hub_repos import cli; cli.main(['--help'])",
+    "import torch": "import torch",
+    "import transformers and timm": "import transformers, timm; transformers.PreTrainedModel",
+    "import our published code": "import hub_unets.modeling.modeling_unet, hub_unets.modeling.image_processing_unet",
+    "hub-unets predict of one image": (
+        "import sys; from hub_unets.hub_repos import cli; cli.main(['predict', '.', 'image.png', sys.argv[1]])"
+    ),
 }
 
 
@@ -134,15 +145,52 @@ def step(network, optimizer, bf16_and_channels_last, batch):
     return loss.item()
 
 
-def import_seconds(rounds):
-    """Median seconds of a process that imports our published code, and of one that imports its dependencies."""
-    seconds = {name: [] for name in IMPORTS}
-    for _ in range(rounds):
-        for name, code in IMPORTS.items():
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            seconds[name].append(time.perf_counter() - started)
+def start_seconds(rounds):
+    """Median processor seconds of whole processes, each in every round; waiting for a busy machine is not counted."""
+    seconds = {name: [] for name in STARTS}
+    with tempfile.TemporaryDirectory() as folder:
+        UNetForSemanticSegmentation.save_pretrained(our_network("unet", "mobilenetv2_100"), folder)
+        UNetImageProcessor(size=256).save_pretrained(folder)
+        Image.open(stored(phantom_dataset(1, size=512)[0]["image"])).save(f"{folder}/image.png")
+        for number in range(1 + rounds):  # the first one fills the system's cache of files
+            for name, code in STARTS.items():
+                before = os.times()
+                subprocess.run([sys.executable, "-c", code, str(number)], cwd=folder, check=True, capture_output=True)
+                after = os.times()
+                spent = after.children_user + after.children_system - before.children_user - before.children_system
+                seconds[name] += [spent] if number else []
     return {name: round(statistics.median(times), 3) for name, times in seconds.items()}
+
+
+def data_seconds(counts, size=64):
+    """Processor seconds of each step before a training, of folders of pairs; files are repeated by links."""
+    results = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            linked_pairs(Path(folder), count, size)
+            clock = [time.process_time()]
+            source = load_source(folder)
+            clock.append(time.process_time())
+            rows, partition = make_partition(source, "80/10/10")
+            clock.append(time.process_time())
+            leaks(rows, partition)
+            clock.append(time.process_time())
+        spent = dict(zip(("load", "split", "leaks"), np.diff(clock).round(2).tolist(), strict=True))
+        results.append({"rows": count, **spent})
+    return results
+
+
+def linked_pairs(folder, count, size, frames=16):
+    """A folder with `count` images and masks, all of them links to a few files."""
+    for column, name in (("image", "images"), ("annotation", "masks")):
+        (folder / name).mkdir()
+        files = [folder / f"{name}-{number}.png" for number in range(frames)]
+        for file, row in zip(files, phantom_dataset(frames, size=size), strict=True):
+            file.write_bytes(stored(row[column]).read())
+        for number in range(count):
+            os.link(files[number % frames], folder / name / f"{number:06d}.png")
+        for file in files:
+            file.unlink()
 
 
 def loader_memory(rows, counts, size=64):
@@ -165,14 +213,31 @@ def loader_memory(rows, counts, size=64):
     return results
 
 
-def evaluation_memory(counts, size=64):
-    """Peak megabytes of scoring each count of small frames, with the summary; frames are repeated."""
+def evaluation_memory(counts, size=64, most=1000):
+    """Peak megabytes of scoring each count of small frames, with the summary and the tables that are written.
+
+    Frames are repeated. What is beyond `most` is not scored: the scores of those before come again, and are kept,
+    summarised and written as if it were.
+    """
     network = UNetForSemanticSegmentation(UNetConfig(base_channels=4, depth=2)).eval()
     processor = UNetImageProcessor(size=size)
     frames = phantom_dataset(16, size=size)
     results = []
     for count in [len(frames), *counts]:  # the first one warms up
-        rows = frames.select([number % len(frames) for number in range(count)])
-        added = peak_mb(lambda rows=rows: score(network, processor, rows, Task(), crops=True).summary())
+        rows = frames.select([number % len(frames) for number in range(min(count, most))])
+        score_rows = partial(score, network, processor, rows, Task(), crops=True)
+        added = peak_mb(lambda score_rows=score_rows, count=count: keep(score_rows(), count))
         results.append({"images": count, "added_mb": added})
     return results[1:]
+
+
+def keep(scores, count):
+    """What an evaluation of `count` images does once they are scored; the scores given are repeated until then."""
+    columns = [column for column in vars(scores).values() if isinstance(column, Column) and column]
+    scored = len(scores.names)
+    for number in range(scored, count):
+        for column in columns:
+            column.append(column[number % scored])
+    scores.summary()
+    with tempfile.TemporaryDirectory() as folder:
+        write_tables(folder, {"test": scores})

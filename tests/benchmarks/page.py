@@ -45,8 +45,7 @@ def inference(results):
         f"U-Net on {record['backbone']} at {size} pixels, weights {record['weights']}. The usual way is "
         "segmentation-models-pytorch's Unet with its default decoder, eager float32: Pillow decodes, albumentations "
         "resizes and normalises, logits are upsampled and thresholded. Decode, resize and mask are timed on both "
-        f"sides. Dice: mean over {record['images']} validation images, per image at original size; int8 ranges from "
-        f"{record['calibration_images']} training images.\n\n"
+        f"sides. Dice: mean over {record['images']} validation images, per image at original size.\n\n"
     )
     batches = list(record["milliseconds"])
     header = [title for batch in batches for title in (f"batch {batch}: ms an image", "times faster")]
@@ -94,14 +93,17 @@ def training(results):
         for part in ("loader", "loop")
         for name, figures in record[part].items()
     ]
-    imports = ", ".join(f"{name} {value} s" for name, value in results["import_seconds"].items())
+    starts = [[name, seconds] for name, seconds in results["import_seconds"].items()]
     return (
         f"## Training\n\nOne process, batch {record['batch_size']}, {record['size']} px, recipe `unet_mobilenetv2`'s "
         "augmentation. Ours: decoded and resized once into an Arrow cache, bfloat16, channels last, freed memory "
         "kept. Plain: JPEG and mask decoded and resized in each epoch, float32, PyTorch's defaults. Same network, "
         "losses and optimiser.\n\n"
         + table(["part", "side", "images a second", "times faster"], rows)
-        + f"\n\nImports, medians of whole processes: {imports}."
+        + "\n\nStarting, processor seconds, medians of whole processes. Of the imports of our published code PyTorch "
+        "takes 29 % and its compiler (`torch._dynamo`), which torchvision and transformers import whether or not it "
+        "is used, 27 % more (`python -X importtime`); `predict` adds its model, one image and its tables:\n\n"
+        + table(["process", "seconds"], starts)
     )
 
 
@@ -115,9 +117,18 @@ def growth(results):
         + table(["px", "batch", "ms", "peak MB"], rows)
         + "\n\nMemory that an epoch of the loader adds, files' pages left out (64 px, batch 8, images repeated):\n\n"
         + table(["images", "added MB"], loader)
-        + "\n\nMemory that scoring adds at its peak, summary included (U-Net of width 4, 64 px, images repeated). It "
-        "keeps some 2 kB an image, whatever the image's size:\n\n" + table(["images", "added MB"], evaluation)
+        + "\n\nMemory that scoring adds at its peak, summary and tables included (U-Net of width 4, 64 px, images "
+        "repeated; beyond 1,000 their scores):\n\n" + table(["images", "added MB"], evaluation) + data_growth(results)
     )
+
+
+def data_growth(results):
+    """A table of the steps before a training; empty where an older record has none."""
+    if "data_seconds" not in results:
+        return ""
+    rows = [list(row.values()) for row in results["data_seconds"]]
+    text = "\n\nProcessor seconds before a training, of a folder of frames and masks (files repeated by links):\n\n"
+    return text + table(["rows", "load", "split", "leak check"], rows)
 
 
 def draw(results, path):

@@ -19,9 +19,11 @@ import transformers
 
 from hub_unets.benchmarks import inference, loops, networks, page
 from hub_unets.benchmarks.timing import hardware
+from hub_unets.hub_repos.repository.int8 import INT8, export_int8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
 from hub_unets.training.data.partition import make_partition
+from hub_unets.training.data.reading import read_image
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.fit.threads import usable_cores
 from hub_unets.training.records.results import without_folder
@@ -29,15 +31,17 @@ from hub_unets.training.records.results import without_folder
 HERE = Path(__file__).parent
 PHANTOMS = "phantoms?count=60&size=512&seed=0"
 FULL = {
-    "images": 88, "calibration": 200, "rounds": 21, "backbones": ["mobilenetv2_100", "resnet18"],
+    "images": 88, "rounded_for": 8, "rounds": 21, "backbones": ["mobilenetv2_100", "resnet18"],
     "sizes": [256, 352, 512], "network_rounds": 7, "training_rounds": 3, "loop_rounds": 12, "size": 256,
     "growth_sizes": [128, 256, 512, 1024], "growth_batches": [2, 4, 8, 16], "import_rounds": 5,
-    "loader_images": [1000, 10000], "evaluation_images": [1000, 10000],
+    "loader_images": [1000, 10000], "evaluation_images": [1000, 100000],
+    "data_rows": [1000, 100000],
 }  # fmt: skip
 QUICK = FULL | {
-    "backbones": ["mobilenetv2_100"], "images": 24, "calibration": 60, "rounds": 11, "sizes": [256],
+    "backbones": ["mobilenetv2_100"], "images": 24, "rounds": 11, "sizes": [256],
     "network_rounds": 5, "training_rounds": 1, "loop_rounds": 5, "growth_sizes": [128, 256, 512],
     "growth_batches": [4, 8], "import_rounds": 3, "loader_images": [200, 1000], "evaluation_images": [200, 1000],
+    "data_rows": [200, 1000],
 }  # fmt: skip
 
 
@@ -61,8 +65,7 @@ def measure(data, model, profile):
     with tempfile.TemporaryDirectory() as folder:
         results["inference"] = say(
             inference.measure,
-            model or save_random(folder, profile),
-            training.select(range(min(len(training), profile["calibration"]))),
+            model or save_random(folder, profile, training),
             validation.select(range(min(len(validation), profile["images"]))),
             profile["rounds"],
         )
@@ -79,7 +82,8 @@ def measure(data, model, profile):
     )
     results["loader_memory"] = say(loops.loader_memory, few_rows, profile["loader_images"])
     results["evaluation_memory"] = say(loops.evaluation_memory, profile["evaluation_images"])
-    results["import_seconds"] = say(loops.import_seconds, profile["import_rounds"])
+    results["data_seconds"] = say(loops.data_seconds, profile["data_rows"])
+    results["import_seconds"] = say(loops.start_seconds, profile["import_rounds"])
     return results
 
 
@@ -91,11 +95,13 @@ def say(part, *arguments):
     return result
 
 
-def save_random(folder, profile):
-    """A repository's folder with random weights."""
+def save_random(folder, profile, rows):
+    """A repository's folder with random weights, also in int8, rounded for images of `rows`."""
     network = networks.our_network("unet", profile["backbones"][0])
     UNetForSemanticSegmentation.save_pretrained(network, folder)
     UNetImageProcessor(size=profile["size"]).save_pretrained(folder)
+    rows = rows.select(range(min(len(rows), profile["rounded_for"])))
+    (Path(folder) / INT8).write_bytes(export_int8(folder, (read_image(row["image"], row["name"]) for row in rows)))
     return folder
 
 

@@ -17,6 +17,8 @@ from tests.hub_repos.pushes import Pusher
 OWNER, SECOND = "hf_" + "w" * 34, "hf_" + "r" * 34
 REPO = "someone/unet"
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def hub():

@@ -132,13 +132,13 @@ def dice(mask, reference):
 
 @pytest.fixture(scope="module")
 def open_page(runtime, tmp_path_factory):
-    """A function repository -> Page; at the end no page has logged anything or contacted any other server."""
+    """A function (repository, options of build_page) -> Page; none has logged anything or contacted other servers."""
     folder = tmp_path_factory.mktemp("chromium")
     with chromium(folder) as driver, served(folder) as address:
 
-        def open_it(repository):
+        def open_it(repository, **options):
             name = f"page-{len(list(folder.iterdir()))}"
-            build_page(repository, folder / name, runtime)
+            build_page(repository, folder / name, runtime, **options)
             return Page(driver, folder, f"{address}{name}/", repository)
 
         yield open_it
@@ -363,6 +363,7 @@ def test_no_file_of_the_page_names_a_host():
     [
         ({"resample": 1}, r"resample is 1, the page knows 0 \(nearest\), 2 \(bilinear\), 3 \(bicubic\)"),
         ({"do_resize": False}, "do_resize false"),
+        ({"drop_outside_view": True}, "drop_outside_view true"),
     ],
 )
 def test_unsupported_preprocessing_is_refused(changes, message, repository, tmp_path):

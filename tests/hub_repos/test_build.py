@@ -38,7 +38,8 @@ def digest(folder):
 def test_a_repository_holds_just_what_it_needs(repository):
     code = {path.name for path in code_files("unet")}
     network = ("configuration_unet", "encoder", "image_processing_unet", "images", "layers", "modeling_unet")
-    network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments")
+    network += ("feature_pyramid", "label_maps", "processor_options", "regions", "segments", "view")
+    network += ("image_files", "intensities")
     assert code == {f"{name}.py" for name in (*network, "handler")}
     data = {"README.md", "config.json", "model.safetensors", "per_image.csv", "preprocessor_config.json"}
     data |= {"requirements.txt", "LICENSE", "notebook.ipynb", "data_digests.csv"}
@@ -283,6 +284,8 @@ def test_the_licence_follows_the_data(repository, source, split, licence):
     data = card_data(results, {})
     assert data.license == licence
     assert (data.eval_results[0].dataset_name == "Kvasir-SEG") == (licence == "other")
+    results["data"]["extra"] = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    assert card_data(results, {}).license == (licence if licence == "other" else None)
 
 
 def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
@@ -312,6 +315,23 @@ def test_a_card_shows_what_is_in_results_json_alone(checkpoint, tmp_path):
     metadata = ModelCard(card).data
     assert (metadata.base_model, metadata.datasets) == ("timm/resnet50.a1_in1k", ["kowndinya23/Kvasir-SEG"])
     assert metadata.widget[0]["src"] == "https://huggingface.co/someone/unet/resolve/v2/example.png"
+
+
+def test_a_card_names_a_second_data_set_and_the_mean_of_the_last_epochs(repository):
+    results = json.loads((repository / "results.json").read_text())
+    results["data"] |= {"source": "kvasir-seg", "split": "pranet"}
+    results["data"]["extra"] = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    results["run"]["best"] = {"step": 9, "epoch": 3.0, "dice": 0.5, "averaged": 2}
+    check_results(results)
+    card = render_card(repository, results)
+    for text in (
+        "It was trained on Kvasir-SEG and clinicdb, in which every image holds a polyp",
+        "546ˢ images of clinicdb (split `clinicdb`) were trained on too: its terms hold as well.",
+        "WM-DOVA maps",
+        "Kept is the mean of the weights after each of the last 2ˢ epochs, validation Dice 0.5000ˢ",
+    ):
+        assert text in card, text
+    assert "Best epoch" not in card and "one hospital's" not in card
 
 
 def test_no_base_model_where_the_encoder_started_from_a_file_or_from_nothing(checkpoint):
@@ -372,3 +392,20 @@ def test_the_repositorys_code_wins_over_a_model_of_that_name_in_transformers(rep
     model = AutoModel.from_pretrained(repository, trust_remote_code=True)
     assert type(model).__name__ == "UNetForSemanticSegmentation"
     assert type(model.config).__name__ == "UNetConfig"
+
+
+def test_where_marks_outside_the_view_are_dropped_the_cards_snippets_give_the_images(checkpoint, tmp_path):
+    run, built = shutil.copytree(checkpoint, tmp_path / "run"), tmp_path / "built"
+    UNetImageProcessor.from_pretrained(run, drop_outside_view=True).save_pretrained(run)
+    build(run, built)
+    card = (built / "README.md").read_text()
+    assert card.count("images=[image])[0]") == 2 and "By hand, tensor in" not in card
+    assert "A region wholly outside the endoscope's view is left out" in card
+    *_, snippet = snippets(built, built / "example.png")
+    names = {}
+    exec(snippet, names)  # noqa: S102
+    processor, image = names["processor"], names["image"]
+    assert processor.drop_outside_view is True
+    sizes = [(image.height, image.width)]
+    expected = processor.post_process_semantic_segmentation(names["logits"], sizes, images=[image])[0]
+    assert torch.equal(names["mask"], expected)

@@ -17,8 +17,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from hub_unets.hub_repos import predict as command
-from hub_unets.hub_repos.inference import predictions
-from hub_unets.hub_repos.inference.predictions import Predictions, read_records, uncertainty, write_documents
+from hub_unets.hub_repos.inference import documents, predictions
+from hub_unets.hub_repos.inference.documents import write_documents
+from hub_unets.hub_repos.inference.predictions import Predictions, uncertainty
+from hub_unets.hub_repos.inference.records import Records
 from hub_unets.hub_repos.predict import main
 from hub_unets.modeling.image_processing_unet import upsample
 from hub_unets.modeling.regions import connected_components
@@ -201,7 +203,7 @@ def killed_at(moment, arguments):
         (Image.Image, "save", 2),
         (Path, "replace", 3),
         (predictions, "_record", 2),
-        (predictions, "coco", 1),
+        (documents, "_image_row", 2),
     ],
 )
 def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, tmp_path, moment, monkeypatch):
@@ -214,7 +216,7 @@ def test_a_killed_command_resumes_and_writes_the_same_files(checkpoint, frames, 
     records = next((out / ".work").glob("records-*.jsonl"))
     with records.open("a") as file:
         file.write('{"name": "b", "half')
-    completed = len(read_records(out))
+    completed = len(Records(out))
     written = []
     write = Predictions.write
     monkeypatch.setattr(
@@ -255,13 +257,13 @@ def test_the_lists_follow_the_current_inputs(checkpoint, frames, tmp_path, capsy
 
 
 def test_files_left_out_are_counted_and_named(checkpoint, frames, tmp_path, capsys):
-    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+    for name in ("notes.txt", "scan.pdf", "sub/x.docx", "sub/y.docx"):
         (frames / name).write_text("no image")
     assert run(checkpoint, frames, tmp_path / "out") == 0
     output = capsys.readouterr().out
-    assert "4 left out, neither images nor videos (notes.txt, scan.dcm, x.docx and 1 more)" in output
+    assert "4 left out, neither images nor videos (notes.txt, scan.pdf, x.docx and 1 more)" in output
     assert [Path(row["file"]).name for row in table(tmp_path / "out/left_out.csv")][-1] == "y.docx"
-    for name in ("notes.txt", "scan.dcm", "sub/x.docx", "sub/y.docx"):
+    for name in ("notes.txt", "scan.pdf", "sub/x.docx", "sub/y.docx"):
         (frames / name).unlink()
     run(checkpoint, frames, tmp_path / "out")
     assert not (tmp_path / "out/left_out.csv").exists() and "left out" not in capsys.readouterr().out

@@ -248,6 +248,7 @@ def test_the_clients_own_retries_are_enough(hub, pusher, run):
     assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
 
 
+@pytest.mark.long
 def test_slow_answers_are_awaited(hub, pusher, run):
     for path in ("/api/repos/create", "/preupload/", "/lfs/", "/commit/", "/tag/"):
         hub.slow("POST|PUT", path, 1)
@@ -270,7 +271,13 @@ def test_the_client_asks_again_where_an_answer_comes_too_late(hub, pusher, run):
     assert len(hub.repositories[REPO].history()) == FIRST_HEAD and hub.repositories[REPO].tags.keys() == {"v1"}
 
 
-@pytest.mark.parametrize("path", ["/branch/", "/commit/hub-unets-push", "/commit/main", "/tag/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/commit/main",
+        *(pytest.param(path, marks=pytest.mark.long) for path in ("/branch/", "/commit/hub-unets-push", "/tag/")),
+    ],
+)
 def test_a_hub_that_answers_too_late_is_given_up_and_the_next_push_finishes(path, published, hub, pusher, other_run):
     before = published.branches["main"]
     hub.hold("POST", path)

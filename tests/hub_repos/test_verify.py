@@ -382,6 +382,7 @@ def test_a_build_passes_every_check(repository, capsys):
     assert "largest difference 0.00" in lines[-3]
 
 
+@pytest.mark.long
 def test_a_build_of_three_classes_passes_every_check(three_class_checkpoint, tmp_path):
     build(three_class_checkpoint, tmp_path / "built")
     checks = verify_folder(tmp_path / "built", data=DATA)
@@ -672,6 +673,7 @@ class Hub(BaseHTTPRequestHandler):
         """Keep the test's output quiet."""
 
 
+@pytest.mark.long
 def test_a_hub_id_is_downloaded_and_its_commit_named(checkpoint, tmp_path):
     build(checkpoint, tmp_path / "built", "someone/other", "v1.0")
     edit("layers.py", r"^import torch$", "import os\nimport torch")(tmp_path / "built")

@@ -10,17 +10,20 @@ FILES = sorted([*ROOT.glob("configuration/*.py"), *ROOT.glob("modeling/*.py")])
 LIBRARIES = {"PIL", "numpy", "timm", "torch", "torchvision", "transformers"}
 STANDARD = {
     "abc", "base64", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "importlib",
-    "inspect", "io", "itertools", "math", "numbers", "operator", "pathlib", "typing", "warnings", "zlib",
+    "inspect", "io", "itertools", "math", "numbers", "operator", "pathlib", "typing", "warnings", "zipfile", "zlib",
 }  # fmt: skip
+OPTIONAL = {"pydicom", "tifffile"}  # inside of `try:` alone, with an error that names the package
 OURS = ("hub_unets.configuration.", "hub_unets.modeling.")
 
 
 def foreign_imports(source):
     """The import lines of a source that name any other module."""
-    statements = []
-    for node in ast.walk(ast.parse(source)):
+    statements, tree = [], ast.parse(source)
+    guarded = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try) for node in block.body}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            allowed = all(alias.name.split(".")[0] in LIBRARIES | STANDARD for alias in node.names)
+            optional = OPTIONAL if id(node) in guarded else set()
+            allowed = all(alias.name.split(".")[0] in LIBRARIES | STANDARD | optional for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             allowed = not node.level and (
@@ -57,6 +60,8 @@ x = F.gelu(torch.arange(4.0))
     "line",
     [
         "import os",
+        "import pydicom",
+        "try:\n    import dicom\nexcept ImportError:\n    pass",
         "import subprocess",
         "import math, socket",
         "from urllib.request import urlopen",

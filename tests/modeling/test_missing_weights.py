@@ -73,7 +73,7 @@ def test_a_detail_branch_that_the_checkpoint_lacks(tmp_path, monkeypatch):
     [
         ("plain", "resnet18"),
         ("plain", "convnext_atto"),
-        ("plain", "swin_tiny"),
+        pytest.param("plain", "swin_tiny", marks=pytest.mark.long),
         ("plain", "vit"),
         ("resnet18", "mobilenetv2_100"),
     ],

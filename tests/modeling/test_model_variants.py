@@ -43,7 +43,7 @@ def test_logits_have_the_size_of_the_input(variant, encoder, size):
 
 
 @each_variant
-@pytest.mark.parametrize(("encoder", "steps"), [("plain", 3), ("resnet18", 5)])
+@pytest.mark.parametrize(("encoder", "steps"), [("plain", 3), pytest.param("resnet18", 5, marks=pytest.mark.long)])
 @torch.no_grad()
 def test_logits_have_the_size_of_a_large_odd_input(variant, encoder, steps):
     model = small_model(variant, encoder, decoder_channels=[4] * steps).eval()
@@ -287,11 +287,13 @@ def test_frozen_encoder_stays_as_it_is_through_training(variant, encoder):
         optimizer.step()
         return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])}
 
+    pretrained = "encoder." if encoder == "plain" else "encoder.backbone."
     changed = changed_by_a_step()
-    assert changed
-    assert not any(name.startswith("encoder.") for name in changed)
-    assert not any(part.training for part in model.encoder.modules())
+    assert changed and not any(name.startswith(pretrained) for name in changed)
+    assert not any(part.training for part in model.get_submodule(pretrained[:-1]).modules())
     assert model.decoder.training
+    new = {name.split(".")[1] for name in changed if name.startswith("encoder.")}
+    assert new == {name for name, _ in model.encoder.named_children() if name in ("detail", "pyramid")}
     model.unfreeze_encoder()
     assert model.encoder.training
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -135,7 +135,7 @@ class TestScoreByHand:
     def test_losses(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), Task())
         polyp, background = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
-        assert scores.losses == pytest.approx([(30 * polyp + 570 * background) / 600, background, polyp])
+        assert list(scores.losses) == pytest.approx([(30 * polyp + 570 * background) / 600, background, polyp])
 
     def test_polyps_and_outlines(self):
         scores = score(constant_model(1.0), PROCESSOR, rows_of(self.MASKS), Task())
@@ -178,14 +178,14 @@ class TestScoreByHand:
     def test_an_empty_mask_predicted_empty_is_right(self):
         scores = score(constant_model(-9.0), PROCESSOR, rows_of([np.zeros((9, 9))]))
         assert scores.summary()["per_image"]["dice"] == {"value": 1, "low": 1, "high": 1}
-        assert scores.losses == pytest.approx([math.log1p(math.exp(-9))], rel=0.01)  # float32
+        assert list(scores.losses) == pytest.approx([math.log1p(math.exp(-9))], rel=0.01)  # float32
 
     def test_ignored_pixels_count_nowhere(self):
         mask = box((10, 10), 2, 5, value=1)
         mask[5:] = 255
         scores = score(constant_model(1.0), PROCESSOR, rows_of([mask]), Task())
         assert scores.counts[0].tolist() == [[10, 40, 0, 0]]
-        assert scores.losses == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
+        assert list(scores.losses) == pytest.approx([(10 * math.log1p(math.exp(-1)) + 40 * math.log1p(math.e)) / 50])
         assert scores.tables[0][:2].sum(axis=1).tolist() == [40, 10]
         assert scores.logits.sum(axis=1) == pytest.approx([40 / 50, 10 / 50])
         assert scores.tables[0][2].sum() == pytest.approx(50 / (1 + math.exp(-1)))
@@ -209,13 +209,16 @@ class TestScoreClasses:
     MASK = np.array([[0, 1, 1, 2], [0, 0, 255, 2]], np.uint8).repeat(3, 0).repeat(3, 1)  # 9 pixels each
 
     @pytest.mark.parametrize(
-        ("logits", "expected"),
-        [((0.0, 0.0, 5.0), [[0, 0, 18, 45], [18, 45, 0, 0]]), ((9.0, 0.0, 0.0), [[0, 0, 18, 45], [0, 0, 18, 45]])],
+        ("logits", "expected", "background"),
+        [
+            ((0.0, 0.0, 5.0), [[0, 0, 18, 45], [18, 45, 0, 0]], [0, 0, 27, 36]),
+            ((9.0, 0.0, 0.0), [[0, 0, 18, 45], [0, 0, 18, 45]], [27, 36, 0, 0]),
+        ],
     )
-    def test_each_class_of_the_model(self, logits, expected):
+    def test_each_class_of_the_model(self, logits, expected, background):
         model = constant_model(*logits, num_labels=3)
         scores = score(model, PROCESSOR, rows_of([self.MASK]), Task.of_classes(model.config))
-        assert scores.counts[0].tolist() == expected
+        assert scores.counts[0].tolist() == expected and scores.background[0].tolist() == background
         assert not scores.tables
         assert [metrics["label"] for metrics in scores.summary()["per_class"]] == ["LABEL_1", "LABEL_2"]
 
@@ -241,13 +244,13 @@ class TestScoreClasses:
         scores = score(model, PROCESSOR, rows_of([self.MASK]), Task((labels,), num_labels=3))
         assert scores.counts[0].tolist() == [[36, 27, 0, 0]]
         expected = -(36 * math.log(probability) + 27 * math.log(1 - probability)) / 63
-        assert scores.losses == pytest.approx([expected])
+        assert list(scores.losses) == pytest.approx([expected])
 
     @pytest.mark.parametrize(("fields", "logits"), [({}, (1.0,)), ({"binary_head": False}, (0.0, 1.0))])
     def test_masks_of_more_classes_than_the_model(self, fields, logits):
         scores = score(constant_model(*logits, **fields), PROCESSOR, rows_of([self.MASK]), Task(num_labels=3))
         assert scores.counts[0].tolist() == [[36, 27, 0, 0]]
-        assert scores.losses == pytest.approx([(36 * math.log1p(math.exp(-1)) + 27 * math.log1p(math.e)) / 63])
+        assert list(scores.losses) == pytest.approx([(36 * math.log1p(math.exp(-1)) + 27 * math.log1p(math.e)) / 63])
 
     def test_such_masks_are_refused_when_nothing_is_said(self):
         with pytest.raises(ValueError, match="f0: labels out of range: found 0, 1, 2, 255"):
@@ -292,7 +295,7 @@ class TestScoreOfRandomModels:
         rows, model = rows_of([box(shape, 9, 9) for shape in SHAPES]), random_model()
         single, triple = (score(model, PROCESSOR, rows, Task(), batch_size=size) for size in (1, 3))
         assert np.array_equal(single.counts, triple.counts)
-        assert single.losses == pytest.approx(triple.losses, rel=1e-5)
+        assert list(single.losses) == pytest.approx(list(triple.losses), rel=1e-5)
         assert single.names == triple.names == ["f0", "f1", "f2"]
 
     @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.62])
@@ -309,7 +312,7 @@ class TestScoreOfRandomModels:
             kinds = ("counts", "losses", "tables", "polyps", "boundaries", "crops")
             values = [value for name in kinds for value in getattr(scores, name)]
             assert {field.name for field in dataclasses.fields(scores)} == {
-                "names", "sizes", "counts", "losses", "class_names", "digests", "tables",
+                "names", "sizes", "counts", "losses", "class_names", "background", "digests", "tables",
                 "by_threshold", "logits", "polyps", "boundaries", "crops",
             }  # fmt: skip
             return [np.asarray(value).nbytes for value in values], scores.logits.shape, scores.by_threshold.shape

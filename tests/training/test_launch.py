@@ -71,7 +71,9 @@ DISTRIBUTED = {
 }
 
 
-@pytest.mark.parametrize("options", [{"ema_decay": 0.5}, DISTRIBUTED], ids=["averaged", "plain"])
+@pytest.mark.parametrize(
+    "options", [{"ema_decay": 0.5}, pytest.param(DISTRIBUTED, marks=pytest.mark.long)], ids=["averaged", "plain"]
+)
 def test_two_processes_validate_the_network_that_they_save(tmp_path, options):
     """Batch norm's statistics differ between processes; the first one's are saved."""
     data = "phantoms?count=40&size=64&seed=0"

@@ -32,6 +32,7 @@ def test_a_recipe_starts_and_its_loss_falls(recipe, tmp_path):
     data = {} if "data" in fields else {"data": str(SHARED / DATA.get(recipe, "kvasir-seg"))}
     if backbone := fields.get("model.backbone"):
         data["backbone_weights"] = WEIGHTS.get(backbone, "none")
+    data |= {"extra_data": str(SHARED / "other-hospitals/clinicdb")} if "extra_split" in fields else {}
     changes = SMALLER | data | {"output_dir": str(tmp_path / "run"), "disable_tqdm": "true"}
     changes["image_size"] = SIDES.get(recipe, changes["image_size"])
     changes["max_samples"] = SAMPLES.get(recipe, changes["max_samples"])

@@ -37,6 +37,7 @@ MOMENTS = {
     "before the marker": (("before_marker", 4), 3, 4),
     "before scoring": (("before_scoring", 0), 6, None),
 }
+OFTEN = ("last batch", "in a file")
 COMBINATIONS = [("1x8", 0), ("4x2", 2), ("4x2", 0), ("1x8", 2)]
 
 
@@ -49,10 +50,11 @@ def uninterrupted(batches):
 
 
 def combinations():
-    """Each moment with one combination of accumulation and workers, each in turn; the others are slow."""
+    """Each moment with one combination of accumulation and workers, each in turn; two of them in every run."""
     for number, moment in enumerate(MOMENTS):
         for position, (batches, workers) in enumerate(COMBINATIONS):
-            marks = [] if number % len(COMBINATIONS) == position else [pytest.mark.slow]
+            in_turn = number % len(COMBINATIONS) == position
+            marks = [] if in_turn and moment in OFTEN else [pytest.mark.long if in_turn else pytest.mark.slow]
             yield pytest.param(moment, batches, workers, marks=marks, id=f"{moment}-{batches}-{workers} workers")
 
 

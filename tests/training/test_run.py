@@ -260,6 +260,17 @@ def test_training_samples_may_have_a_size_of_their_own(tmp_path):
     assert json.loads((tmp_path / "own/preprocessor_config.json").read_text())["size"] == {"height": 48, "width": 48}
 
 
+def test_training_samples_may_grow(tmp_path):
+    losses = {}
+    for name, fields in {"growing": {"first_train_size": 16}, "small": {"train_size": 16}, "large": {}}.items():
+        fields = {"image_size": 32, "copies": 2, "num_train_epochs": 4, "logging_strategy": "epoch", **fields}
+        assert run(tmp_path / name, **fields).code == 0
+        losses[name] = [entry["loss"] for entry in read_history(tmp_path / name, {}) if "loss" in entry]
+    differences = {name: abs(losses["growing"][0] - losses[name][0]) for name in ("small", "large")}
+    assert 0 < differences["small"] < differences["large"]  # both 16 pixels wide, made from 32 and from the original
+    assert losses["growing"][3] != losses["large"][3]
+
+
 def normal_frames(folder, count=8):
     folder.mkdir()
     for number in range(count):

@@ -111,7 +111,10 @@ def test_runs_that_differ_are_refused_by_what_differs(members, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "data", "message"),
-    [(1, DATA, "two runs or more"), (2, "phantoms?count=30&size=64&seed=0", "splits otherwise than the data of")],
+    [
+        (1, DATA, "two runs or more"),
+        (2, "phantoms?count=30&size=64&seed=0", "split otherwise than when seed_. was trained"),
+    ],
 )
 def test_what_is_no_soup(count, data, message, members, tmp_path):
     with pytest.raises(UserError, match=message):

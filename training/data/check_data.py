@@ -3,14 +3,18 @@
 `check` reads every pair once and never stops at a bad one; `format_check` writes the result as text.
 """
 
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import datasets
 import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.partition import Partition, leaks
 from hub_unets.training.data.reading import labels_of, read_image, read_mask, require_same_size
-from hub_unets.training.data.rows import first_few
 from hub_unets.training.errors import UserError
 
 QUANTILES = {"5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
@@ -18,8 +22,21 @@ SMALLEST_POLYP = 0.0005  # of the image: what is smaller is a speck of the annot
 WHITE = 255
 
 
+class Pair(NamedTuple):
+    """Width and height in pixels, the polyps' share of the image, and how many polyps there are."""
+
+    width: int
+    height: int
+    area: float
+    polyps: int
+
+
 def check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
+    rows: datasets.Dataset,
+    partition: Partition,
+    num_labels: int = 2,
+    boundary_width: int | None = None,
+    processor: object = None,
 ) -> dict:
     """Reads every pair and reports what was found, as plain numbers and names.
 
@@ -28,20 +45,26 @@ def check(
     split, leaks. What a bad pair holds is not counted.
     """
     histogram = np.zeros(WHITE + 1, np.int64)
-    bad, good = [], []
+    bad, empty, several = [], [], []
+    widths, heights, areas = array("I"), array("I"), array("d")
     for row in tqdm(rows, desc="checking pairs", disable=None):
         try:
-            good.append(_measure(row, num_labels, boundary_width, histogram))
+            pair = _measure(row, num_labels, boundary_width, processor, histogram)
         except (UserError, OSError) as error:
             bad.append({"name": row["name"], "reason": str(error)})
+            continue
+        for values, value in (widths, pair.width), (heights, pair.height), (areas, pair.area):
+            values.append(value)
+        empty += [row["name"]] if pair.area == 0 else []
+        several += [row["name"]] if pair.polyps > 1 else []
     return {
         "pairs": len(rows),
         "bad": bad,
-        "sizes": {side: _spread([pair[side] for pair in good]) for side in ("width", "height")},
+        "sizes": {"width": _spread(widths), "height": _spread(heights)},
         "mask_values": _mask_values(histogram),
-        "empty_masks": [pair["name"] for pair in good if pair["area"] == 0],
-        "polyp_area": _quantiles([pair["area"] for pair in good]),
-        "several_polyps": [pair["name"] for pair in good if pair["polyps"] > 1],
+        "empty_masks": empty,
+        "polyp_area": _quantiles(areas),
+        "several_polyps": several,
         "split": _split(partition),
         "leaks": _leaks(rows, partition),
     }
@@ -72,29 +95,21 @@ def format_check(report: dict) -> str:
     return "\n".join(lines + [f"BAD  {pair['reason']}" for pair in report["bad"]])
 
 
-def print_check(
-    rows: datasets.Dataset, partition: Partition, num_labels: int = 2, boundary_width: int | None = None
-) -> dict:
+def print_check(*arguments: object, **options: object) -> dict:
     """`check`, printed; returns the report."""
-    report = check(rows, partition, num_labels, boundary_width)
+    report = check(*arguments, **options)
     print(format_check(report))
     return report
 
 
-def _measure(row: dict, num_labels: int, boundary_width: int | None, histogram: np.ndarray) -> dict:
-    """One pair's size, polyp area (share of the image) and number of polyps; adds its mask's values to `histogram`."""
-    image, mask = read_image(row["image"], row["name"]), read_mask(row["annotation"], row["name"])
+def _measure(row: dict, num_labels: int, boundary_width: int | None, processor: object, histogram: np.ndarray) -> Pair:
+    """What is measured of one pair; adds its mask's values to `histogram`."""
+    image, mask = read_image(row["image"], row["name"], processor), read_mask(row["annotation"], row["name"])
     labels = labels_of(mask, row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     histogram += np.bincount(mask.values.astype(np.uint8).ravel(), minlength=WHITE + 1)
     polyp = (labels > 0) & (labels < WHITE)
-    return {
-        "name": row["name"],
-        "width": image.width,
-        "height": image.height,
-        "area": float(polyp.mean()),
-        "polyps": _count_polyps(polyp),
-    }
+    return Pair(labels.shape[1], labels.shape[0], float(polyp.mean()), _count_polyps(polyp))
 
 
 def _count_polyps(polyp: np.ndarray) -> int:
@@ -104,13 +119,13 @@ def _count_polyps(polyp: np.ndarray) -> int:
     return int((sizes >= SMALLEST_POLYP * polyp.size).sum())
 
 
-def _spread(values: list[int]) -> dict[str, float]:
+def _spread(values: Sequence[int]) -> dict[str, float]:
     if not values:
         return {}
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _quantiles(areas: list[float]) -> dict[str, float]:
+def _quantiles(areas: Sequence[float]) -> dict[str, float]:
     return {name: float(np.quantile(areas, share)) for name, share in QUANTILES.items()} if areas else {}
 
 

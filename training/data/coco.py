@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from hub_unets.training.data.coco_masks import annotation_pixels, mask_api, whole_number
-from hub_unets.training.data.rows import FEATURES, first_few, say_left_out, upright_size
+from hub_unets.training.data.files import first_few, say_left_out, upright_size
+from hub_unets.training.data.rows import FEATURES
 from hub_unets.training.errors import UserError
 
 LISTS = "images", "annotations", "categories"

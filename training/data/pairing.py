@@ -5,15 +5,8 @@ from pathlib import Path
 
 import datasets
 
-from hub_unets.training.data.rows import (
-    FEATURES,
-    IMAGE_SUFFIXES,
-    PARTS,
-    first_few,
-    image_files,
-    is_debris,
-    say_left_out,
-)
+from hub_unets.training.data.files import IMAGE_SUFFIXES, first_few, image_files, is_debris, say_left_out
+from hub_unets.training.data.rows import FEATURES, PARTS
 from hub_unets.training.errors import UserError
 
 IMAGE_FOLDERS = "images", "image", "imgs"

@@ -3,7 +3,9 @@
 A split is published ("official", "official-halved", "pranet": lists of stems in splits/), the source's own ("own"), or
 drawn here from the sorted names by `split_seed` ("80/10/10", "half-validation", and "fold-1-of-5" to "fold-5-of-5",
 whose test parts are every image once). What is drawn here keeps twins, byte-identical images and the frames of one
-sequence (sequences.csv) on one side; a published list keeps its twins, and they are listed.
+sequence (sequences.csv) on one side; a published list keeps its twins, and they are listed. Two lists have no
+validation part: "clinicdb", whose test part is the last three of CVC-ClinicDB's 29 sequences, and "cvc-300", the 60
+frames of CVC-ColonDB that the literature calls so.
 """
 
 import csv
@@ -16,8 +18,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from hub_unets.training.data.files import first_few
 from hub_unets.training.data.reading import file_digest
-from hub_unets.training.data.rows import first_few, has_stems
+from hub_unets.training.data.rows import has_stems, stored_files, stored_paths
 from hub_unets.training.data.sequences import sequences_of
 from hub_unets.training.errors import UserError
 
@@ -27,7 +30,11 @@ PUBLISHED = {  # the lists of training and of test stems
     "official": ("official_train", "official_val"),
     "official-halved": ("official_train", "official_val"),
     "pranet": ("pranet_train", "pranet_test"),
+    "clinicdb": ("clinicdb_train", "clinicdb_test"),
+    "cvc-300": ("cvc-300_train", "cvc-300_test"),
 }
+WITHOUT_VALIDATION = "clinicdb", "cvc-300"
+WHOLE = {"clinicdb": "CVC-ClinicDB", "cvc-300": "CVC-ColonDB"}  # what a list is of; the others are Kvasir-SEG's
 DRAWN = {"80/10/10": 0.1, "half-validation": 0.053}  # the share of validation, and of test
 FOLD = re.compile(r"fold-(\d+)-of-(\d+)")
 HELD_OUT = 0.1  # of a training part that is given, for validation
@@ -96,10 +103,10 @@ def make_partition(
         known = ", ".join((*PUBLISHED, *DRAWN, "fold-1-of-5", "own", "all"))
         raise UserError(f"split must be one of {known}, got {split!r}")
     rows = datasets.concatenate_datasets(list(source.values()))
-    names, digests = tuple(rows["name"]), tuple(file_digest(image) for image in rows["image"])
+    names, digests = tuple(rows["name"][:]), tuple(map(file_digest, stored_files(rows, "image")))
     origin = [part for part, part_rows in source.items() for _ in range(len(part_rows))]
     _refuse_repeated_names(names, origin)
-    groups = _groups(names, digests, sequences_of(names, rows["image"]))
+    groups = _groups(names, digests, sequences_of(names, stored_paths(rows, "image")))
     rng = np.random.default_rng(split_seed)
     if split in PUBLISHED:
         parts = _published(split, names, groups, rng)
@@ -112,7 +119,7 @@ def make_partition(
     else:
         parts = _drawn(split, groups, rng)
     parts = [tuple(sorted(part, key=names.__getitem__)) for part in parts]
-    masks = tuple(file_digest(mask) for mask in rows["annotation"])
+    masks = tuple(map(file_digest, stored_files(rows, "annotation")))
     partition = Partition(split, split_seed, *parts, names=names, digests=digests, mask_digests=masks)
     leaked = leaks(rows, partition)
     _refuse_leaks(leaked, split)
@@ -122,7 +129,7 @@ def make_partition(
 def leaks(rows: datasets.Dataset, partition: Partition, digests: Iterable[str] | None = None) -> Leaks:
     """What leaks between the parts; `digests` are the images' sha256 in row order, else the partition's are taken."""
     digests = list(digests or partition.digests)
-    names, by_name, by_digest = list(rows["name"]), {}, {}
+    names, by_name, by_digest = rows["name"][:], {}, {}
     for part in PARTS:
         for index in getattr(partition, part):
             by_name.setdefault(names[index], {}).setdefault(part, index)
@@ -153,7 +160,9 @@ def _published(split: str, names: tuple[str, ...], groups: list[list[int]], rng:
     _refuse_other_names(split, names, train + test)
     index_of = {name: index for index, name in enumerate(names)}
     train, test = [index_of[name] for name in train], [index_of[name] for name in test]
-    if split == "official-halved":
+    if split in WITHOUT_VALIDATION:
+        validation = []
+    elif split == "official-halved":
         test, validation = _cut(_within(groups, test), [len(test) // 2], rng)
     else:
         train, validation = _cut(_within(groups, train), [round(HELD_OUT * len(train))], rng)
@@ -219,13 +228,20 @@ def _groups(names: tuple[str, ...], digests: tuple[str, ...], sequences: dict[st
     ties += [(index_of[a], index_of[b]) for a, b in near_duplicates() if a in index_of and b in index_of]
     first_of = {sequences[names[index]]: index for index in reversed(order)} if sequences else {}
     ties += [(first_of[sequences[names[index]]], index) for index in order if sequences]
-    group_of = {index: [index] for index in order}
+    parents = list(range(len(names)))  # a forest: the rows of one tree are a group
     for a, b in ties:
-        if group_of[a] is not group_of[b]:
-            group_of[a].extend(group_of[b])
-            group_of.update(dict.fromkeys(group_of[b], group_of[a]))
-    unique = {id(group_of[index]): group_of[index] for index in order}
-    return list(unique.values())
+        parents[_root(parents, b)] = _root(parents, a)
+    groups = {}
+    for index in order:
+        groups.setdefault(_root(parents, index), []).append(index)
+    return list(groups.values())
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]  # halves the way for the next time
+        index = parents[index]
+    return index
 
 
 def _within(groups: list[list[int]], indices: list[int]) -> list[list[int]]:
@@ -255,9 +271,10 @@ def _refuse_other_names(split: str, names: tuple[str, ...], listed: list[str]) -
     if missing or extra:
         details = f"{len(missing)} of its {len(listed)} stems are missing"
         details += f" ({first_few(missing)})" if missing else ""
+        whole = WHOLE.get(split, "Kvasir-SEG")
         details += f", {len(extra)} images are in no list ({first_few(extra)})" if extra else ""
         raise UserError(
-            f'split "{split}" does not fit the source: {details}: give the whole of Kvasir-SEG, or {OTHER_SPLITS}'
+            f'split "{split}" does not fit the source: {details}: give the whole of {whole}, or {OTHER_SPLITS}'
         )
 
 

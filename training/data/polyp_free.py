@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
 
+from hub_unets.training.data.reading import cropped
 from hub_unets.training.errors import UserError
 
 CANDIDATES = 64  # rectangles, or places to copy from, that are tried
@@ -50,7 +51,7 @@ class PolypFreeCrop(albumentations.DualTransform):
         return {"box": (slice(top, bottom), slice(left, right))}
 
     def apply(self, img, box, **params):
-        return img if box is None else cv2.resize(img[box], img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return img if box is None else enlarged(img[box], img.shape)
 
     def apply_to_mask(self, mask, box, **params):
         return mask if box is None else np.zeros_like(mask)
@@ -115,18 +116,23 @@ class PaintOut(albumentations.DualTransform):
         return mask if painted is None else np.zeros_like(mask)
 
 
+def enlarged(part, shape):
+    """A part of an image at the whole image's shape, H x W x C; OpenCV leaves out a dimension of 1."""
+    return cv2.resize(part, shape[1::-1], interpolation=cv2.INTER_LINEAR).reshape(shape)
+
+
 def largest_free_crop(image, labels, min_side=1 / 3):
     """The largest rectangle of an image that holds no polyp, at the image's own resolution.
 
     Corners lie on a grid of 64 cells along the longer side, so that polyps keep a small distance.
 
     Args:
-        image: PIL image, RGB.
+        image: as `training.data.reading.read_image` gives it.
         labels: uint8 H x W.
         min_side: each side is at least this share of the image's.
 
     Returns:
-        PIL image; None where no rectangle is large enough, or more than half of it is dark (the black border).
+        that part; None where no rectangle is large enough, or more than half of it is dark (the black border).
     """
     height, width = labels.shape
     cell = max(1, -(-max(height, width) // CELLS))
@@ -137,8 +143,10 @@ def largest_free_crop(image, labels, min_side=1 / 3):
     box = left, top, min(right, width), min(bottom, height)
     if box[2] - box[0] < min_side * width or box[3] - box[1] < min_side * height:
         return None
-    crop = image.crop(box)
-    return None if (np.asarray(crop).max(axis=2) < DARK).mean() > 0.5 else crop
+    crop = cropped(image, box)
+    pixels = np.asarray(crop)
+    dark = DARK if pixels.dtype == np.uint8 else DARK / 255
+    return None if (pixels.max(axis=2) < dark).mean() > 0.5 else crop
 
 
 def _largest_rectangle(free):

@@ -1,4 +1,4 @@
-"""From a row to arrays: the upright RGB image, and the labels as class indices.
+"""From a row to arrays: the upright image as the network takes it, and the labels as class indices.
 
 A mask is read as a viewer shows it, or refused by name, before it is resized. `labels_of` alone decides whether its
 values are class indices, or black and white (perhaps with the noise of a lossy format) to be cut at 127. It also makes
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
-from hub_unets.modeling.images import to_rgb, upright
+from hub_unets.modeling.images import height_and_width, to_rgb, upright
+from hub_unets.training.data.files import VALUE_SUFFIXES
 from hub_unets.training.errors import UserError
 
 IGNORE = 255
@@ -49,11 +50,19 @@ def file_digest(value: dict) -> str:
         raise UserError(f"{value['path']}: can't be read ({reason}): replace the file") from error
 
 
-def read_image(value: dict, name: str) -> Image.Image:
-    """The stored image {"bytes", "path"} as upright RGB. Raises UserError, naming the file, if unreadable."""
-    image = _open(value, name)
+def read_image(value: dict, name: str, processor: object = None) -> Image.Image | np.ndarray:
+    """The stored image {"bytes", "path"} as the processor reads it: upright RGB, or float32 H x W x C in 0..1.
+
+    Without a processor, or for another project's, it is RGB. Raises UserError, naming the file, if unreadable.
+    """
     try:
-        return to_rgb(image)
+        if getattr(processor, "takes_rgb", True):
+            return to_rgb(_open(value, name))
+        return processor.read(_stored(value).read())
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{_source(value, name)}: not a readable image ({error}): replace the file") from error
     except ValueError as error:
         raise UserError(f"{_source(value, name)}: {error}") from error
 
@@ -64,7 +73,10 @@ def read_mask(value: dict, name: str) -> Mask:
     Raises UserError, naming the file, where it can't be decoded, holds colours, several pictures or what is no number
     from 0, or where what it shows isn't clear: see `_palette_mask` and `_on_black`.
     """
-    image, source = _open(value, name, one_picture=True), _source(value, name)
+    source = _source(value, name)
+    if Path(value.get("path") or "").suffix.lower() == ".npy":
+        return _numpy_mask(value, source)
+    image = _open(value, name, one_picture=True)
     lossy = image.format in LOSSY or image.info.get("compression") in LOSSY_IN_TIFF
     image = upright(image)
     if image.mode == "P":
@@ -84,6 +96,19 @@ def read_mask(value: dict, name: str) -> Mask:
     if not is_valid.all():
         raise UserError(f"{source}: a mask with the value {values[~is_valid][0]}: write class indices, or 0 and 255")
     return Mask(values, lossy, indexed=not lossy and image.mode != "1")
+
+
+def _numpy_mask(value: dict, source: str) -> Mask:
+    """A mask of class indices, or of 0 and 255, in a NumPy file: H x W, with or without a dimension of 1."""
+    try:
+        values = np.load(_stored(value), allow_pickle=False).squeeze()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{source}: not a readable NumPy file ({error}): replace the file") from error
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise UserError(f"{source}: a mask of {values.dtype} {values.shape}: save class indices, whole numbers H x W")
+    if (values < 0).any():
+        raise UserError(f"{source}: a mask with the value {values.min()}: write class indices, or 0 and 255")
+    return Mask(values.astype(np.int64), lossy=False, indexed=True)
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -109,9 +134,17 @@ def read_labels(value: dict, name: str, num_labels: int = 2, boundary_width: int
     return labels_of(read_mask(value, name), _source(value, name), num_labels, boundary_width)
 
 
-def read_pair(row: dict, num_labels: int = 2, boundary_width: int | None = None) -> tuple[Image.Image, np.ndarray]:
-    """A row's image (RGB) and labels (uint8, H x W). Raises UserError when their sizes differ."""
-    image = read_image(row["image"], row["name"])
+def cropped(image: Image.Image | np.ndarray, box: tuple[int, int, int, int]) -> Image.Image | np.ndarray:
+    """The part of an image, as `read_image` gives it, inside of (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    return image.crop(box) if isinstance(image, Image.Image) else image[top:bottom, left:right]
+
+
+def read_pair(
+    row: dict, num_labels: int = 2, boundary_width: int | None = None, processor: object = None
+) -> tuple[Image.Image | np.ndarray, np.ndarray]:
+    """A row's image, as `read_image`, and labels (uint8, H x W). Raises UserError when their sizes differ."""
+    image = read_image(row["image"], row["name"], processor)
     labels = read_labels(row["annotation"], row["name"], num_labels, boundary_width)
     require_same_size(image, labels, row["name"])
     return image, labels
@@ -168,12 +201,13 @@ def _are_classes(values: np.ndarray, num_labels: int) -> bool:
     return bool(classes.any() and np.isin(classes, np.arange(num_labels)).all())
 
 
-def require_same_size(image: Image.Image, labels: np.ndarray, name: str) -> None:
+def require_same_size(image: Image.Image | np.ndarray, labels: np.ndarray, name: str) -> None:
     """Raises UserError, naming both sizes, unless `labels` (H x W) covers `image` pixel by pixel."""
     height, width = labels.shape
-    if image.size != (width, height):
+    rows, columns = height_and_width(image)
+    if (rows, columns) != (height, width):
         raise UserError(
-            f"{name}: the image is {image.width} x {image.height} pixels, its mask {width} x {height} (both upright): "
+            f"{name}: the image is {columns} x {rows} pixels, its mask {width} x {height} (both upright): "
             "they must agree; export the mask again, or resize it with nearest"
         )
 
@@ -273,6 +307,8 @@ def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
+        if Path(value.get("path") or "").suffix.lower() in VALUE_SUFFIXES:
+            reason = "NumPy and DICOM files hold values: set model.num_channels, or of three channels intensity"
         raise UserError(f"{_source(value, name)}: not a readable image ({reason}): replace the file") from error
     if count > 1:
         raise UserError(f"{_source(value, name)}: a mask of {count} pictures: join them into one")

@@ -4,9 +4,11 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import datasets
 import numpy as np
 import torch
@@ -26,12 +28,13 @@ NOT_WRITTEN = {
     errno.ENOTDIR,
     errno.EEXIST,
 }
+STRIDE = 32  # of the deepest map of most encoders
 VERSION = "version 2"  # of how masks are read; a new one rebuilds every cache
 
 _FEATURES = datasets.Features(
     {
         "name": datasets.Value("string"),
-        "pixels": datasets.Value("binary"),  # uint8, H x W x 3 at the processor's size
+        "pixels": datasets.Value("binary"),  # uint8 H x W x 3, or float32 H x W x C, at the processor's size
         "labels": datasets.Value("binary"),  # uint8, H x W at the processor's size
         "native_labels": datasets.Value("binary"),  # PNG at the original size
     }
@@ -44,7 +47,7 @@ def cached_samples(rows, digests, processor, num_labels, cache_folder=None, boun
     Args:
         rows: Dataset with name, image, annotation (encoded).
         digests: the images' sha256, in row order; part of the cache's key.
-        processor: a UNetImageProcessor; its size and resampling are used, its normalisation is not.
+        processor: a UNetImageProcessor; all but its normalisation is used.
         num_labels: how masks are read; see `training.data.reading.read_labels`.
         cache_folder: default: a folder in the cache of `datasets`.
         boundary_width: as `num_labels`.
@@ -86,12 +89,12 @@ def require_foreground(samples):
 
 
 def _sample(row, processor, num_labels, boundary_width):
-    image, labels = read_pair(row, num_labels, boundary_width)
+    image, labels = read_pair(row, num_labels, boundary_width, processor)
     native = io.BytesIO()
     Image.fromarray(labels).save(native, format="PNG", compress_level=1)
     return {
         "name": row["name"],
-        "pixels": np.asarray(processor.resize(image)).tobytes(),
+        "pixels": processor.resized(image).tobytes(),
         "labels": processor.resize_labels(labels).tobytes(),
         "native_labels": native.getvalue(),
     }
@@ -108,6 +111,7 @@ def _ignore(sample):
 
 def _cache_key(rows, digests, processor, num_labels, boundary_width):
     fields = (VERSION, processor.size, processor.resample, num_labels, boundary_width)
+    fields += () if processor.takes_rgb else (processor.num_channels, processor.intensity)
     hashed = hashlib.sha256(repr(fields).encode())
     for row, digest in zip(rows.select_columns(["name", "annotation"]), digests, strict=True):
         hashed.update(f"{row['name']}\t{digest}\t".encode())
@@ -134,7 +138,7 @@ def _quiet_bars(quiet):
 
 
 class Frames(Sequence):
-    """Cached samples as arrays: index to (uint8 H x W x 3, uint8 H x W)."""
+    """Cached samples as arrays: index to (uint8 H x W x 3 or float32 H x W x C in 0..1, uint8 H x W)."""
 
     def __init__(self, samples, processor):
         self.samples, self.processor = samples, processor
@@ -147,24 +151,40 @@ class Frames(Sequence):
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples: `(epoch, index)` to `pixel_values` float32 3 x H x W and `labels` int64 H x W.
+    """Augmented samples: `(epoch, index)` to `pixel_values` float32 C x H x W and `labels` int64 H x W.
 
     Args:
         samples: from `cached_samples`.
         processor: mirrors and normalises after the augmentation.
         augmentation: an `Augmentation`.
+        sides: in pixels, of the square samples of each draw of the sampler; later ones, or all, have the cache's size.
     """
 
-    def __init__(self, samples, processor, augmentation):
+    def __init__(self, samples, processor, augmentation, sides=()):
         self.frames, self.processor, self.augmentation = Frames(samples, processor), processor, augmentation
+        self.sides = sides
 
     def __len__(self):
         return len(self.frames)
 
     def __getitem__(self, key):
-        epoch, index = key
-        pixels, labels = self.frames[index]
-        return _tensors(*self.augmentation(pixels, labels, epoch, index, self.frames), self.processor)
+        draw, index = key
+        pixels, labels = self.augmentation(*self.frames[index], draw, index, self.frames)
+        if draw < len(self.sides):
+            size = self.sides[draw], self.sides[draw]
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return _tensors(pixels, labels, self.processor)
+
+
+def growing_sides(first, last, epochs):
+    """The side of the training samples in each epoch: even steps from `first` to `last` in three quarters of them.
+
+    Progressive learning (Tan & Le 2021, arXiv:2104.00298, section 4). Sides between the two are multiples of 32.
+    """
+    growth = max(1, math.ceil(epochs * 3 / 4))
+    sides = [first + (last - first) * epoch / growth for epoch in range(1, growth)]
+    return [first, *(min(last, max(first, round(side / STRIDE) * STRIDE)) for side in sides)]
 
 
 class EvaluationSamples(Dataset):
@@ -215,7 +235,7 @@ class EpochSampler(Sampler):
 
 def _arrays(sample, processor):
     shape = processor.size["height"], processor.size["width"]
-    pixels = np.frombuffer(sample["pixels"], np.uint8).reshape(*shape, 3)
+    pixels = np.frombuffer(sample["pixels"], np.uint8 if processor.takes_rgb else np.float32).reshape(*shape, -1)
     return pixels, np.frombuffer(sample["labels"], np.uint8).reshape(shape)
 
 

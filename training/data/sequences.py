@@ -1,27 +1,28 @@
 """Which video sequence each image is from: a table beside the folder of images, where there is one."""
 
 import csv
+import os
 from pathlib import Path
 
-from hub_unets.training.data.rows import first_few
+from hub_unets.training.data.files import first_few
 from hub_unets.training.errors import UserError
 
 TABLE = "sequences.csv"  # columns name (the image's stem) and sequence
 
 
-def sequences_of(names, images):
+def sequences_of(names, paths):
     """The sequence of each image by its name; empty where no table lies beside the images' folder.
 
     Args:
         names: of the rows.
-        images: their stored images, {"bytes", "path"}.
+        paths: of their stored images; None or empty without one.
 
     Raises:
         UserError: a table without these columns, or one that lacks an image.
     """
-    folders = {Path(image["path"]).parent.parent for image in images if image.get("path")}
+    folders = {os.path.dirname(path) for path in paths if path}  # noqa: PTH120 - ten times as fast
     sequences = {}
-    for path in sorted(folder / TABLE for folder in folders):
+    for path in sorted({Path(folder).parent / TABLE for folder in folders}):
         if path.is_file():
             sequences |= _read(path)
     missing = [name for name in names if name not in sequences]

@@ -17,20 +17,21 @@ import datasets
 import pyarrow.compute
 from PIL import Image
 
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.coco import coco_rows, is_coco
-from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
-from hub_unets.training.data.phantoms import phantom_parts
-from hub_unets.training.data.rows import (
-    ENCODED,
-    FEATURES,
+from hub_unets.training.data.files import (
     IMAGE_SUFFIXES,
-    PARTS,
+    VALUE_SUFFIXES,
     first_few,
     image_files,
     is_text,
     say_left_out,
     upright_size,
 )
+from hub_unets.training.data.pairing import IMAGE_FOLDERS, MASK_FOLDERS, holds_pairs, paired_parts, subfolders
+from hub_unets.training.data.phantoms import phantom_parts
+from hub_unets.training.data.reading import read_image
+from hub_unets.training.data.rows import ENCODED, FEATURES, PARTS, stored_paths
 from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError, first_line
 
@@ -83,10 +84,11 @@ def load_source(
     return datasets.DatasetDict({"all": parts["train"]} if set(parts) == {"train"} else parts)
 
 
-def load_frames(folder: str) -> datasets.Dataset:
+def load_frames(folder: str, processor: object = None) -> datasets.Dataset:
     """Every image below `folder`, which shows no polyp: rows as `load_source` gives them, with masks all background.
 
-    Names are paths from the folder. Raises UserError where no image lies there or one is broken.
+    Names are paths from the folder; `processor` is what will read them. Raises UserError where no image lies there or
+    one is broken.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -98,21 +100,28 @@ def load_frames(folder: str) -> datasets.Dataset:
     columns = {
         "name": [path.relative_to(root).as_posix() for path in files],
         "image": [{"bytes": None, "path": str(path.absolute())} for path in files],
-        "annotation": [{"bytes": _blank_mask(path), "path": None} for path in files],
+        "annotation": [{"bytes": _blank_mask(path, processor), "path": None} for path in files],
     }
     return datasets.Dataset.from_dict(columns, features=FEATURES)
 
 
-def _blank_mask(path: Path) -> bytes:
+def _blank_mask(path: Path, processor: object) -> bytes:
     """A PNG of zeros as large as the upright image at `path`."""
-    try:
-        with Image.open(path) as image:
-            size = upright_size(image)
-    except Exception as error:  # Pillow's decoders raise more than OSError
-        raise UserError(f"{path}: not a readable image ({error}): mend it or take it away") from error
+    if path.suffix.lower() in VALUE_SUFFIXES:
+        size = height_and_width(read_image({"bytes": None, "path": str(path)}, path.name, processor))[::-1]
+    else:
+        size = _size_of(path)
     file = io.BytesIO()
     Image.new("L", size).save(file, format="PNG")
     return file.getvalue()
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return upright_size(image)
+    except Exception as error:  # Pillow's decoders raise more than OSError
+        raise UserError(f"{path}: not a readable image ({error}): mend it or take it away") from error
 
 
 def load_images(data: str) -> dict[str, datasets.Dataset]:
@@ -232,7 +241,7 @@ def _coco_files(folder: Path) -> dict[str, Path]:
 
 def _coco(files: dict[str, Path], images: str | None, id2label: dict[int, str] | None) -> dict[str, datasets.Dataset]:
     parts = {part: coco_rows(file, images, id2label) for part, file in files.items()}
-    folders = {Path(value["path"]).parent for rows in parts.values() for value in rows["image"]}
+    folders = {Path(path).parent for rows in parts.values() for path in stored_paths(rows, "image")}
     outermost = [folder for folder in folders if not folders & set(folder.parents)]
     _say_unlisted(next(iter(files.values())), outermost, parts)
     return parts
@@ -322,7 +331,7 @@ def _stems(rows: datasets.Dataset, column: str | None, image: str) -> list[str]:
         values = pyarrow.compute.struct_field(rows.data.column(image), "path").to_pylist()
     else:
         text = getattr(rows.features.get(column), "dtype", None) in ("string", "large_string")
-        values = rows[column] if text else []
+        values = rows[column][:] if text else []
     return [_stem(value or "") for value in values]
 
 

@@ -9,8 +9,6 @@ import zipfile
 from hashlib import file_digest
 from pathlib import Path, PureWindowsPath
 
-import datasets
-
 from hub_unets.training.errors import UserError
 
 MAX_UNZIPPED_BYTES = 20 * 2**30
@@ -26,6 +24,8 @@ def unzipped(path: Path) -> Path:
     Raises UserError, naming the zip, where it is damaged, encrypted or unsafe; OSError where the cache can't be
     written.
     """
+    import datasets
+
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "hub_unets"
     with path.open("rb") as file:
         target = cache / file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 from albumentations.core.type_definitions import Targets
 
-from hub_unets.training.data.polyp_free import DARK, PaintOut
+from hub_unets.training.data.polyp_free import DARK, PaintOut, enlarged
 from hub_unets.training.errors import UserError
 
 
@@ -49,7 +49,7 @@ class CloseUp(albumentations.DualTransform):
         return {"box": np.s_[top : top + extent[0], left : left + extent[1]]}
 
     def apply(self, img, box, **params):
-        return img if box is None else cv2.resize(img[box], img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return img if box is None else enlarged(img[box], img.shape)
 
     def apply_to_mask(self, mask, box, **params):
         return mask if box is None else cv2.resize(mask[box], mask.shape[::-1], interpolation=cv2.INTER_NEAREST)

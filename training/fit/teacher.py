@@ -38,12 +38,13 @@ class Teacher:
                     f"teacher {name} has {model.config.num_labels} labels, the network {config.num_labels}: a network "
                     "of several classes learns from models of the same."
                 )
+            _require_alike(name, its_processor, processor)
             depthwise_in_float32(model)
             model.requires_grad_(False).to(device, memory_format=torch.channels_last)
             self.models.append((model, its_processor))
 
     def __call__(self, pixel_values, size):
-        """Normalised pixels B x 3 x H x W to probabilities, float32 B x C x h x w.
+        """Normalised pixels B x C x H x W to probabilities, float32 B x C x h x w.
 
         C is 1, the polyp's, for a binary head, else the number of labels. `size` is (h, w), of the field of view.
         """
@@ -53,7 +54,7 @@ class Teacher:
         return (total / len(self.models)).clone()  # a tensor of inference mode can't be a target
 
     def _images(self, pixel_values):
-        """uint8 arrays H x W x 3, as they were before the batch's processor normalised and mirrored them."""
+        """The batch before its processor normalised and mirrored it: uint8 H x W x 3, or float32 H x W x C in 0..1."""
         processor = self.processor
         mean, std = (
             pixel_values.new_tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std)
@@ -61,8 +62,10 @@ class Teacher:
         margin = processor.mirror_margin
         height, width = pixel_values.shape[-2:]
         visible = pixel_values[..., margin : height - margin, margin : width - margin]
-        pixels = ((visible * std + mean) / processor.rescale_factor).round().clamp(0, 255)
-        return list(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
+        values = (visible * std + mean).permute(0, 2, 3, 1)
+        if not processor.takes_rgb:
+            return list(values.cpu().numpy())
+        return list((values / processor.rescale_factor).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
     def _probabilities(self, model, processor, images, size):
         pixels = pixel_values(model, processor, images)
@@ -73,6 +76,18 @@ class Teacher:
             return polyp if self.binary else torch.cat([1 - polyp, polyp], dim=1)
         softmax = logits.softmax(dim=1)
         return softmax[:, polyp_labels_of(model.config)].sum(dim=1, keepdim=True) if self.binary else softmax
+
+
+def _require_alike(name, its_processor, processor):
+    """Raise UserError unless a teacher sees the images as the learning network does."""
+    theirs, ours = (
+        (getattr(each, "num_channels", 3), getattr(each, "intensity", None)) for each in (its_processor, processor)
+    )
+    if theirs != ours:
+        raise UserError(
+            f"teacher {name} takes images of num_channels={theirs[0]} and intensity={theirs[1]}, the network of "
+            f"{ours[0]} and {ours[1]}: they must be alike."
+        )
 
 
 def soft_cross_entropy(logits, probabilities):

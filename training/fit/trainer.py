@@ -209,14 +209,15 @@ class UNetTrainer(Trainer):
         return {**values, "pooled_dice": summary["pooled"]["dice"]["value"]}
 
     def create_optimizer(self, model=None):
-        """As Trainer's, with the encoder's parameters at `encoder_learning_rate`."""
+        """As Trainer's, with the encoder's parameters (a backbone's, not new layers) at `encoder_learning_rate`."""
         if self.args.encoder_learning_rate is None or self.optimizer is not None:
             return super().create_optimizer()
         decayed = self.get_decay_parameter_names(self.model)
+        pretrained = "encoder." if self.model.config.backbone is None else "encoder.backbone."
         groups = {}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault((name.startswith("encoder."), name in decayed), []).append(parameter)
+                groups.setdefault((name.startswith(pretrained), name in decayed), []).append(parameter)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         rates = {True: self.args.encoder_learning_rate, False: self.args.learning_rate}
         decays = {True: self.args.weight_decay, False: 0.0}

@@ -128,7 +128,7 @@ def by_thresholds(model, processor, rows):
     """
     dice, alarms, crops = np.zeros((len(THRESHOLDS), len(SCORES))), np.zeros((len(THRESHOLDS), len(SCORES))), 0
     for row in tqdm(rows, desc="Fit thresholds", unit="image", leave=False):
-        image, labels = read_pair(row)
+        image, labels = read_pair(row, processor=processor)
         crop = largest_free_crop(image, labels, MIN_SIDE)
         for dims in FLIPS:
             regions = _regions(model, processor, mirrored(image, dims))
@@ -141,16 +141,16 @@ def by_thresholds(model, processor, rows):
 
 
 def mirrored(image, dims):
-    """A PIL image or an array H x W mirrored, as an array; `dims` is one of FLIPS: -1 is the width, -2 the height."""
+    """A PIL image or an array H x W x ... mirrored, as an array; `dims` is one of FLIPS: -1 is the width."""
     return np.flip(np.asarray(image), [dim + 2 for dim in dims])
 
 
 def _regions(model, processor, image):
-    """At each of THRESHOLDS the ids of the regions of an image, uint8 H x W x 3, and their scores."""
+    """At each of THRESHOLDS the ids of the regions of an image, H x W x C, and their scores."""
     outputs, sizes = model(pixel_values(model, processor, image)), [image.shape[:2]]
     for threshold in THRESHOLDS:
         (result,) = processor.post_process_instance_segmentation(
-            outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes
+            outputs, threshold=0.0, mask_threshold=threshold, target_sizes=sizes, images=[image]
         )
         yield result["segmentation"].numpy(), [segment["score"] for segment in result["segments_info"]]
 

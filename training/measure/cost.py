@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hub_unets.training.measure.models import pixel_values
+from hub_unets.training.measure.segmenter import Segmenter
 
 WARM_UPS, REPEATS = 2, 5
 
@@ -47,23 +47,21 @@ def cpu_milliseconds(load, size, rounds=3):
     return {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
 
 
-@torch.inference_mode()
 def end_to_end_milliseconds(model, processor, images, warm_ups=2):
     """Median and 95 % quantile of the time from image to mask at its own size, one image at a time.
 
     Args:
         model: in eval mode, on its device.
         processor: its image processor.
-        images: decoded PIL images, each timed once.
+        images: as `read_image` gives them, each timed once.
 
     Returns:
         dict: `p50` and `p95` in milliseconds, `images` and the CPU `threads`.
     """
-    seconds = []
+    segment, seconds = Segmenter(model, processor), []
     for image in [*images[:warm_ups], *images]:
         started = time.perf_counter()
-        outputs = model(pixel_values(model, processor, image))
-        processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].cpu()
+        segment([image])
         seconds.append(time.perf_counter() - started)
     p50, p95 = np.quantile(seconds[-len(images) :], (0.5, 0.95)) * 1000
     return {"p50": float(p50), "p95": float(p95), "images": len(images), "threads": torch.get_num_threads()}

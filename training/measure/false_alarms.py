@@ -18,7 +18,7 @@ DEFINITION = (
 
 def summarize_crops(pixels):
     """Marked pixels of each image's crop, None where it has none, to how many crops there are and the share marked."""
-    return share_marked([count for count in pixels if count is not None], "crops")
+    return share_marked((count for count in pixels if count is not None), "crops")
 
 
 def marked_on_frames(segment, labels, rows, progress=""):
@@ -31,22 +31,22 @@ def marked_on_frames(segment, labels, rows, progress=""):
         progress: what the progress bar says; empty shows none.
     """
     bar = tqdm(rows, desc=progress, unit="image", disable=not progress, leave=False)
-    return [marked_pixels(segment, labels, read_image(row["image"], row["name"])) for row in bar]
+    return [marked_pixels(segment, labels, read_image(row["image"], row["name"], segment.processor)) for row in bar]
 
 
 def marked_in_crop(segment, labels, image, truth):
-    """Marked pixels of the polyp-free crop of one image, PIL, with its true labels H x W; None where it has none."""
+    """Marked pixels of the polyp-free crop of one image with its true labels H x W; None where it has none."""
     crop = largest_free_crop(image, truth, MIN_SIDE)
     return None if crop is None else marked_pixels(segment, labels, crop)
 
 
 def marked_pixels(segment, labels, image):
-    """How many pixels of a PIL image get one of these labels."""
+    """How many pixels of an image get one of these labels."""
     (mask,), _ = segment([image])
     return int(np.isin(mask, labels).sum())
 
 
 def share_marked(pixels, unit="frames"):
     """How many there are, and the share with a marked pixel with its 95 % bootstrap interval; None without any."""
-    alarms = np.array(pixels) > 0
+    alarms = np.fromiter((count > 0 for count in pixels), bool)
     return {unit: len(alarms), "marked": mean_with_interval(alarms) if len(alarms) else None}

@@ -20,8 +20,8 @@ def score_masks(predictions, references, classes=((1,),)):
 
     Returns:
         What results.json holds of a part, without what takes probabilities: images, per_image, pooled; of one class
-        also by_size, polyps and, with the extra `report`, boundary; of several per_class. Every mean is a dictionary
-        of value, low and high: see `training.measure.metrics`.
+        also by_size, polyps and, with the extra `report`, boundary; of several per_class and with_background. Every
+        mean is a dictionary of value, low and high: see `training.measure.metrics`.
 
     Raises:
         UserError: no image, a mask of another kind or size, a reference with another class.

@@ -1,5 +1,6 @@
 """A model and its processor to be scored, and which of its labels mean polyp."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -16,26 +17,37 @@ from transformers import (
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant, variant_names
 from hub_unets.training.errors import UserError, about_input
+from hub_unets.training.measure.ensemble import ENSEMBLE, load_ensemble
 from hub_unets.training.measure.weights import CURE, load_weights, read_shapes
 
 MASK_CLASSIFIERS = "maskformer", "mask2former"  # model types that give masks with classes, not classes of pixels
 
 
 @about_input()
-def load_model(name, trust_remote_code=False, revision=None):
+def load_model(name, trust_remote_code=False, revision=None, **changes):
     """A model in eval mode and its image processor.
 
     It is a run's own checkpoint, whatever AutoModelForSemanticSegmentation can load, or one of MASK_CLASSIFIERS.
+    A folder with an ensemble.json is the Ensemble of its members.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code, revision: as transformers'.
+        changes: fields of the image processor, of each member's in an ensemble, by name; those that are None are left
+            as they are.
 
     Raises:
         UserError: the repository's code would have to be run and `trust_remote_code` is not given; another kind of
-            model; damaged weights.
+            model; damaged weights; a field that the processor does not have.
         OSError: nothing can be loaded from `name`.
     """
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if (Path(name) / ENSEMBLE).is_file():
+        return load_ensemble(name, lambda member: load_model(member, trust_remote_code, **changes))
     local = Path(name) / "config.json"
     if local.is_file() and "auto_map" not in (fields := _read(local)) and fields.get("model_type") in variant_names():
         _, model_class = find_variant(fields["model_type"])
-        return load_weights(model_class, name), UNetImageProcessor.from_pretrained(name)
+        return load_weights(model_class, name), UNetImageProcessor.from_pretrained(name, **changes)
     for path in sorted(Path(name).glob("*.safetensors")):
         read_shapes(path)
     options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
@@ -57,7 +69,10 @@ def load_model(name, trust_remote_code=False, revision=None):
             f"model {name} is of the type {config.model_type}, which is not scored: models for semantic segmentation "
             "are (SegFormer, UperNet, BEiT, DPT, MobileViT and the like), and MaskFormer and Mask2Former."
         ) from error
-    return model.eval(), of_whole_images(AutoImageProcessor.from_pretrained(name, **options))
+    processor = of_whole_images(AutoImageProcessor.from_pretrained(name, **options, **changes))
+    if "drop_outside_view" in changes and "drop_outside_view" not in inspect.signature(type(processor)).parameters:
+        raise UserError(f"drop_outside_view: the image processor of {name} does not have it: leave it out.")
+    return model.eval(), processor
 
 
 def of_whole_images(processor):
@@ -80,14 +95,14 @@ def of_whole_images(processor):
 
 
 def pixel_values(model, processor, images):
-    """What a model takes of images, B x 3 x H x W, on its device and in its precision.
+    """What a model takes of images that `read_image` gave, B x C x H x W, on its device and in its precision.
 
     transformers 5 loads a model in the precision that it was saved in.
 
     Raises:
         UserError: the processor has padded them.
     """
-    inputs = processor(images, return_tensors="pt")
+    inputs = processor(images, return_tensors="pt", **getattr(processor, "read_options", {}))
     if "pixel_mask" in inputs and not inputs["pixel_mask"].all():
         raise UserError(
             f"{type(processor).__name__} pads images (pad_size), and masks would be shifted: remove pad_size from "

@@ -5,6 +5,7 @@ import itertools
 import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.flips import predict_with_flips
 from hub_unets.training.measure.models import MASK_CLASSIFIERS, class_logits, gives_one_size, pixel_values
@@ -33,7 +34,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, images):
-        """PIL images, RGB, to masks, integer H x W arrays at their own sizes, and logits C x h x w of each."""
+        """Images, as `read_image` gives them, to masks, integer H x W at their own sizes, and each one's logits."""
         batches = [images] if gives_one_size(self.processor) else [[image] for image in images]
         masks, logits = zip(*map(self._segment, batches), strict=True)
         return list(itertools.chain(*masks)), list(itertools.chain(*logits))
@@ -44,6 +45,12 @@ class Segmenter:
             outputs = SemanticSegmenterOutput(logits=predict_with_flips(self.model, pixels).logits)
         else:
             outputs = self.model(pixel_values=pixels)
-        sizes = [(image.height, image.width) for image in images]
-        masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **self.options)
+        sizes = list(map(height_and_width, images))
+        options = self.options | frames(self.processor, images)
+        masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes, **options)
         return [mask.cpu().numpy() for mask in masks], class_logits(outputs)
+
+
+def frames(processor, images):
+    """What post-processing needs beside the logits: the images, where the processor drops marks outside the view."""
+    return {"images": images} if getattr(processor, "drop_outside_view", False) else {}

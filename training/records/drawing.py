@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:  # matplotlib takes a fifth of a second, and who predicts draws nothing with it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 110
 
@@ -24,14 +26,17 @@ CLASS_COLOURS = np.uint8([SKY, GREEN, ORANGE, BLUE, PURPLE, YELLOW, VERMILLION, 
 ERROR_COLOURS = {"true positive": SKY, "false positive": VERMILLION, "false negative": YELLOW, "wrong class": PURPLE}
 
 
-def new_figure(width: float, height: float, **options) -> Figure:
+def new_figure(width: float, height: float, **options) -> "Figure":
     """An empty figure of width x height inches that no display or global state knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, **options)
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.canvas.draw()
@@ -43,7 +48,7 @@ def rgb(colour: Iterable[int]) -> tuple[float, ...]:
     return tuple(int(value) / 255 for value in colour)
 
 
-def dress(ax: Axes, xlabel: str) -> None:
+def dress(ax: "Axes", xlabel: str) -> None:
     ax.set_xlabel(xlabel)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
-from hub_unets.training.measure.metrics import NAMES
+from hub_unets.training.measure.metrics import NAMES, WITH_BACKGROUND
 
 SCORINGS = "scorings.log"
 PROJECT = Path(__file__).resolve().parents[2]
@@ -71,6 +71,7 @@ def metric_sha256():
     return _sha256(
         {
             "overlap": list(NAMES),
+            "with_background": WITH_BACKGROUND,
             "polyps": polyps.DEFINITION,
             "boundary": boundaries.RULE,
             "calibration": reliability.DEFINITION,

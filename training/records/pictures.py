@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from hub_unets.training.records.drawing import (
     CLASS_COLOURS,
@@ -19,6 +17,10 @@ from hub_unets.training.records.drawing import (
     rgb,
     save_figure,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BAND = 256  # rows
 
@@ -173,7 +175,7 @@ def _foreground(mask: np.ndarray) -> np.ndarray:
     return (mask > 0) & (mask != IGNORED)
 
 
-def _draw_picture(ax: Axes, picture: np.ndarray) -> None:
+def _draw_picture(ax: "Axes", picture: np.ndarray) -> None:
     """Shows uint8 H x W x 3 as large as the axes allow, at most SIDE pixels stored."""
     scale = SIDE / max(picture.shape)
     if scale < 1:
@@ -215,16 +217,18 @@ def _legend_rows(cases: Sequence[dict], class_names: dict[int, str]) -> dict[str
     return {"errors": kinds} | ({"truth, prediction": mask_colours} if mask_colours else {})
 
 
-def _draw_legend(figure: Figure, y: float, name: str, colours: dict[str, Sequence[int]]) -> None:
+def _draw_legend(figure: "Figure", y: float, name: str, colours: dict[str, Sequence[int]]) -> None:
     """Draws `name` and a patch for each colour in one line, y inches below the top."""
     _side_text(figure, y, name)
     width, height = figure.get_size_inches()
     position = {"loc": "center left", "bbox_to_anchor": (LABEL / width, 1 - y / height), "borderaxespad": 0}
+    from matplotlib.patches import Patch
+
     handles = [Patch(color=rgb(colour), label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, borderpad=0, **position)
 
 
-def _side_text(figure: Figure, y: float, text: str) -> None:
+def _side_text(figure: "Figure", y: float, text: str) -> None:
     """Writes text left of the pictures, its middle y inches below the top."""
     width, height = figure.get_size_inches()
     figure.text((LABEL - 0.1) / width, 1 - y / height, text, size=9, ha="right", va="center", linespacing=1.6)

@@ -13,11 +13,12 @@ import torch
 
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure import boundaries, false_alarms, polyps, reliability
-from hub_unets.training.measure.metrics import COUNTS, NAMES, metrics_from_counts
+from hub_unets.training.measure.metrics import COUNTS, NAMES, WITH_BACKGROUND, metrics_from_counts
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.data_digests import write_data_digests
 
 HISTORY = "history.csv"
+BACKGROUND_COLUMNS = tuple(f"background_{count}" for count in COUNTS)
 SCHEMA = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 _PACKAGES = (
     "torch",
@@ -46,31 +47,37 @@ def write_results(folder, results, scores, twins=(), history=()):
         str: the figures, to print.
     """
     metrics = {part: part_scores.summary() for part, part_scores in scores.items()}
+    twins = set(twins)
     tested = scores["test"].names if "test" in scores else []
-    without_twins = [name for name in tested if name not in set(twins)]
-    if 0 < len(without_twins) < len(tested):
-        metrics["test_without_twins"] = scores["test"].summary(set(without_twins))
+    if 0 < sum(name in twins for name in tested) < len(tested):
+        metrics["test_without_twins"] = scores["test"].summary({name for name in tested if name not in twins})
     last_metrics = metrics[[*scores][-1]]
     results = {"schema_version": 1, **results, "definitions": definitions(last_metrics), "metrics": metrics}
     check_results(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for part, part_scores in scores.items() for row in _rows(part, part_scores, set(twins))]
-    _write_rows(folder / "per_image.csv", rows)
-    if all(part_scores.digests for part_scores in scores.values()):
-        write_data_digests(folder, scores)
+    write_tables(folder, scores, twins)
     if history:
-        _write_rows(folder / HISTORY, history)
+        _write_rows(folder / HISTORY, dict.fromkeys(name for row in history for name in row), history)
     partial = folder / ".results.json"
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "results.json")
     return "\n".join(summary_lines(results))
 
 
-def _write_rows(path, rows):
+def write_tables(folder, scores, twins=frozenset()):
+    """Write per_image.csv and, where they are known, data_digests.csv, row by row; arguments as `write_results`."""
+    columns = dict.fromkeys(name for part, part_scores in scores.items() for name in _row(part, part_scores, 0, twins))
+    rows = (row for part, part_scores in scores.items() for row in _rows(part, part_scores, twins))
+    _write_rows(Path(folder) / "per_image.csv", columns, rows)
+    if all(part_scores.digests for part_scores in scores.values()):
+        write_data_digests(folder, scores)
+
+
+def _write_rows(path, columns, rows):
     """A CSV file of dictionaries; a value that is missing or None is left empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), restval="")
+        writer = csv.DictWriter(file, list(columns), restval="")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -95,6 +102,7 @@ def read_history(folder, results):
 def definitions(part):
     """What the figures of a part that have a rule of their own are, by name."""
     texts = {
+        "with_background": lambda: WITH_BACKGROUND,
         "polyps": lambda: polyps.DEFINITION,
         "boundary": boundaries.definition,
         "calibration": lambda: reliability.DEFINITION,
@@ -180,11 +188,9 @@ def _class_line(class_metrics, images):
 
 
 def data_record(data, partition, boundary_width=None):
-    """What `results.json` says of the data; of a local path only the last name."""
-
-    local = Path(data.partition("?")[0]).expanduser().exists()
+    """What `results.json` says of the data."""
     return {
-        "source": Path(data).name if local else data,
+        "source": source_name(data),
         "split": partition.name,
         "split_seed": partition.seed,
         "sizes": partition.sizes,
@@ -192,6 +198,11 @@ def data_record(data, partition, boundary_width=None):
         "twins": list(partition.twins),
         "boundary_width": boundary_width,
     }
+
+
+def source_name(data):
+    """What data are called in a record: of a local path only the last name."""
+    return Path(data).name if Path(data.partition("?")[0]).expanduser().exists() else data
 
 
 def without_folder(text):
@@ -219,22 +230,29 @@ def cpu_name():
 
 
 def _rows(part, scores, twins):
-    for index, (name, size, counts) in enumerate(zip(scores.names, scores.sizes, scores.counts, strict=True)):
-        metrics = metrics_from_counts(counts)
-        row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
-        row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
-        row["loss"] = f"{scores.losses[index]:.6f}"
-        dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
-        row |= dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
-        if scores.polyps:
-            row |= dict(zip(polyps.POLYP_COLUMNS, map(int, scores.polyps[index]), strict=True))
-        if scores.boundaries:
-            distances = [f"{value:.6f}" for value in scores.boundaries[index]]
-            row |= dict(zip(boundaries.BOUNDARY_COLUMNS, distances, strict=True))
-        if scores.crops:
-            (column,) = false_alarms.ALARM_COLUMNS
-            row[column] = "" if scores.crops[index] is None else scores.crops[index]
-        yield row
+    return (_row(part, scores, index, twins) for index in range(len(scores.names)))
+
+
+def _row(part, scores, index, twins):
+    """The row of one image in per_image.csv."""
+    name, size, counts = scores.names[index], scores.sizes[index], scores.counts[index]
+    metrics = metrics_from_counts(counts)
+    row = {"name": name, "part": part, "height": size[0], "width": size[1], "twin": int(name in twins)}
+    row |= {metric: f"{metrics[metric].mean():.6f}" for metric in NAMES}
+    row["loss"] = f"{scores.losses[index]:.6f}"
+    dices = [f"{dice:.6f}" for dice in metrics["dice"]] if len(counts) > 1 else []
+    row |= dict(zip(class_columns(len(counts)), [*map(int, counts.ravel()), *dices], strict=True))
+    if scores.background:
+        row |= dict(zip(BACKGROUND_COLUMNS, map(int, scores.background[index]), strict=True))
+    if scores.polyps:
+        row |= dict(zip(polyps.POLYP_COLUMNS, map(int, scores.polyps[index]), strict=True))
+    if scores.boundaries:
+        distances = [f"{value:.6f}" for value in scores.boundaries[index]]
+        row |= dict(zip(boundaries.BOUNDARY_COLUMNS, distances, strict=True))
+    if scores.crops:
+        (column,) = false_alarms.ALARM_COLUMNS
+        row[column] = "" if scores.crops[index] is None else scores.crops[index]
+    return row
 
 
 def class_columns(classes):
@@ -254,46 +272,47 @@ def read_per_image(path):
     Raises:
         UserError: a row is not what is written of its counts; names the line.
     """
-    path, parts, twins, lines = Path(path), {}, set(), {}
+    path, parts, twins = Path(path), {}, set()
     with path.open(newline="", encoding="utf-8") as file:
         reader, number = csv.DictReader(file, strict=True), 1
         try:
             for number, row in enumerate(reader, start=2):  # noqa: B007 - it is for the error
-                _add_row(parts.setdefault(row["part"], Scores()), row)
+                scores = parts.setdefault(row["part"], Scores())
+                _add_row(scores, row)
                 twins |= {row["name"]} if row["twin"] == "1" else set()
-                lines.setdefault(row["part"], []).append((number, row))
+                _require_same(row, _row(row["part"], scores, len(scores.names) - 1, twins))
         except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
-            reason = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)[:200]
+            reason = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)[:300]
             raise UserError(f"{path.name}, line {number}: {reason}") from error
-    for part, scores in parts.items():
-        for (number, row), expected in zip(lines[part], _rows(part, scores, twins), strict=True):
-            _require_same(f"{path.name}, line {number}", row, {name: str(value) for name, value in expected.items()})
     return parts, twins
 
 
 def _add_row(scores, row):
     """Append what one row of per_image.csv says to Scores."""
     counts = [int(value) for name, value in row.items() if str(name).startswith(COUNTS)]
+    background = [int(row[name]) for name in BACKGROUND_COLUMNS if name in row]
     distances = [float(row[name]) for name in boundaries.BOUNDARY_COLUMNS if name in row]
     regions = [int(row[name]) for name in polyps.POLYP_COLUMNS if name in row]
     crops = [int(row[name]) if row[name] else None for name in false_alarms.ALARM_COLUMNS if name in row]
     size, loss = (int(row["height"]), int(row["width"])), float(row["loss"])
-    if not all(0 <= value < 10**15 for value in (*counts, *distances, *regions, *size, loss, *filter(None, crops))):
+    numbers = (*counts, *background, *distances, *regions, *size, loss, *filter(None, crops))
+    if not all(0 <= value < 10**15 for value in numbers):
         raise ValueError("numbers must be from 0, and below 10^15")
     scores.names.append(row["name"])
     scores.sizes.append(size)
     scores.counts.append(np.array(counts, np.int64).reshape(-1, len(COUNTS)))
     scores.losses.append(loss)
     scores.class_names = [str(number) for number in range(1, len(scores.counts[0]) + 1)]
+    scores.background += [np.array(background, np.int64)] if background else []
     scores.polyps += [np.array(regions, np.int64)] if regions else []
     scores.boundaries += [tuple(distances)] if distances else []
     scores.crops += crops
 
 
-def _require_same(source, row, expected):
-    """Raise UserError unless a row has the columns and texts that are written of its counts."""
+def _require_same(row, expected):
+    """Raise ValueError unless a row has the columns and texts that are written of its counts."""
     if list(row) != list(expected):
-        raise UserError(f"{source}: the columns must be {', '.join(expected)}")
-    for name, text in expected.items():
-        if row[name] != text:
-            raise UserError(f"{source}: {name} is {str(row[name])[:80]}, its counts give {text}")
+        raise ValueError(f"the columns must be {', '.join(expected)}")
+    for name, value in expected.items():
+        if row[name] != str(value):
+            raise ValueError(f"{name} is {str(row[name])[:80]}, its counts give {value}")

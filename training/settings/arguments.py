@@ -78,7 +78,7 @@ def _parser(config_class):
         RunArguments,
         prog="accelerate launch training/run.py",
         usage="%(prog)s RECIPE.yaml [--any.field value]",
-        description="Train a U-Net, score it, and build its Hub repository.",
+        description="Train a U-Net and score it. Without a recipe, one is planned from --data.",
         allow_abbrev=False,
     )
     help_texts = argument_help(config_class)

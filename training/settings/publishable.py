@@ -6,7 +6,17 @@ from pathlib import Path, PureWindowsPath
 
 from hub_unets.training.settings.texts import pairs
 
-PATHS = ("data", "negatives", "unlabelled", "teacher", "start_from", "backbone_weights", "output_dir", "recipe")
+PATHS = (
+    "data",
+    "extra_data",
+    "negatives",
+    "unlabelled",
+    "teacher",
+    "start_from",
+    "backbone_weights",
+    "output_dir",
+    "recipe",
+)
 SECRETS = ("storage",)
 PATH = re.compile(  # ~/a/b, file:///a/b, /a/b and C:\\a\\b, not the path of a URL or the id of a repository
     r"(?<![\w:/.~\\-])(?:file://)?(?:~[\w.-]*/|/|[A-Za-z]:[\\/])(?:[^\s/\\,;:'\"{}\[\]()]+[\\/])*([^\s/\\,;:'\"{}\[\]()]*)"

@@ -7,7 +7,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hub_unets.training.errors import UserError
-from hub_unets.training.settings.texts import mapping_of
+from hub_unets.training.settings.texts import mapping_of, value_of
 from hub_unets.training.settings.trainer_fields import check_trainer_fields
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -35,10 +35,17 @@ class RunArguments(TrainingArguments):
     split: str = field(
         default="80/10/10",
         metadata={
-            "help": "official, official-halved, pranet, 80/10/10, half-validation, or own (the source's parts)."
+            "help": "official, official-halved, pranet, 80/10/10, half-validation, fold-1-of-5, clinicdb, or own (the "
+            "source's parts)."
         },
     )
     split_seed: int = field(default=42, metadata={"help": "Seed of the split, apart from the training seed."})
+    extra_data: str | None = field(
+        default=None, metadata={"help": "A second data set with masks, all but whose test part is trained on, too."}
+    )
+    extra_split: str = field(
+        default="all", metadata={"help": "Split of extra_data, as split: clinicdb, say; all has no test part."}
+    )
     max_samples: int | None = field(
         default=None, metadata={"help": "Keep at most this many images of each part; for a quick trial."}
     )
@@ -68,6 +75,9 @@ class RunArguments(TrainingArguments):
     check_data: bool = field(
         default=False, metadata={"help": "Report sizes, masks, bad pairs and leaks, and train nothing."}
     )
+    plan_only: bool = field(
+        default=False, metadata={"help": "Without a recipe: write the plan for the data, print it, and train nothing."}
+    )
     boundary_width: int | None = field(
         default=None,
         metadata={
@@ -83,12 +93,24 @@ class RunArguments(TrainingArguments):
             "augmentation enlarges, is better: Touvron et al. 2019, arXiv:1906.06423."
         },
     )
+    first_train_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side of the training samples in the first epoch; it grows to train_size in three quarters of the "
+            "epochs, which costs less: Tan & Le 2021, arXiv:2104.00298."
+        },
+    )
+    intensity: str | None = field(
+        default=None,
+        metadata={
+            "help": "What values become 0..1 where images are not RGB of 8 bits, as YAML: {window: [0, 4095]}, "
+            "{window: dicom} (each file's own) or {percentiles: [0.5, 99.5]}; default: all that their type holds."
+        },
+    )
     image_mean: list[float] = field(
-        default_factory=lambda: [0.485, 0.456, 0.406], metadata={"help": "Mean of each channel, of pixels in 0..1."}
+        default=None, metadata={"help": "Mean of each channel, of values in 0..1; default: ImageNet's."}
     )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.229, 0.224, 0.225], metadata={"help": "Deviation of each channel."}
-    )
+    image_std: list[float] = field(default=None, metadata={"help": "Deviation of each channel; default: ImageNet's."})
     augmentation: str = field(
         default="[]", metadata={"help": "YAML list of albumentations transforms, [{HorizontalFlip: {p: 0.5}}]."}
     )
@@ -111,7 +133,10 @@ class RunArguments(TrainingArguments):
         },
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder; the default is learning_rate."}
+        default=None,
+        metadata={
+            "help": "Learning rate of the encoder, of its backbone where it has one; the default is learning_rate."
+        },
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay a step of the weights' moving average, which is then what is scored."}
@@ -163,9 +188,16 @@ class RunArguments(TrainingArguments):
         check_trainer_fields(self)
         if self.precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        for name in ("image_size", "train_size"):
+        for name in ("image_size", "train_size", "first_train_size"):
             if (size := getattr(self, name)) is not None and not 1 <= size <= LARGEST_SIZE:
                 raise UserError(f"{name} must lie between 1 and {LARGEST_SIZE}, got {size}.")
+        if self.first_train_size is not None and self.first_train_size >= (self.train_size or self.image_size):
+            raise UserError(
+                f"first_train_size={self.first_train_size} grows to train_size (image_size where that is left out), "
+                f"{self.train_size or self.image_size}: make it smaller, or leave it out."
+            )
+        if self.first_train_size is not None and self.max_steps > 0:
+            raise UserError("first_train_size grows by epochs: give num_train_epochs in place of max_steps.")
         try:
             yaml.safe_load(self.augmentation)
         except Exception as error:  # of YAML; ValueError of its dates and numbers, and more
@@ -194,6 +226,8 @@ class RunArguments(TrainingArguments):
             raise UserError(f"bf16 and fp16 follow from precision, {precision} here: set precision alone.")
         if self.use_cpu:
             self.dataloader_pin_memory = False
+        if isinstance(self.intensity, str):
+            self.intensity = value_of(self.intensity)
         if isinstance(self.lr_scheduler_kwargs, str):
             self.lr_scheduler_kwargs = mapping_of("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         super().__post_init__()

@@ -60,6 +60,12 @@ class Sweep:
             trials_by_choice.setdefault(choice or Path(self.recipe).stem, []).append(name)
         return dict(zip(_names(list(trials_by_choice)), trials_by_choice.values(), strict=True))
 
+    def arguments_of(self, name):
+        """The command line of a grid's cell."""
+        cell = self.cells[name].items()
+        settings = {key: texts for dimension, label in cell for key, texts in self.choices[dimension][label].items()}
+        return self.arguments(settings, self.folder(name))
+
     def folder(self, name):
         return self.output_dir / "trials" / name
 

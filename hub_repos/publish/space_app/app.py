@@ -26,6 +26,8 @@ if os.environ.get("MODEL"):
     MODEL, REVISION = os.environ["MODEL"], "main"
 SOURCE = {"pretrained_model_name_or_path": MODEL, "revision": REVISION, "trust_remote_code": True}
 PROCESSOR = AutoImageProcessor.from_pretrained(**SOURCE)
+if not getattr(PROCESSOR, "takes_rgb", True):
+    raise SystemExit(f"error: the page shows RGB of 8 bits, {MODEL} takes values: use `hub-unets predict`.")
 NETWORK = AutoModel.from_pretrained(**SOURCE).eval()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -113,8 +115,10 @@ def draw(pixels, logits, threshold):
 
     A head of several classes ignores the threshold.
     """
-    sizes = [pixels.shape[:2]]
-    (result,) = PROCESSOR.post_process_instance_segmentation(logits, mask_threshold=threshold, target_sizes=sizes)
+    options = {"mask_threshold": threshold, "target_sizes": [pixels.shape[:2]]}
+    if getattr(PROCESSOR, "drop_outside_view", False):  # repositories of older releases do not have it
+        options["images"] = [pixels]
+    (result,) = PROCESSOR.post_process_instance_segmentation(logits, **options)
     ids, segments = result["segmentation"].numpy(), result["segments_info"]
     labels = np.array([0, *(segment["label_id"] for segment in segments)], np.uint8)  # ids count from 1
     after = pixels.copy()

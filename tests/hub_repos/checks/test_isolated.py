@@ -30,6 +30,7 @@ def state(checkpoint, tmp_path):
         work=tmp_path,
         path=path,
         image=Image.open(path),
+        size=Image.open(path).size[::-1],
         models=dict.fromkeys(AUTO_CLASSES, model),
         config=model.config,
         processor=processor,

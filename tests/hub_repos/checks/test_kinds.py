@@ -36,7 +36,7 @@ def computed_once(monkeypatch):
 
     def summarized(scores, names=None):
         counts = [count.tolist() for count in scores.counts]
-        key = json.dumps([scores.names, counts, scores.losses, sorted(names or []), len(scores.tables)])
+        key = json.dumps([list(scores.names), counts, list(scores.losses), sorted(names or []), len(scores.tables)])
         if key not in summaries:
             summaries[key] = summary(scores, names)
         return json.loads(json.dumps(summaries[key]))

@@ -1,13 +1,15 @@
 """The fast path against the plain one, on phantom frames as JPEG."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hub_unets.hub_repos.inference.fast import FastSegmenter, decode, graphs_of, infer, requests_of, resize
+from hub_unets.hub_repos.inference.fast import FastSegmenter, bf16_graphs, decode, infer, requests_of, resize
+from hub_unets.hub_repos.repository.int8 import INT8, export_int8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.measure.models import load_model
@@ -25,6 +27,14 @@ def frames():
     return [jpeg(Image.fromarray(phantom(1, index, 96)[0])) for index in range(3)]
 
 
+@pytest.fixture(scope="module")
+def with_int8(checkpoint, frames, tmp_path_factory):
+    """A run's folder with its network in int8."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("int8") / "run")
+    (folder / INT8).write_bytes(export_int8(folder, [Image.open(io.BytesIO(frame)) for frame in frames]))
+    return folder
+
+
 @torch.inference_mode()
 def plain_masks(folder, frames):
     model, processor = load_model(folder)
@@ -40,10 +50,10 @@ def agreement(masks, references):
     )
 
 
-@pytest.mark.parametrize(("mode", "least_agreement"), [("bf16", 0.99), ("openvino", 0.99), ("int8", 0.8)])
-def test_masks_are_the_plain_paths(checkpoint, frames, mode, least_agreement):
-    segment = FastSegmenter(checkpoint, mode, frames if mode == "int8" else None)
-    masks, plain = segment(frames), plain_masks(checkpoint, frames)
+@pytest.mark.parametrize(("mode", "least_agreement"), [("bf16", 0.99), ("openvino", 0.99), ("int8", 0.95)])
+def test_masks_are_the_plain_paths(with_int8, frames, mode, least_agreement):
+    segment = FastSegmenter(with_int8, mode)
+    masks, plain = segment(frames), plain_masks(with_int8, frames)
     assert 0.1 < torch.cat([mask.flatten() for mask in plain]).float().mean() < 0.9
     assert agreement(masks, plain) > least_agreement
     assert agreement([segment([frame])[0] for frame in frames], masks) > 0.99
@@ -62,14 +72,16 @@ def test_several_classes_and_any_variant(make_checkpoint, frames, mode):
         ("unet", "plain", (1, 64, 64, 4)),
         ("transunet", "mobilenetv2_100", (1, 32, 32, 16)),
         ("attention_unet", "resnet18", (1, 32, 32, 64)),
-        ("unet", "swin_tiny", (1, 2, 2, 768)),  # none of its maps is the input of the next: the whole encoder
+        # none of its maps is the input of the next: the whole encoder
+        pytest.param("unet", "swin_tiny", (1, 2, 2, 768), marks=pytest.mark.long),
     ],
 )
-def test_both_graphs_together_are_the_network(variant, encoder, first_shape):
+def test_both_graphs_together_are_the_network(variant, encoder, first_shape, tmp_path):
     torch.manual_seed(0)
     network = small_model(variant, encoder).eval()
+    network.save_pretrained(tmp_path)
     processor, pixels = UNetImageProcessor(size=64), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    graphs = graphs_of(network, processor)
+    graphs = bf16_graphs(tmp_path, processor)
     assert [precision for _, precision in graphs] == ["f32", "bf16"]
     assert first_shape in [tuple(output.shape) for output in graphs[0][0].outputs]
     logits = infer(requests_of([(graph, "f32") for graph, _ in graphs], "LATENCY", 1), pixels.transpose(2, 0, 1))
@@ -78,14 +90,13 @@ def test_both_graphs_together_are_the_network(variant, encoder, first_shape):
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_int8_leaves_the_first_layers_alone(checkpoint):
-    network, processor = load_model(checkpoint)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
-    plain_count, int8_count = (
-        sum(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
-        for graph, _ in graphs_of(network, processor, list(pixels))
-    )
-    assert plain_count == 0 < int8_count
+def test_int8_is_for_one_size_and_must_be_there(checkpoint, with_int8, tmp_path):
+    with pytest.raises(ValueError, match=f"has no {INT8}: `hub-unets quantise RUN DATA` writes it"):
+        FastSegmenter(checkpoint, "int8")
+    folder = shutil.copytree(with_int8, tmp_path / "run")
+    UNetImageProcessor(size=96).save_pretrained(folder)
+    with pytest.raises(ValueError, match="not for images of 96 x 96 pixels: `hub-unets quantise` it again"):
+        FastSegmenter(folder, "int8")
 
 
 def test_threshold_reaches_the_processor(checkpoint, frames):
@@ -135,13 +146,9 @@ def test_resize_is_the_processors(resample):
     assert np.abs(resize(image, processor) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("mode", "calibration", "message"),
-    [("fp8", None, "one of bf16, openvino, int8"), ("int8", None, "training images"), ("bf16", [b""], "nothing else")],
-)
-def test_wrong_options_are_refused(checkpoint, mode, calibration, message):
-    with pytest.raises(ValueError, match=message):
-        FastSegmenter(checkpoint, mode, calibration)
+def test_an_unknown_mode_is_refused(checkpoint):
+    with pytest.raises(ValueError, match="one of bf16, openvino, int8"):
+        FastSegmenter(checkpoint, "fp8")
 
 
 def test_one_image_must_stand_in_a_list(checkpoint, frames):

@@ -4,19 +4,16 @@ import json
 import os
 import sys
 import zipfile
-from pathlib import Path
 
-import av
 import datasets
-import numpy as np
 import pytest
 from PIL import Image
 
-from hub_unets.hub_repos.inference import inputs
-from hub_unets.hub_repos.inference.inputs import Video, collect
+from hub_unets.hub_repos.inference.inputs import collect
+from hub_unets.hub_repos.inference.video import Video
 from hub_unets.training.data.phantoms import phantom, phantom_dataset
 from hub_unets.training.data.reading import read_image
-from hub_unets.training.errors import UserError
+from tests.hub_repos.clips import video
 
 
 def picture(path, colour=90):
@@ -25,19 +22,9 @@ def picture(path, colour=90):
     return str(path)
 
 
-def video(path, frames=5, size=64):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width = stream.height = size
-        for index in range(frames):
-            image = Image.new("RGB", (size, size), (40 * index, 40, 40))
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
-    return str(path)
-
-
 def names(arguments, tmp_path, every=1):
-    return [item.name for source in collect(arguments, tmp_path / "out", every).items for item in source.items()]
+    items = collect(arguments, tmp_path / "out", every).items
+    return [frame.name for item in items for frame in (item.items() if isinstance(item, Video) else [item])]
 
 
 def test_files_folders_and_globs_are_named_from_the_folder_they_share(tmp_path):
@@ -121,33 +108,15 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
         collect(["owner/set"], tmp_path / "out")
 
 
-def test_the_frames_of_a_video_are_named_by_their_index(tmp_path):
-    path = video(tmp_path / "clip.mp4")
-    assert names([path], tmp_path) == [f"clip/{index:06d}" for index in range(5)]
-    assert names([path], tmp_path, every=2) == ["clip/000000", "clip/000002", "clip/000004"]
-    (clip,) = collect([path], tmp_path / "out", 2).items
-    assert clip.count() == 3
-    reds = [np.asarray(read_image(item.read(), item.name))[..., 0].mean() for item in clip.items()]
-    np.testing.assert_allclose(reds, [0, 80, 160], atol=12)
-
-
-def test_a_broken_video_gives_what_can_be_read_and_a_reason(tmp_path):
-    (tmp_path / "zero.avi").write_bytes(b"")
-    items = list(Video("zero", str(tmp_path / "zero.avi"), "", 1).items())
-    with pytest.raises(ValueError, match="zero.avi: frame 0 can't be read"):
-        items[0].read()
-    assert len(items) == 1 and Video("zero", str(tmp_path / "zero.avi"), "", 1).count() == 1
-
-
 def test_a_video_and_a_folder_of_its_name_are_refused(tmp_path):
-    video(tmp_path / "clip.mp4", 1)
+    video(tmp_path / "clip.mp4", frames=1)
     picture(tmp_path / "clip" / "000000.jpg")
     with pytest.raises(ValueError, match="may be called as a frame of"):
         collect([str(tmp_path)], tmp_path / "out")
 
 
 def test_without_pyav_the_error_names_the_extra(tmp_path, monkeypatch):
-    path = video(tmp_path / "clip.mp4", 1)
+    path = video(tmp_path / "clip.mp4", frames=1)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"pip install 'hub-unets\[video\]'"):
         collect([path], tmp_path / "out")
@@ -171,55 +140,6 @@ def test_a_changed_file_has_another_stamp(tmp_path):
     assert len(stamps) == 2
 
 
-def test_no_damaged_video_is_more_than_an_item_that_names_it(tmp_path):
-    content = Path(video(tmp_path / "clip.mp4")).read_bytes()
-    random = np.random.default_rng(0)
-    for number in range(60):
-        damaged = bytearray(content)
-        for position in random.integers(len(content), size=12):
-            damaged[position] = random.integers(256)
-        path = tmp_path / "damaged.mp4"
-        path.write_bytes(damaged if number % 2 else damaged[: random.integers(len(content))])
-        clip = Video("damaged", str(path), "", 1)
-        assert clip.count() >= 1
-        for item in clip.items():
-            try:
-                assert read_image(item.read(), item.name).width
-            except UserError as error:
-                assert str(error).startswith(f"{path}: frame ")
-
-
-def test_a_frame_that_cannot_be_converted_names_the_video(tmp_path, monkeypatch):
-    (item,) = Video("clip", video(tmp_path / "clip.mp4", 1), "", 1).items()
-    monkeypatch.setattr(inputs, "_encoded", lambda image: 1 / 0)
-    with pytest.raises(ValueError, match="clip.mp4: frame 0 can't be read .division by zero.: replace the file"):
-        item.read()
-
-
-QUARTER = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # clockwise; a, b, c, d of the header's matrix
-
-
-@pytest.mark.parametrize("angle", QUARTER)
-def test_a_video_that_was_filmed_turned_is_read_upright(angle, tmp_path):
-    path = tmp_path / "turned.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height = 64, 32
-        image = Image.new("RGB", (64, 32))
-        image.paste((255, 0, 0), (0, 0, 32, 32))  # red to the left
-        container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 44  # nine numbers
-    for index, value in zip((0, 1, 3, 4), QUARTER[angle], strict=True):
-        content[matrix + 4 * index : matrix + 4 * index + 4] = (value << 16).to_bytes(4, "big", signed=True)
-    path.write_bytes(content)
-    (item,) = Video("turned", str(path), "", 1).items()
-    pixels = np.asarray(read_image(item.read(), item.name)).astype(int)
-    upright = np.rot90(np.asarray(image), -angle // 90)  # the left side comes to the top when turned by 90
-    assert pixels.shape == upright.shape and np.abs(pixels - upright).mean() < 10
-
-
 def test_less_usual_suffixes_links_and_what_is_left_out(tmp_path):
     folder = tmp_path / "set"
     for number, suffix in enumerate(("jfif", "jp2", "tga", "ppm", "avif", "JPE")):
@@ -229,12 +149,12 @@ def test_less_usual_suffixes_links_and_what_is_left_out(tmp_path):
     (tmp_path / "elsewhere/loop").symlink_to(folder)
     (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
     os.mkfifo(folder / "pipe.png")
-    for name in ("notes.txt", "scan.dcm", ".hidden.png"):
+    for name in ("notes.txt", "scan.pdf", ".hidden.png"):
         (folder / name).write_text("no")
     source = collect([str(folder)], tmp_path / "out")
     assert len(source.items) == 8 and {"link/linked", "__odd/name", "part 5!/5"} <= {
         item.name for item in source.items
     }
     assert all(read_image(item.read(), item.name).size == (8, 6) for item in source.items)
-    assert source.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.dcm")]
+    assert source.left_out == [f"{folder}/{name}" for name in ("gone.png", "notes.txt", "pipe.png", "scan.pdf")]
     assert f"{folder}/__odd" in collect([f"{folder}/*"], tmp_path / "out").left_out

@@ -63,6 +63,8 @@ def test_the_licence_has_the_weights_terms_and_the_codes(results, source, split,
     text = " ".join(licence_text(results).split())
     assert said in text and "Apache License, Version 2.0" in text
     assert text.index("The weights") < text.index("The code")
+    results["data"]["extra"] = [{"source": "clinicdb", "split": "clinicdb", "images": 546, "sha256": "0" * 64}]
+    assert "trained on clinicdb as well, whose terms hold for them too" in licence_text(results)
     results["run"]["started_from"] = {"repo_id": "someone/unet", "commit": "cd" * 20}
     assert f"started from someone/unet, commit {'cd' * 20}" in licence_text(results)
 
@@ -203,4 +205,5 @@ def test_the_requirements_admit_what_is_tested_and_name_all_that_is_imported(rep
         imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
         foreign = {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names)
         stock = {"torch", "torchvision", "transformers", "numpy", "PIL"}  # of an Inference Endpoint's own image
-        assert foreign <= {*needed, *stock}, path.name
+        asked_for = {"pydicom", "tifffile"}  # where a file is of their kind
+        assert foreign <= {*needed, *stock, *asked_for}, path.name

@@ -69,6 +69,7 @@ class TestPureFunction:
         image, mask = pair
         size = {"height": 32, "width": 40}
         processor = SimpleNamespace(
+            takes_rgb=True,
             size=size,
             normalize=lambda pixels: pixels.transpose(0, 3, 1, 2) / np.float32(255),
             mirror=lambda array: array,

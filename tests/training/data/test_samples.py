@@ -18,6 +18,7 @@ from hub_unets.training.data.samples import (
     TrainingSamples,
     cached_samples,
     collate,
+    growing_sides,
     require_foreground,
     without_labels,
 )
@@ -215,6 +216,16 @@ class TestTrainingSamples:
         assert torch.equal(samples[(1, 0)]["pixel_values"], samples[(1, 0)]["pixel_values"])
         assert not torch.equal(samples[(1, 0)]["pixel_values"], samples[(2, 0)]["pixel_values"])
 
+    def test_the_first_draws_may_be_smaller(self, tmp_path):
+        rows, processor = cached(make_rows(), tmp_path), UNetImageProcessor(size=SIZE)
+        samples = TrainingSamples(rows, processor, Augmentation([], 0), sides=[SIZE // 4, SIZE // 2])
+        full, quarter = samples[(2, 0)], samples[(0, 0)]
+        assert [samples[(draw, 0)]["labels"].shape[0] for draw in range(4)] == [SIZE // 4, SIZE // 2, SIZE, SIZE]
+        assert quarter["pixel_values"].shape == (3, SIZE // 4, SIZE // 4)
+        blocks = full["pixel_values"].reshape(3, SIZE // 4, 4, SIZE // 4, 4).mean(dim=(2, 4))
+        assert (quarter["pixel_values"] - blocks).abs().max() < 1.1 / 255 / 0.224  # rounded to 8 bits
+        assert torch.equal(quarter["labels"], full["labels"][2::4, 2::4])  # of each block of 4 the pixel at its centre
+
     def test_the_augmentation_may_take_any_other_frame(self, tmp_path):
         processor, pictures = UNetImageProcessor(size=SIZE), []
 
@@ -227,6 +238,20 @@ class TestTrainingSamples:
         for (image, mask), row in zip(pictures[0], rows, strict=True):
             assert image.tobytes() == row["pixels"] and image.shape == (SIZE, SIZE, 3)
             assert mask.tobytes() == row["labels"] and mask.shape == (SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "epochs", "sides"),
+    [
+        (128, 256, 8, [128, 160, 160, 192, 224, 224]),
+        (96, 224, 4, [96, 128, 192]),
+        (48, 64, 4, [48, 64, 64]),
+        (20, 30, 5, [20, 30, 30, 30]),
+        (128, 256, 1, [128]),
+    ],
+)
+def test_sides_grow_over_three_quarters_of_the_epochs(first, last, epochs, sides):
+    assert growing_sides(first, last, epochs) == sides
 
 
 def test_mirrored_margins_repeat_the_rows_inside_the_border(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from hub_unets.training.data import zips
+from hub_unets.training.data.files import first_few, say_left_out
 from hub_unets.training.data.reading import file_digest, read_image, read_pair
-from hub_unets.training.data.rows import first_few, has_stems, say_left_out
+from hub_unets.training.data.rows import has_stems
 from hub_unets.training.data.sources import load_frames, load_source
 from hub_unets.training.errors import UserError
 

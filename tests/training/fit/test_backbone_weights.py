@@ -18,8 +18,10 @@ BACKBONE = "test_resnet"  # 0.4 million weights
 WIDTHS = [8, 8, 4, 4, 4]
 
 
-def a_model(backbone=BACKBONE):
-    return UNetForSemanticSegmentation(UNetConfig(backbone=backbone, decoder_channels=WIDTHS))
+def a_model(backbone=BACKBONE, num_channels=3):
+    return UNetForSemanticSegmentation(
+        UNetConfig(backbone=backbone, decoder_channels=WIDTHS, num_channels=num_channels)
+    )
 
 
 def write_weights(path, backbone=BACKBONE, without=(), **options):
@@ -182,3 +184,18 @@ def test_the_real_file():
     written, loaded = load_file(path), encoder_tensors(model)
     assert len(loaded) > 250
     assert all(torch.equal(tensor, written[key]) for key, tensor in loaded.items())
+
+
+@pytest.mark.parametrize("num_channels", [1, 5])
+def test_the_stem_of_other_channels_is_adapted_as_timm_does(tmp_path, num_channels):
+    written = write_weights(tmp_path / "weights.safetensors")
+    model = a_model(num_channels=num_channels)
+    load_backbone_weights(model, str(tmp_path / "weights.safetensors"))
+    loaded, first = encoder_tensors(model), next(iter(written))
+    red_green_blue = written[first]
+    if num_channels == 1:
+        expected = red_green_blue.sum(dim=1, keepdim=True)
+    else:
+        expected = red_green_blue[:, [0, 1, 2, 0, 1]] * 3 / 5
+    torch.testing.assert_close(loaded[first], expected)
+    assert all(torch.equal(loaded[key], written[key]) for key in loaded if key != first)

@@ -76,6 +76,7 @@ def test_encoder_has_its_own_rate_and_norms_and_biases_no_decay(make_trainer, en
     )
     trainer.create_optimizer_and_scheduler(10)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    pretrained = "encoder." if encoder == "plain" else "encoder.backbone."
     norms = {
         f"{path}.{name}"
         for path, module in model.named_modules()
@@ -87,7 +88,7 @@ def test_encoder_has_its_own_rate_and_norms_and_biases_no_decay(make_trainer, en
         for parameter in group["params"]:
             name = names[id(parameter)]
             checked.add(name)
-            assert group["initial_lr"] == (1e-4 if name.startswith("encoder.") else 1e-2), name
+            assert group["initial_lr"] == (1e-4 if name.startswith(pretrained) else 1e-2), name
             assert group["weight_decay"] == (0 if name in norms or name.endswith("bias") else 0.1), name
     assert checked == set(names.values())
     rates = [group["lr"] for group in trainer.optimizer.param_groups]

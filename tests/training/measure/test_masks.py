@@ -79,7 +79,7 @@ def test_classes_and_ignored_pixels():
     figures = score_masks([mask], [truth], classes=((1, 3), (2,)))
     assert [row["label"] for row in figures["per_class"]] == ["1", "2"]
     assert [row["pooled"]["dice"]["value"] for row in figures["per_class"]] == pytest.approx([1, 2 / 3])
-    assert figures.keys() == {"images", "per_image", "pooled", "per_class"}
+    assert figures.keys() == {"images", "per_image", "pooled", "per_class", "with_background"}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from hub_unets.training.measure.metrics import (
     NAMES,
+    background_counts,
     by_size,
     count_pixels,
     mean_with_interval,
@@ -88,6 +89,12 @@ class TestSummarize:
         assert summary["pooled"]["dice"]["value"] == pytest.approx((16 / 18 + 2 / 11) / 2)
         values = [class_metrics["per_image"]["dice"]["value"] for class_metrics in summary["per_class"]]
         assert values == pytest.approx([16 / 18, (2 / 11 + 1) / 2])
+
+    def test_the_background_as_one_more_class(self):
+        """Of 4 pixels of background 3 are kept; of 3 of classes one is called background; one is ignored."""
+        prediction, reference = np.array([[0, 0, 0, 2, 0, 1, 2, 0]]), np.array([[0, 0, 0, 0, 1, 1, 1, 255]])
+        assert background_counts(prediction, reference, ((1,), (2,))).tolist() == [3, 1, 1, 2]
+        assert background_counts(prediction, reference, ((1,),)).tolist() == [4, 2, 0, 1]  # label 2 is no class then
 
     def test_a_class_by_the_images_that_hold_it(self):
         absent, imagined = [0, 0, 0, 100], [0, 5, 0, 95]

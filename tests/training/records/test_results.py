@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from hub_unets.training.data.partition import Partition
-from hub_unets.training.measure.metrics import COUNTS, NAMES
+from hub_unets.training.measure.metrics import COUNTS, NAMES, WITH_BACKGROUND
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records.results import (
     check_results,
     data_record,
     environment_record,
     read_history,
+    read_per_image,
     read_results,
     summary_lines,
     write_results,
@@ -103,6 +104,23 @@ class TestWriteResults:
         assert float(row["dice"]) == pytest.approx((16 / 18 + 2 / 11) / 2, abs=1e-6)
         assert [row[f"dice_{number}"] for number in (1, 2)] == ["0.888889", "0.181818"]
         assert other["dice_2"] == "1.000000"
+
+    def test_means_with_the_background_are_those_of_all_classes_and_read_back(self, tmp_path):
+        counts = [[[8, 2, 0, 90], [1, 0, 9, 90]], [[8, 2, 0, 90], [0, 0, 0, 100]]]
+        scores = scores_of("ab", counts, class_names=("neoplastic", "other"))
+        scores.background = [np.array([80, 9, 2, 9]), np.array([90, 0, 2, 8])]
+        write_results(tmp_path, results(), {"test": scores})
+        written = read_results(tmp_path / "results.json")
+        figures, dices = written["metrics"]["test"]["with_background"], (160 / 171, 180 / 182)
+        classes = np.array([[dices[0], 16 / 18, 2 / 11], [dices[1], 16 / 18, 1]])
+        assert figures["per_image"]["dice"]["value"] == pytest.approx(classes.mean())
+        assert figures["pooled"]["dice"]["value"] == pytest.approx(np.mean([340 / 353, 16 / 18, 2 / 11]))
+        assert (
+            figures["pooled"]["dice"]["low"] < figures["pooled"]["dice"]["value"] < figures["pooled"]["dice"]["high"]
+        )
+        assert written["definitions"]["with_background"] == WITH_BACKGROUND
+        (read,) = read_per_image(tmp_path / "per_image.csv")[0].values()
+        assert read.summary()["with_background"] == figures
 
     def test_a_class_that_no_image_holds(self, tmp_path):
         scores = scores_of("a", [[[8, 2, 0, 90], [0, 0, 0, 100]]], class_names=("one", "two"))

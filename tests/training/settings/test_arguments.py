@@ -338,6 +338,8 @@ class TestAbsurdRecipes:
             ("{variant: transunet, model: {num_hidden_layers: 65}}", "model.num_hidden_layers must be at most 64"),
             ("image_size: 1000000000", "image_size must lie between 1 and 16384, got 1000000000"),
             ("train_size: 0", "train_size must lie between 1 and 16384, got 0"),
+            ("first_train_size: 64\ntrain_size: 64", "first_train_size=64 grows to train_size"),
+            ("first_train_size: 64\nmax_steps: 5", "first_train_size grows by epochs"),
             ("augmentation: '[{'", "augmentation is not YAML"),
         ],
     )  # fmt: skip
