@@ -19,6 +19,7 @@ import torch
 from transformers import HfArgumentParser
 
 from hub_unets.hub_repos.annotate.regions import Annotator, has_hole, outline
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.errors import UserError, run_command
 
@@ -36,11 +37,11 @@ class Control(NamedTuple):
 
 
 def prediction(annotator, image, controls):
-    """Label Studio's prediction of a PIL image: {"score", "result"}.
+    """Label Studio's prediction of an image: {"score", "result"}.
 
     Args:
         annotator: an Annotator.
-        image: RGB, upright.
+        image: as `read_image` gives it.
         controls: the interface's Controls; regions whose label is in none of them are left out.
     """
     regions, uncertainty = annotator(image)
@@ -49,7 +50,7 @@ def prediction(annotator, image, controls):
         name = annotator.labels[region.label]
         control = _control(region, name, controls)
         if control is not None:
-            result.append(_entry(region, image.size, control, control.labels[name]))
+            result.append(_entry(region, height_and_width(image), control, control.labels[name]))
     return {"score": 1 - uncertainty, "result": result}
 
 
@@ -63,7 +64,7 @@ def _control(region, name, controls):
 
 def _entry(region, size, control, label):
     """One region as Label Studio has it; points are in percent of the image."""
-    kind, (width, height) = control.kind.lower(), size
+    kind, (height, width) = control.kind.lower(), size
     if control.kind == BRUSH:
         value = {"format": "rle", "rle": _run_lengths(region, width, height)}
     else:
@@ -110,7 +111,7 @@ def backend(annotator, version):
 
         def _prediction(self, task, column, controls):
             path = self.get_local_path(task["data"][column], task_id=task.get("id"))
-            image = read_image({"bytes": None, "path": path}, f"task {task.get('id')}")
+            image = read_image({"bytes": None, "path": path}, f"task {task.get('id')}", annotator.processor)
             return {"model_version": version, **prediction(annotator, image, controls)}
 
     return Backend

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hub_unets.training.data.coco import mask_api
+from hub_unets.training.data.coco_masks import mask_api
 
 OVERLAP = 0.1  # least intersection over union of a polyp's regions in two frames
 GAP = 5  # frames, of those that are taken, in which a polyp may be missing
