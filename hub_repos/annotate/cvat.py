@@ -25,7 +25,7 @@ class RegionFunction:
     def detect(self, context, image):
         """A PIL image to CVAT's shapes; those that score below the context's `conf_threshold` are left out."""
         draw = _polygon if context.conv_mask_to_poly else _mask
-        regions, _ = self.annotator(image, context.conf_threshold)
+        regions, _ = self.annotator(self.annotator.processor.read(image), context.conf_threshold)
         return [draw(region) for region in regions]
 
 

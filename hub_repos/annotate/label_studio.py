@@ -19,6 +19,7 @@ import torch
 from transformers import HfArgumentParser
 
 from hub_unets.hub_repos.annotate.regions import Annotator, has_hole, outline
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.data.reading import read_image
 from hub_unets.training.errors import UserError, run_command
 
@@ -36,32 +37,34 @@ class Control(NamedTuple):
 
 
 def prediction(annotator, image, controls):
-    """Label Studio's prediction of a PIL image: {"score", "result"}.
+    """Label Studio's prediction of an image: {"score", "result"}.
 
     Args:
         annotator: an Annotator.
-        image: RGB, upright.
-        controls: the interface's Controls by their kind, one or two of POLYGON and BRUSH.
+        image: as `read_image` gives it.
+        controls: the interface's Controls; regions whose label is in none of them are left out.
     """
     regions, uncertainty = annotator(image)
     result = []
     for region in regions:
-        control = _control(region, controls)
-        label = control.labels.get(annotator.labels[region.label])
-        if label is not None:
-            result.append(_entry(region, image.size, control, label))
+        name = annotator.labels[region.label]
+        control = _control(region, name, controls)
+        if control is not None:
+            result.append(_entry(region, height_and_width(image), control, control.labels[name]))
     return {"score": 1 - uncertainty, "result": result}
 
 
-def _control(region, controls):
-    """The brush for a region with a hole, else the polygon; the other one where there is only that."""
-    kinds = (BRUSH, POLYGON) if len(controls) > 1 and has_hole(region) else (POLYGON, BRUSH)
-    return next(controls[kind] for kind in kinds if kind in controls)
+def _control(region, name, controls):
+    """The Control that has the label, or None; of a polygon and a brush, the brush for a region with a hole."""
+    able = {control.kind: control for control in controls if control.labels.get(name)}
+    if len(able) > 1:
+        return able[BRUSH if has_hole(region) else POLYGON]
+    return next(iter(able.values()), None)
 
 
 def _entry(region, size, control, label):
     """One region as Label Studio has it; points are in percent of the image."""
-    kind, (width, height) = control.kind.lower(), size
+    kind, (height, width) = control.kind.lower(), size
     if control.kind == BRUSH:
         value = {"format": "rle", "rle": _run_lengths(region, width, height)}
     else:
@@ -103,31 +106,31 @@ def backend(annotator, version):
 
         def predict(self, tasks, context=None, **kwargs):
             controls = _controls(self, annotator.labels.values())
-            image_name = next(iter(controls.values())).image
-            column = next(tag.value_name for tag in self.label_interface.objects if tag.name == image_name)
+            column = next(tag.value_name for tag in self.label_interface.objects if tag.name == controls[0].image)
             return [self._prediction(task, column, controls) for task in tasks]
 
         def _prediction(self, task, column, controls):
             path = self.get_local_path(task["data"][column], task_id=task.get("id"))
-            image = read_image({"bytes": None, "path": path}, f"task {task.get('id')}")
+            image = read_image({"bytes": None, "path": path}, f"task {task.get('id')}", annotator.processor)
             return {"model_version": version, **prediction(annotator, image, controls)}
 
     return Backend
 
 
 def _controls(model, names):
-    """The labeling interface's Controls by their kind.
+    """The labeling interface's Controls that have one of the model's labels.
 
     Raises:
-        UserError: it has none of the two kinds, or none of its labels is one of the model's.
+        UserError: there is none.
     """
-    controls = {}
+    controls = []
     for tag in model.label_interface.controls:
         if tag.tag in (POLYGON, BRUSH):
             found = model.build_label_map(tag.name, list(names))
             labels = {name: found.get(name, found.get(name.lower())) for name in names}
-            controls[tag.tag] = Control(tag.tag, tag.name, tag.to_name[0], labels)
-    if not any(label for control in controls.values() for label in control.labels.values()):
+            if any(labels.values()):
+                controls.append(Control(tag.tag, tag.name, tag.to_name[0], labels))
+    if not controls:
         raise UserError(
             f"the labeling interface needs a <{POLYGON}> or <{BRUSH}> with one of the model's labels, "
             f'{", ".join(names)}: add <Label value="NAME"/>, or predicted_values="NAME" to a label of another name.'

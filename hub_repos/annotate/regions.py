@@ -9,8 +9,10 @@ import torch
 
 from hub_unets.hub_repos.inference.predictions import uncertainty
 from hub_unets.modeling.image_processing_unet import upsample
+from hub_unets.modeling.images import height_and_width
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import load_model, pixel_values
+from hub_unets.training.measure.segmenter import frames
 
 TOLERANCE = 0.005  # of the box's diagonal, by which an outline may be off: a person drags tens of points, not hundreds
 
@@ -49,14 +51,15 @@ class Annotator:
 
     @torch.inference_mode()
     def __call__(self, image, threshold=None):
-        """A PIL image to its Regions, and its uncertainty, 0 to 1 (`hub_repos.inference.predictions`).
+        """An image, as the processor reads it, to its Regions and uncertainty, 0 to 1 (`inference.predictions`).
 
         Regions that score below `threshold` are left out; None takes the processor's `score_threshold`.
         """
-        image = self.processor.read(image)
-        sizes = [(image.height, image.width)]
-        logits = upsample(self.model(pixel_values(self.model, self.processor, [image])).logits, sizes)[0]
-        (result,) = self.processor.post_process_instance_segmentation(logits[None], threshold=threshold)
+        logits = self.model(pixel_values(self.model, self.processor, [image])).logits
+        logits = upsample(logits, [height_and_width(image)])[0]
+        (result,) = self.processor.post_process_instance_segmentation(
+            logits[None], threshold=threshold, **frames(self.processor, [image])
+        )
         segmentation = result["segmentation"].numpy()
         return [_region(segmentation, segment) for segment in result["segments_info"]], uncertainty(logits)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import datasets
 import numpy as np
@@ -12,23 +13,25 @@ from PIL import Image
 from transformers import AutoImageProcessor, EomtConfig, Mask2FormerImageProcessor
 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
+from hub_unets.training import evaluate as command
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
-from hub_unets.training.evaluate import main
 from hub_unets.training.fit.teacher import Teacher
 from hub_unets.training.measure.metrics import COUNTS, count_pixels
 from hub_unets.training.measure.models import class_logits, load_model, pixel_values
 from hub_unets.training.measure.segmenter import Segmenter
 from tests.training.foreign_models import FOREIGN, SHORTEST, make, save
-from tests.variants import small_config
+from tests.variants import small_config, small_model
 
 LABELS = "background", "polyp"
 
 
 @pytest.fixture
 def frames(tmp_path, monkeypatch):
-    """Three generated frames of different sizes, in one batch."""
+    """Three generated frames of different sizes, in one batch; outlines and pictures, which take long, left out."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "monai", None)
+    monkeypatch.setattr(command, "reliability", lambda *_: None)
     for kind in ("images", "masks"):
         (tmp_path / "data" / kind).mkdir(parents=True)
     for number in range(3):
@@ -44,7 +47,7 @@ def images_and_truths(frames):
 
 def evaluate(model, frames, out, *options):
     """The metrics, and the counts of each image, that the command writes."""
-    main([model, str(frames), "--output", str(out), *options])
+    command.main([model, str(frames), "--output", str(out), *options])
     with (out / "per_image.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     metrics = json.loads((out / "results.json").read_text())["metrics"]["test"]
@@ -141,9 +144,7 @@ def test_flips_are_for_logits(frames, tmp_path):
 
 
 def test_images_of_any_size_where_ours_are_not_resized(frames, tmp_path):
-    from hub_unets.modeling.modeling_unet import UNetForSemanticSegmentation
-
-    model = UNetForSemanticSegmentation(small_config(depth=2)).eval()
+    model = small_model(base_channels=4, depth=2).eval()
     name = save(model, tmp_path / "model", UNetImageProcessor(do_resize=False))
     _, counts, _ = evaluate(name, frames, tmp_path / "out")
     _, alone, _ = evaluate(name, frames, tmp_path / "alone", "--batch_size", "1")

@@ -13,6 +13,7 @@ import cvat_sdk.auto_annotation as cvataa
 import datasets
 import numpy as np
 import pytest
+import torch
 from cvat_cli._internal.commands_all import COMMANDS
 from cvat_cli._internal.common import FunctionLoader, configure_common_arguments
 from cvat_cli._internal.parsers import parse_function_parameter
@@ -24,9 +25,12 @@ from scipy import ndimage
 
 from hub_unets.hub_repos.annotate.cvat import RegionFunction, create
 from hub_unets.hub_repos.annotate.regions import Annotator
+from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.data.reading import read_labels
 from hub_unets.training.data.sources import load_source
+from tests.training.foreign_models import save
+from tests.variants import small_model
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,6 +109,20 @@ def test_polygons_and_a_threshold_where_cvat_asks_for_them(annotate, checkpoint,
     for shape in task.shapes:
         points = np.reshape(shape.points, (-1, 2))
         assert len(points) > 2 and points.min() >= 0 and (points <= images[shape.frame - 10].size).all()
+
+
+def test_frames_of_sixteen_bits(annotate, tmp_path):
+    model, processor = small_model(num_channels=1).eval(), UNetImageProcessor(num_channels=1, size=32)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 56), np.uint16))
+    with torch.no_grad():
+        model.head.classifier.bias -= model(**processor(image)).logits.median()
+    task = annotate(create(save(model, tmp_path, processor)), [image])
+    mask = np.logical_or.reduce([decoded(shape, image) for shape in task.shapes])
+    with torch.no_grad():
+        outputs = model(**processor(image))
+    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[mask.shape])[0].numpy()
+    np.testing.assert_array_equal(mask, expected)
+    assert 0.1 < mask.mean() < 0.9
 
 
 def test_labels_that_a_task_lacks(annotate, three_class_checkpoint, images):

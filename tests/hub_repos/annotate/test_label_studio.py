@@ -33,7 +33,7 @@ def picture():
 class TestPredictions:
     """Without label-studio-ml, which can't be installed beside the newest NumPy and OpenCV."""
 
-    CONTROLS = {POLYGON: Control(POLYGON, "outline", "frame", {"polyp": "Polyp"})}
+    CONTROLS = (Control(POLYGON, "outline", "frame", {"polyp": "Polyp"}),)
 
     def test_polygons_in_percent(self, annotator, picture):
         result, (regions, uncertainty) = prediction(annotator, picture, self.CONTROLS), annotator(picture)
@@ -59,6 +59,20 @@ class TestPredictions:
         polyps = [region for region in regions if annotator.labels[region.label] == "polyp"]
         result = prediction(annotator, picture, self.CONTROLS)["result"]
         assert 0 < len(polyps) == len(result) < len(regions)
+
+    def test_each_label_goes_where_the_interface_has_it(self, three_class_checkpoint, picture):
+        annotator = Annotator(str(three_class_checkpoint))
+        other = Control(POLYGON, "other", "frame", {"boundary": "Edge", "polyp": None})
+        result = prediction(annotator, picture, (*self.CONTROLS, other))["result"]
+        assert len(result) == len(annotator(picture)[0])
+        assert {(entry["from_name"], *entry["value"]["polygonlabels"]) for entry in result} == {
+            ("outline", "Polyp"),
+            ("other", "Edge"),
+        }
+
+    def test_nothing_in_the_image(self, annotator):
+        result = prediction(annotator, Image.new("RGB", (64, 64)), ())
+        assert result["result"] == [] and 0 <= result["score"] <= 1
 
     def test_other_weights_are_another_version(self, annotator, checkpoint, three_class_checkpoint):
         version = version_of("you/run", annotator.model)
