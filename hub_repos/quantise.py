@@ -23,7 +23,7 @@ from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.measure.task import Task
 from hub_unets.training.records.results import read_results
 
-IMAGES = 32  # training images that the network is rounded for
+IMAGES = 100  # training images that the network is rounded for
 
 
 class Agreement(NamedTuple):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 LARGEST = 127  # of a weight's int8, symmetric
 LEAST_SCALE = 1e-8
+MOST_POSITIONS = 1024  # of a map, taken evenly: as many images say more than all of a few
 MOST_STEPS = 4  # between a rounded weight and its own value
 MOST_INPUTS = 2048  # of an output; with more the errors cancel, and the moments take minutes
 DAMPING = 0.01  # of the moments' mean: what inputs were not seen
@@ -33,7 +34,7 @@ def has_moments(weight):
 
 
 def input_moments(values, weight, attributes):
-    """Products of every two inputs of an output, summed over positions: float64 groups x K x K.
+    """Products of every two inputs of an output, summed over MOST_POSITIONS or all: float64 groups x K x K.
 
     Args:
         values: a map, 1 x C x H x W.
@@ -44,6 +45,7 @@ def input_moments(values, weight, attributes):
     padded = F.pad(torch.from_numpy(values), (left, right, top, bottom))
     options = {"stride": attributes.get("strides", [1, 1]), "dilation": attributes.get("dilations", [1, 1])}
     columns = F.unfold(padded, weight.shape[2:], **options)
+    columns = columns[..., :: -(-columns.shape[-1] // MOST_POSITIONS)]
     columns = columns.reshape(attributes.get("group", 1), weight[0].size, -1)
     return torch.bmm(columns, columns.mT).double().numpy()
 
