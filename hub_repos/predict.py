@@ -7,7 +7,7 @@ that INPUT holds now; files of a folder that are neither image nor video are in 
 uncertainty/NAME.png, too: how much the predictions of an image and its mirror images disagree, the standard deviation
 of the probability, 0 to 255 for 0 to .5. Frames of a video and rows of a table are kept as frames/NAME.jpg. Each polyp
 of a video has an id, `track` in polyps.csv and `track_id` in annotations.json, that it keeps from frame to frame;
---smoothing 0.6 makes masks flicker less.
+--smoothing 0.4 makes masks flicker less.
 Repeating the command continues where it stopped. Several processes, with or without GPUs:
 `accelerate launch --multi_gpu --num_processes 2 -m hub_unets.hub_repos.predict ...`.
 """

@@ -62,11 +62,11 @@ def model(tmp_path):
 def test_the_command_prints_a_line_for_each_smoothing(model, capsys, monkeypatch):
     monkeypatch.setattr(video, "SIZE", 64)
     video.main([model, "--data", "phantoms?count=6&size=64&seed=0", "--images", "1", "--frames", "3"])
-    count, heading, plain, smoothed = capsys.readouterr().out.splitlines()
+    count, heading, plain, *smoothed = capsys.readouterr().out.splitlines()
     assert count.split()[:2] in (["3", "frames,"], ["6", "frames,"]) and heading.split()[1:] == [
         *video.Stillness._fields
     ]
-    assert (plain.split()[0], smoothed.split()[0]) == ("0", "0.6") and len(plain.split()) == 7
+    assert [line.split()[0] for line in (plain, *smoothed)] == ["0", "0.4", "0.6"] and len(plain.split()) == 7
 
 
 def test_a_frame_cropped_to_its_view_is_marked_in_its_own_place():

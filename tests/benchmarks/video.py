@@ -158,7 +158,7 @@ def main(argv=None):
     parser.add_argument("--split", default="own", help="its validation part is filmed")
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--frames", type=int, default=50, help="with each polyp, and as many without one")
-    parser.add_argument("--smoothing", type=float, nargs="+", default=[0.0, 0.6])
+    parser.add_argument("--smoothing", type=float, nargs="+", default=[0.0, 0.4, 0.6])
     arguments = parser.parse_args(argv)
     rows, partition = make_partition(load_source(arguments.data), arguments.split)
     rows = rows.select(partition.validation[: arguments.images])
