@@ -13,7 +13,8 @@ from hub_unets.training.data.phantoms import phantom_dataset
 TINY = {
     "images": 2, "calibration": 2, "rounds": 1, "backbones": ["mobilenetv2_100"], "sizes": [64],
     "network_rounds": 1, "training_rounds": 1, "loop_rounds": 1, "size": 64, "growth_sizes": [64],
-    "growth_batches": [2], "import_rounds": 1, "loader_images": [8], "evaluation_images": [8], "data_rows": [20],
+    "growth_batches": [2], "import_rounds": 1, "loader_images": [8], "evaluation_images": [8],
+    "data_rows": [20], "profile_rounds": 1,
 }  # fmt: skip
 
 
