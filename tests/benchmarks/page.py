@@ -114,9 +114,9 @@ def loop_parts(results):
     """What the training step's time consists of; where an older record has no profile, how to make one."""
     title = "## What the training step's time consists of\n\n"
     command = "`python -m hub_unets.benchmarks.loop_profile`"
-    if "profile" not in results:
+    if "step_profile" not in results:
         return f"{title}{command} tells; it was not measured with the rest of this page."
-    ours, plain = (next(iter(results["profile"].values()))[side] for side in (loops.OURS, loops.PLAIN))
+    ours, plain = (next(iter(results["step_profile"].values()))[side] for side in (loops.OURS, loops.PLAIN))
     convolution, norm = (plain[kind] / ours[kind] for kind in ("convolution", "batch norm"))
     share = ours["convolution"] / sum(ours.values())
     return (
@@ -124,7 +124,7 @@ def loop_parts(results):
         f"{share:.0%} of our step; bfloat16 makes them {convolution:.2f} times as fast as float32, and batch norm "
         f"{norm:.2f} times. "
         "Nothing else can bring the loop beyond the limit over each table. The optimiser, fused, and the loss are "
-        "small; the moving average is one multi-tensor call.\n\n" + loop_profile.text(results["profile"])
+        "small; the moving average is one multi-tensor call.\n\n" + loop_profile.text(results["step_profile"])
     )
 
 

@@ -76,7 +76,7 @@ def measure(data, model, profile):
     few_rows = training.select(range(min(len(training), 64)))
     backbone = profile["backbones"][0]
     results["training"] = say(loops.measure, few_rows, backbone, profile["size"], profile["loop_rounds"])
-    results["profile"] = say(loop_profile.measure, backbone, profile["size"], profile["profile_rounds"])
+    results["step_profile"] = say(loop_profile.measure, backbone, profile["size"], profile["profile_rounds"])
     results["growth"] = say(
         networks.growth, backbone, profile["growth_sizes"], profile["growth_batches"], min(3, rounds)
     )
