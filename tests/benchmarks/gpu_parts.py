@@ -179,20 +179,31 @@ def processes(device):
 def accuracy(device, data, backbone_weights, targets=(0.88, 0.9)):
     """Minutes from the command's start until the validation Dice first exceeds each target; a row as soon as known."""
     with tempfile.TemporaryDirectory() as folder:
-        run, started, missing = Path(folder) / "run", time.monotonic(), list(targets)
+        run = Path(folder) / "run"
         options = ["--data", data, "--output_dir", str(run), "--dataloader_num_workers", "8"]
         options += ["--backbone_weights", backbone_weights] if backbone_weights else []
         command = [sys.executable, "-m", "hub_unets.training.run", "unet_mobilenetv2", *options]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while missing and process.poll() is None:
-            time.sleep(1)
-            dice = max((row["eval_dice"] for row in read_states(run) if "eval_dice" in row), default=0)
-            while missing and dice > missing[0]:
-                minutes = round((time.monotonic() - started) / 60, 2)
-                yield {"dice_above": missing.pop(0), "minutes": minutes}
-        process.terminate()
-        if process.wait() and missing:
-            raise RuntimeError("the training ended with an error")
+        yield from reached(subprocess.Popen(command, stdout=subprocess.DEVNULL), run, targets)
+
+
+def reached(process, run, targets, pause=1):
+    """The minutes after which the checkpoints of a training process first exceed each target, in rising order.
+
+    The process is ended once the last one is reached.
+
+    Raises:
+        RuntimeError: it failed before.
+    """
+    started, missing, ended = time.monotonic(), list(targets), False
+    while missing and not ended:
+        ended = process.poll() is not None  # before the look at what it left
+        dice = max((row["eval_dice"] for row in read_states(run) if "eval_dice" in row), default=0)
+        while missing and dice > missing[0]:
+            yield {"dice_above": missing.pop(0), "minutes": round((time.monotonic() - started) / 60, 2)}
+        time.sleep(0 if ended else pause)
+    process.terminate()
+    if process.wait() and missing:
+        raise RuntimeError("the training ended with an error")
 
 
 def read_history(run):
