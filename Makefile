@@ -23,7 +23,7 @@ export CONTRACT
 LOADS := $(addprefix load-,minimal $(OLDER))
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help train predict demo bench faults test test-long test-all test-lowest test-minimal test-compat test-newest test-label-studio lint format clean $(LOADS)
+.PHONY: help train predict demo bench bench-gpu faults test test-long test-all test-lowest test-minimal test-compat test-newest test-label-studio lint format clean $(LOADS)
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test-all: $(VENV)/.test  ## run every test
 
 bench: $(VENV)/.test  ## measure speed beside other libraries (DATA=folder MODEL=run, else generated and random)
 	$(BIN)/hub-unets bench $(if $(DATA),--data $(DATA)) $(if $(filter command line,$(origin MODEL)),--model $(MODEL)) $(BENCH)
+
+bench-gpu: $(VENV)/.test  ## measure speed on CUDA devices in eight minutes (DATA=folder WEIGHTS=file), write gpu.md
+	$(BIN)/hub-unets bench-gpu $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--backbone_weights $(WEIGHTS))
 
 faults: $(VENV)/.test  ## try to break things, and write tests/README.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults

@@ -81,8 +81,8 @@ def stored(value):
     return value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
 
 
-def loaders(rows, size, batch_size, cache_folder):
-    """Endless batches of both ways: {name: iterator}."""
+def loaders(rows, size, batch_size, cache_folder, workers=0):
+    """Endless batches of both ways, each from so many worker processes: {name: iterator}."""
     augmentation = yaml.safe_load(RECIPE.read_text())["augmentation"]
     processor = UNetImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     digests = [file_digest(row["image"]) for row in rows]
@@ -90,6 +90,7 @@ def loaders(rows, size, batch_size, cache_folder):
         cached_samples(rows, digests, processor, 2, cache_folder), processor, Augmentation(augmentation, 0)
     )
     options = {"batch_size": batch_size, "drop_last": True, "collate_fn": collate}
+    options |= {"num_workers": workers, "persistent_workers": workers > 0}
     cached_loader = DataLoader(samples, sampler=EpochSampler(len(samples), 0), **options)
     plain_loader = DataLoader(PlainSamples(rows, augmentation, size), shuffle=True, **options)
     return {OURS: endless(cached_loader), PLAIN: endless(plain_loader)}
@@ -122,23 +123,24 @@ def rates(seconds, batch_size):
     }
 
 
-def prepared(backbone, as_trainer):
+def prepared(backbone, as_trainer, device="cpu"):
     """(network in training mode, its optimiser); `as_trainer` sets it up as `UNetTrainer` does."""
-    network = our_network("unet", backbone).train()
+    network = our_network("unet", backbone).train().to(device)
     if as_trainer:
         network.to(memory_format=torch.channels_last)
         depthwise_in_float32(network)
-    return network, torch.optim.AdamW(network.parameters(), lr=1e-3)
+    return network, torch.optim.AdamW(network.parameters(), lr=1e-3, fused=as_trainer or None)  # Trainer's default
 
 
 def step(network, optimizer, bf16_and_channels_last, batch):
     """One optimiser step on a batch."""
-    pixels = batch["pixel_values"]
+    device = network.device
+    pixels, labels = (batch[name].to(device, non_blocking=True) for name in ("pixel_values", "labels"))
     if bf16_and_channels_last:
         pixels = pixels.to(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16) if bf16_and_channels_last else contextlib.nullcontext():
+    with torch.autocast(device.type, torch.bfloat16) if bf16_and_channels_last else contextlib.nullcontext():
         logits = network(pixels).logits
-    loss = WeightedSum({"bce": 1, "dice": 1})(logits, batch["labels"]).mean()
+    loss = WeightedSum({"bce": 1, "dice": 1})(logits, labels).mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

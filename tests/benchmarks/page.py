@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from hub_unets.benchmarks import loop_profile, loops
 from hub_unets.training.records.markdown import table
 
 RESULTS, PAGE, PLOT = "results.json", "speed.md", "speed.png"
@@ -19,7 +20,7 @@ def write_page(folder):
     folder = Path(folder)
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     draw(results, folder / PLOT)
-    parts = [introduction, inference, networks, training, growth]
+    parts = [introduction, inference, networks, training, loop_parts, growth]
     (folder / PAGE).write_text("\n\n".join(part(results) for part in parts) + "\n", encoding="utf-8")
 
 
@@ -33,6 +34,7 @@ def introduction(results):
         'The sides take turns (A B A B ...). Milliseconds are medians over rounds; "times faster" is the median over '
         "rounds of the other side's time over this one's in the same round, so that a busy machine slows both. "
         "Absolute milliseconds hold for an idle machine only.\n\n"
+        "What needs a GPU is on [a page of its own](gpu.md), made by `make bench-gpu` where one is at hand.\n\n"
         f"![Speed]({PLOT})"
     )
 
@@ -104,6 +106,24 @@ def training(results):
         "takes 29 % and its compiler (`torch._dynamo`), which torchvision and transformers import whether or not it "
         "is used, 27 % more (`python -X importtime`); `predict` adds its model, one image and its tables:\n\n"
         + table(["process", "seconds"], starts)
+    )
+
+
+def loop_parts(results):
+    """What the training step's time consists of; where an older record has no profile, how to make one."""
+    title = "## What the training step's time consists of\n\n"
+    command = "`python -m hub_unets.benchmarks.loop_profile`"
+    if "step_profile" not in results:
+        return f"{title}{command} tells; it was not measured with the rest of this page."
+    ours, plain = (next(iter(results["step_profile"].values()))[side] for side in (loops.OURS, loops.PLAIN))
+    convolution, norm = (plain[kind] / ours[kind] for kind in ("convolution", "batch norm"))
+    share = ours["convolution"] / sum(ours.values())
+    return (
+        f"{title}Made by {command} (torch.profiler, an operator's own time). On one thread convolutions are "
+        f"{share:.0%} of our step; bfloat16 makes them {convolution:.2f} times as fast as float32, and batch norm "
+        f"{norm:.2f} times. "
+        "Nothing else can bring the loop beyond the limit over each table. The optimiser, fused, and the loss are "
+        "small; the moving average is one multi-tensor call.\n\n" + loop_profile.text(results["step_profile"])
     )
 
 

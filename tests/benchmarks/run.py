@@ -17,7 +17,7 @@ import datasets
 import torch
 import transformers
 
-from hub_unets.benchmarks import inference, loops, networks, page
+from hub_unets.benchmarks import inference, loop_profile, loops, networks, page
 from hub_unets.benchmarks.timing import hardware
 from hub_unets.hub_repos.repository.int8 import INT8, export_int8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -35,13 +35,13 @@ FULL = {
     "sizes": [256, 352, 512], "network_rounds": 7, "training_rounds": 3, "loop_rounds": 12, "size": 256,
     "growth_sizes": [128, 256, 512, 1024], "growth_batches": [2, 4, 8, 16], "import_rounds": 5,
     "loader_images": [1000, 10000], "evaluation_images": [1000, 100000],
-    "data_rows": [1000, 100000],
+    "data_rows": [1000, 100000], "profile_rounds": 5,
 }  # fmt: skip
 QUICK = FULL | {
     "backbones": ["mobilenetv2_100"], "images": 24, "rounds": 11, "sizes": [256],
     "network_rounds": 5, "training_rounds": 1, "loop_rounds": 5, "growth_sizes": [128, 256, 512],
     "growth_batches": [4, 8], "import_rounds": 3, "loader_images": [200, 1000], "evaluation_images": [200, 1000],
-    "data_rows": [200, 1000],
+    "data_rows": [200, 1000], "profile_rounds": 3,
 }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def measure(data, model, profile):
     few_rows = training.select(range(min(len(training), 64)))
     backbone = profile["backbones"][0]
     results["training"] = say(loops.measure, few_rows, backbone, profile["size"], profile["loop_rounds"])
+    results["step_profile"] = say(loop_profile.measure, backbone, profile["size"], profile["profile_rounds"])
     results["growth"] = say(
         networks.growth, backbone, profile["growth_sizes"], profile["growth_batches"], min(3, rounds)
     )
