@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -47,7 +48,8 @@ def is_planned(argv):
 
 def require_planned(argv):
     """Raise UserError where a plan alone is asked for, and there is nothing to plan."""
-    if pairs([text for text in argv if text.startswith("--")]).get("--plan_only", ["false"]) != ["false"]:
+    options = itertools.dropwhile(lambda text: not text.startswith("--"), argv)
+    if pairs(options).get("--plan_only", ["false"])[-1:] != ["false"]:
         raise UserError(
             "plan_only is for a command without a recipe: a recipe, start_from, variant and model.* leave nothing to "
             "plan."
@@ -98,7 +100,8 @@ def make_plan(path, argv, arguments, prepare, files_sha256):
     weights_given = "backbone_weights" in given
     encoder = choose_encoder(arguments.backbone_weights, weights_given, hardware.device, given.get("model.backbone"))
     sizes = {part: len(getattr(partition, part)[: arguments.max_samples]) for part in PARTS}
-    facts = Facts(arguments.data, found, split, reason, sizes, hardware, encoder, given)
+    parted = _parted(found.alike, partition)
+    facts = Facts(arguments.data, found, split, reason, sizes, parted, hardware, encoder, given)
     size = given.get("image_size") or wanted_size(facts)
     trial = _try(facts, size, argv, prepare, rows, partition)
     if "image_size" not in given and (smaller := smaller_size(facts, size, trial)) < size:
@@ -140,6 +143,12 @@ def _split_of(source):
     if set(names) == {name for part in ("official_train", "official_val") for name in published_names(part)}:
         return "official", "the images are Kvasir-SEG's, whose papers report on it"
     return "80/10/10", "drawn by seed, twins and sequences on one side"
+
+
+def _parted(alike, partition):
+    """The pairs of names that look the same and are in different parts."""
+    part_of = {name: part for part in PARTS for name in partition.names_of(part)}
+    return tuple(pair for pair in alike if len({part_of.get(name) for name in pair}) > 1)
 
 
 def _source(arguments, given):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from hub_unets.training.data.phantoms import phantom
-from hub_unets.training.plan.planning import is_planned
+from hub_unets.training.errors import UserError
+from hub_unets.training.plan.planning import is_planned, require_planned
 from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.recipes import read_recipe
@@ -122,6 +123,9 @@ def test_plan_only_stops_there_and_the_plan_is_a_recipe(tmp_path):
 
 def test_plan_only_needs_something_to_plan(tmp_path):
     assert "plan_only is for a command without a recipe" in error_of(started(tmp_path, "--plan-only", variant="unet"))
+    require_planned(["unet_polyps", "--plan_only", "false"])
+    with pytest.raises(UserError, match="plan_only"):
+        require_planned(["unet_polyps", "--plan-only"])
 
 
 def test_a_plan_is_edited_and_data_that_changed_are_refused(tmp_path):
