@@ -88,7 +88,7 @@ class Facts(NamedTuple):
     @property
     def is_rgb(self):
         """Whether images are read as RGB of 8 bits, grey ones too."""
-        return self.fingerprint.header.is_rgb
+        return self.fingerprint.header.is_rgb and not self.given.get("intensity")
 
 
 def compose(facts: Facts, size: int, trial: Trial | None = None) -> Recipe:

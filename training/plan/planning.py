@@ -72,24 +72,24 @@ def plan_of(argv, prepare):
             the folder's run or plan is another one.
     """
     arguments = parse(argv)[0]
+    given = _given(argv, arguments)
     folder = Path(arguments.output_dir if "--output_dir" in pairs(argv) else f"runs/{_name_of(arguments.data)}")
     path = folder / PLAN
     if PartialState().is_main_process:
         if (folder / SETTINGS).exists() and not path.exists():
             raise UserError(f"output_dir {folder} holds a run without a plan: name its recipe, or choose another.")
-        rows, everything = make_partition(_source(arguments, given_fields(pairs(argv))), "all")
+        rows, everything = make_partition(_source(arguments, given), "all")
         if path.exists():
-            _require_same(path, arguments, given_fields(pairs(argv)), everything.files_sha256)
+            _require_same(path, arguments, given, everything.files_sha256)
             print(f"Plan: {path}, as it is.")
         else:
-            make_plan(path, argv, arguments, prepare, everything.files_sha256)
+            make_plan(path, argv, arguments, given, prepare, everything.files_sha256)
     PartialState().wait_for_everyone()
     return path, folder
 
 
-def make_plan(path, argv, arguments, prepare, files_sha256):
+def make_plan(path, argv, arguments, given, prepare, files_sha256):
     """Look, decide, try, and write the plan; prints its decisions, one a line."""
-    given = given_fields(pairs(argv))
     source = _source(arguments, given)
     split, reason = (arguments.split, "given") if "split" in given else _split_of(source)
     rows, partition = make_partition(source, split, arguments.split_seed)
@@ -154,6 +154,13 @@ def _parted(alike, partition):
 def _source(arguments, given):
     id2label = given.get("model.id2label")
     return load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
+
+
+def _given(argv, arguments):
+    """The fields that a command line gives, null as the field's default."""
+    defaults = {name: getattr(value, "value", value) for name, value in vars(arguments).items()}  # of enumerations
+    given = given_fields(pairs(argv))
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
 
 
 def _labels_given(given):

@@ -194,6 +194,8 @@ def test_more_than_eight_bits_are_kept():
     assert (found["model.num_channels"], found["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
     assert "image_mean" not in found
     assert fields(facts(header=Header(5, 8)))["model.num_channels"] == 5
+    found = fields(facts(given={"intensity": {"window": [0, 99]}}))
+    assert (found["model.num_channels"], found["intensity"]) == (3, {"window": [0, 99]})
     grey = fields(facts(header=Header(1, 8)))
     assert "intensity" not in grey and "model.num_channels" not in grey
 

@@ -12,6 +12,7 @@ from hub_unets.training.plan.planning import is_planned, require_planned
 from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.recipes import read_recipe
+from hub_unets.training.settings.run_arguments import RunArguments
 from hub_unets.training.settings.trials import parse_sweep
 from tests.training import runs
 
@@ -153,6 +154,25 @@ def test_three_classes_get_their_labels_and_a_plain_network(tmp_path):
     plan = read_recipe(tmp_path / "run/plan.yaml")
     assert (plan["model.num_labels"], plan["loss.ce"], plan["calibrate"]) == (3, 1.0, False)
     assert (plan["model.base_channels"], plan["model.depth"]) == (16, 5)
+
+
+@pytest.mark.skipif(
+    "intensity" not in RunArguments.__dataclass_fields__, reason="images are read as RGB of 8 bits alone"
+)
+def test_grey_images_of_sixteen_bits_keep_their_values(tmp_path):
+    data = pairs_folder(tmp_path / "data")
+    for path in (data / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path).convert("L")) * np.uint16(16)).save(path)
+    finished = started(tmp_path / "run", data=data)
+    assert finished.code == 0, finished.stderr
+    plan = read_recipe(tmp_path / "run/plan.yaml")
+    assert (plan["model.num_channels"], plan["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
+
+
+def test_null_is_the_default_and_not_the_plans(tmp_path):
+    assert started(tmp_path / "run", "--plan-only", image_size="null", ema_decay="null").code == 0
+    plan = read_recipe(tmp_path / "run/plan.yaml")
+    assert plan["image_size"] == 256 and plan["train_size"] == 224 and "ema_decay" not in plan
 
 
 @pytest.mark.parametrize(
