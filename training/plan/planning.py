@@ -72,7 +72,7 @@ def plan_of(argv, prepare):
             the folder's run or plan is another one.
     """
     arguments = parse(argv)[0]
-    given = _given(argv, arguments)
+    given = given_fields(pairs(argv))
     folder = Path(arguments.output_dir if "--output_dir" in pairs(argv) else f"runs/{_name_of(arguments.data)}")
     path = folder / PLAN
     if PartialState().is_main_process:
@@ -154,13 +154,6 @@ def _parted(alike, partition):
 def _source(arguments, given):
     id2label = given.get("model.id2label")
     return load_source(arguments.data, arguments.image_column, arguments.mask_column, id2label)
-
-
-def _given(argv, arguments):
-    """The fields that a command line gives, null as the field's default."""
-    defaults = {name: getattr(value, "value", value) for name, value in vars(arguments).items()}  # of enumerations
-    given = given_fields(pairs(argv))
-    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
 
 
 def _labels_given(given):

@@ -169,12 +169,6 @@ def test_grey_images_of_sixteen_bits_keep_their_values(tmp_path):
     assert (plan["model.num_channels"], plan["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
 
 
-def test_null_is_the_default_and_not_the_plans(tmp_path):
-    assert started(tmp_path / "run", "--plan-only", image_size="null", ema_decay="null").code == 0
-    plan = read_recipe(tmp_path / "run/plan.yaml")
-    assert plan["image_size"] == 256 and plan["train_size"] == 224 and "ema_decay" not in plan
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
