@@ -18,6 +18,7 @@ SMALLEST_SIZE, LARGEST_SIZE = 64, {"cpu": 512, "gpu": 1024}
 WHOLE_BATCH = {"cpu": 8, "gpu": 16}
 STEPS_AN_EPOCH = 20  # with fewer, validation and checkpoints would cost more than training
 FEW_IMAGES = 100  # below, a test part of a tenth can't tell two models apart
+LAST = 3  # epochs whose mean is kept where validation can't tell which is best
 FEW_TO_CALIBRATE = 20  # validation images below which a threshold is chance
 TINY = 0.005  # of an image: below, background outweighs an object 200 times in a cross-entropy
 
@@ -61,6 +62,7 @@ class Facts(NamedTuple):
         data: as given.
         split, split_reason: its name and why.
         sizes: images of train, validation and test.
+        parted: pairs of names that look the same and are in different parts.
     """
 
     data: str
@@ -68,6 +70,7 @@ class Facts(NamedTuple):
     split: str
     split_reason: str
     sizes: dict
+    parted: tuple[tuple[str, str], ...]
     hardware: Hardware
     encoder: Encoder
     given: dict
@@ -85,7 +88,7 @@ class Facts(NamedTuple):
     @property
     def is_rgb(self):
         """Whether images are read as RGB of 8 bits, grey ones too."""
-        return self.fingerprint.header.is_rgb
+        return self.fingerprint.header.is_rgb and not self.given.get("intensity")
 
 
 def compose(facts: Facts, size: int, trial: Trial | None = None) -> Recipe:
@@ -97,10 +100,10 @@ def compose(facts: Facts, size: int, trial: Trial | None = None) -> Recipe:
     decide_encoder(recipe, facts)
     decide_size(recipe, facts, size)
     batch = decide_batch(recipe, facts, trial)
-    decide_epochs(recipe, facts, trial, batch)
+    epochs = decide_epochs(recipe, facts, trial, batch)
     decide_loss(recipe, facts)
     decide_augmentation(recipe, facts)
-    decide_calibration(recipe, facts)
+    decide_calibration(recipe, facts, epochs)
     return recipe
 
 
@@ -152,15 +155,14 @@ def decide_data(recipe, facts):
 
 def decide_split(recipe, facts):
     """The split, and whether folds are worth it."""
-    sizes, alike = facts.sizes, facts.fingerprint.alike
+    sizes, parted = facts.sizes, facts.parted
     text = f"{facts.split}: {sizes['train']} / {sizes['validation']} / {sizes['test']} images; {facts.split_reason}"
     if sum(sizes.values()) < FEW_IMAGES:
         text += "; so few that folds are worth it: hub-unets sweep PLAN --folds 5 scores every image"
-    if alike and facts.split not in ("official", "own"):
-        text += (
-            f"; frames that look the same ({alike[0][0]} and {alike[0][1]}) may be parted: name their sequence in "
-            "sequences.csv beside images/"
-        )
+    if parted:
+        cure = "keep them in one" if facts.split == "own" else "name their sequences in sequences.csv beside images/"
+        text += f"; {len(parted)} pairs of frames that look the same are in two parts ({' and '.join(parted[0])})"
+        text += "" if facts.split == "official" else f": {cure}"
     recipe.decide("split", text)
     recipe.set("split", facts.split, facts.split_reason)
 
@@ -238,7 +240,7 @@ def wanted_batch(facts: Facts) -> int:
 
 
 def decide_epochs(recipe, facts, trial, batch):
-    """Epochs, copies, warm-up and moving average."""
+    """Epochs, copies, warm-up and moving average; returns the epochs."""
     images, schedule = facts.sizes["train"], facts.schedule
     copies = recipe.given.get("copies") or max(
         1, math.ceil(STEPS_AN_EPOCH * batch / images) if images < FEW_IMAGES else 1
@@ -256,6 +258,7 @@ def decide_epochs(recipe, facts, trial, batch):
     recipe.set("warmup_steps", min(schedule.warmup_steps, int(steps // 10)), f"at most a tenth of {steps:g} steps")
     decay = round(min(schedule.ema_decay, max(0.9, 1 - 16 / max(steps, 1))), 4)
     recipe.set("ema_decay", decay, f"the mean of the last {round(1 / (1 - decay))} steps or so is what is scored")
+    return epochs
 
 
 def planned_passes(facts, trial):
@@ -347,8 +350,8 @@ COLOUR = {
 }
 
 
-def decide_calibration(recipe, facts):
-    """The threshold and the weights' type."""
+def decide_calibration(recipe, facts, epochs):
+    """The threshold, which epoch is kept, and the weights' type."""
     count, labels = facts.sizes["validation"], facts.fingerprint.num_labels
     calibrates = labels == 2 and count >= FEW_TO_CALIBRATE
     reason = f"temperature and thresholds are fitted on {count} validation images"
@@ -357,6 +360,10 @@ def decide_calibration(recipe, facts):
         reason = f"off, {reason}" + ("; it stays at .5" if labels == 2 else " the likeliest is taken")
     recipe.decide("calibrate", f"{'on' if calibrates else ''}{': ' if calibrates else ''}{reason}; weights in float16")
     recipe.set("calibrate", calibrates, reason)
+    if count < FEW_TO_CALIBRATE and epochs >= LAST and "early_stopping_patience" not in facts.given:
+        recipe.set(
+            "average_last", LAST, f"{count} validation images can't tell which epoch is best: the last ones' mean"
+        )
     recipe.set("half_precision", True, "half the size of the file")
 
 

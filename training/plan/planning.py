@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -47,7 +48,8 @@ def is_planned(argv):
 
 def require_planned(argv):
     """Raise UserError where a plan alone is asked for, and there is nothing to plan."""
-    if pairs([text for text in argv if text.startswith("--")]).get("--plan_only", ["false"]) != ["false"]:
+    options = itertools.dropwhile(lambda text: not text.startswith("--"), argv)
+    if pairs(options).get("--plan_only", ["false"])[-1:] != ["false"]:
         raise UserError(
             "plan_only is for a command without a recipe: a recipe, start_from, variant and model.* leave nothing to "
             "plan."
@@ -70,24 +72,24 @@ def plan_of(argv, prepare):
             the folder's run or plan is another one.
     """
     arguments = parse(argv)[0]
+    given = given_fields(pairs(argv))
     folder = Path(arguments.output_dir if "--output_dir" in pairs(argv) else f"runs/{_name_of(arguments.data)}")
     path = folder / PLAN
     if PartialState().is_main_process:
         if (folder / SETTINGS).exists() and not path.exists():
             raise UserError(f"output_dir {folder} holds a run without a plan: name its recipe, or choose another.")
-        rows, everything = make_partition(_source(arguments, given_fields(pairs(argv))), "all")
+        rows, everything = make_partition(_source(arguments, given), "all")
         if path.exists():
-            _require_same(path, arguments, given_fields(pairs(argv)), everything.files_sha256)
+            _require_same(path, arguments, given, everything.files_sha256)
             print(f"Plan: {path}, as it is.")
         else:
-            make_plan(path, argv, arguments, prepare, everything.files_sha256)
+            make_plan(path, argv, arguments, given, prepare, everything.files_sha256)
     PartialState().wait_for_everyone()
     return path, folder
 
 
-def make_plan(path, argv, arguments, prepare, files_sha256):
+def make_plan(path, argv, arguments, given, prepare, files_sha256):
     """Look, decide, try, and write the plan; prints its decisions, one a line."""
-    given = given_fields(pairs(argv))
     source = _source(arguments, given)
     split, reason = (arguments.split, "given") if "split" in given else _split_of(source)
     rows, partition = make_partition(source, split, arguments.split_seed)
@@ -98,7 +100,8 @@ def make_plan(path, argv, arguments, prepare, files_sha256):
     weights_given = "backbone_weights" in given
     encoder = choose_encoder(arguments.backbone_weights, weights_given, hardware.device, given.get("model.backbone"))
     sizes = {part: len(getattr(partition, part)[: arguments.max_samples]) for part in PARTS}
-    facts = Facts(arguments.data, found, split, reason, sizes, hardware, encoder, given)
+    parted = _parted(found.alike, partition)
+    facts = Facts(arguments.data, found, split, reason, sizes, parted, hardware, encoder, given)
     size = given.get("image_size") or wanted_size(facts)
     trial = _try(facts, size, argv, prepare, rows, partition)
     if "image_size" not in given and (smaller := smaller_size(facts, size, trial)) < size:
@@ -140,6 +143,12 @@ def _split_of(source):
     if set(names) == {name for part in ("official_train", "official_val") for name in published_names(part)}:
         return "official", "the images are Kvasir-SEG's, whose papers report on it"
     return "80/10/10", "drawn by seed, twins and sequences on one side"
+
+
+def _parted(alike, partition):
+    """The pairs of names that look the same and are in different parts."""
+    part_of = {name: part for part in PARTS for name in partition.names_of(part)}
+    return tuple(pair for pair in alike if len({part_of.get(name) for name in pair}) > 1)
 
 
 def _source(arguments, given):

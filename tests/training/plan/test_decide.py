@@ -30,9 +30,10 @@ PLAIN = Encoder(None, "none", HALVES, HALVES, "not reachable")
 FAST = Trial(8, 0.01, 2**30)
 
 
-def facts(hardware=CPU, encoder=MOBILENET, train=800, given=(), split="80/10/10", **changes):
+def facts(hardware=CPU, encoder=MOBILENET, train=800, given=(), split="80/10/10", parted=(), **changes):
     sizes = {"train": train, "validation": train // 8, "test": train // 8}
-    return Facts("my-data", FOUND._replace(**changes), split, "drawn", sizes, hardware, encoder, dict(given))
+    found = FOUND._replace(**changes)
+    return Facts("my-data", found, split, "drawn", sizes, parted, hardware, encoder, dict(given))
 
 
 def fields(known, size=288, trial=FAST):
@@ -193,6 +194,8 @@ def test_more_than_eight_bits_are_kept():
     assert (found["model.num_channels"], found["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
     assert "image_mean" not in found
     assert fields(facts(header=Header(5, 8)))["model.num_channels"] == 5
+    found = fields(facts(given={"intensity": {"window": [0, 99]}}))
+    assert (found["model.num_channels"], found["intensity"]) == (3, {"window": [0, 99]})
     grey = fields(facts(header=Header(1, 8)))
     assert "intensity" not in grey and "model.num_channels" not in grey
 
@@ -204,11 +207,22 @@ def test_calibration(known, calibrates):
     assert fields(known)["calibrate"] is calibrates and fields(known)["half_precision"] is True
 
 
+def test_the_last_epochs_mean_where_validation_can_not_choose():
+    assert "average_last" not in fields(facts())
+    assert fields(facts(train=24))["average_last"] == 3
+    assert "average_last" not in fields(facts(train=24, given={"num_train_epochs": 2}))
+    assert "average_last" not in fields(facts(train=24, given={"early_stopping_patience": 5}))
+
+
 def test_split_names_folds_and_frames_that_may_be_parted():
     assert "folds" not in lines(facts())["split"]
     assert "hub-unets sweep PLAN --folds 5" in lines(facts(train=24))["split"]
-    assert "(a and b) may be parted" in lines(facts(alike=(("a", "b"),)))["split"]
-    assert "parted" not in lines(facts(alike=(("a", "b"),), split="own"))["split"]
+    found = {
+        split: lines(facts(parted=(("a", "b"),), split=split))["split"] for split in ("80/10/10", "own", "official")
+    }
+    assert all("1 pairs of frames that look the same are in two parts (a and b)" in line for line in found.values())
+    assert "sequences.csv" in found["80/10/10"] and found["own"].endswith("(a and b): keep them in one")
+    assert found["official"].endswith("(a and b)") and "look the same" not in lines(facts())["split"]
 
 
 def test_classes():

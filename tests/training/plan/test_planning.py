@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from hub_unets.training.data.phantoms import phantom
-from hub_unets.training.plan.planning import is_planned
+from hub_unets.training.errors import UserError
+from hub_unets.training.plan.planning import is_planned, require_planned
 from hub_unets.training.records.results import read_results
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.recipes import read_recipe
+from hub_unets.training.settings.run_arguments import RunArguments
 from hub_unets.training.settings.trials import parse_sweep
 from tests.training import runs
 
@@ -122,6 +124,9 @@ def test_plan_only_stops_there_and_the_plan_is_a_recipe(tmp_path):
 
 def test_plan_only_needs_something_to_plan(tmp_path):
     assert "plan_only is for a command without a recipe" in error_of(started(tmp_path, "--plan-only", variant="unet"))
+    require_planned(["unet_polyps", "--plan_only", "false"])
+    with pytest.raises(UserError, match="plan_only"):
+        require_planned(["unet_polyps", "--plan-only"])
 
 
 def test_a_plan_is_edited_and_data_that_changed_are_refused(tmp_path):
@@ -149,6 +154,19 @@ def test_three_classes_get_their_labels_and_a_plain_network(tmp_path):
     plan = read_recipe(tmp_path / "run/plan.yaml")
     assert (plan["model.num_labels"], plan["loss.ce"], plan["calibrate"]) == (3, 1.0, False)
     assert (plan["model.base_channels"], plan["model.depth"]) == (16, 5)
+
+
+@pytest.mark.skipif(
+    "intensity" not in RunArguments.__dataclass_fields__, reason="images are read as RGB of 8 bits alone"
+)
+def test_grey_images_of_sixteen_bits_keep_their_values(tmp_path):
+    data = pairs_folder(tmp_path / "data")
+    for path in (data / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path).convert("L")) * np.uint16(16)).save(path)
+    finished = started(tmp_path / "run", data=data)
+    assert finished.code == 0, finished.stderr
+    plan = read_recipe(tmp_path / "run/plan.yaml")
+    assert (plan["model.num_channels"], plan["intensity"]) == (1, {"percentiles": [0.5, 99.5]})
 
 
 @pytest.mark.parametrize(
