@@ -214,7 +214,7 @@ def _of_dicom(content, num_channels):
     pixels = np.moveaxis(stored, 0, 2).reshape(file.Rows, file.Columns, frames * samples)  # of a frame its samples
     signed, bits = int(file.get("PixelRepresentation", 0)), int(file.get("BitsStored", 8 * stored.itemsize))
     full_range = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    slope, intercept = float(file.get("RescaleSlope", 1) or 1), float(file.get("RescaleIntercept", 0) or 0)
+    slope, intercept = _slope_and_intercept(file)
     if (slope, intercept) != (1, 0):
         pixels = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
         full_range = tuple(sorted(slope * bound + intercept for bound in full_range))
@@ -223,13 +223,41 @@ def _of_dicom(content, num_channels):
     return ImageValues(pixels, full_range, _dicom_window(file), True, is_inverted)
 
 
+def _of_frames(file, name):
+    """The data sets that may hold what a DICOM file says of its values: of all frames, of each, or the file itself."""
+    groups = [
+        *(file.get("SharedFunctionalGroupsSequence") or ()),
+        *(file.get("PerFrameFunctionalGroupsSequence") or ()),
+    ]
+    return [group[name][0] for group in groups if name in group] or [file]
+
+
+def _slope_and_intercept(file):
+    """What brings a DICOM file's stored numbers to its values.
+
+    Raises:
+        ValueError: a table does, or other numbers for each frame.
+    """
+    steps = _of_frames(file, "PixelValueTransformationSequence")
+    pairs = {tuple(float(step.get(f"Rescale{name}") or 0) for name in ("Slope", "Intercept")) for step in steps}
+    if len(pairs) > 1 or "ModalityLUTSequence" in file:
+        raise ValueError(
+            "a DICOM file with a table of values, or frames of different slopes: save it as a NumPy file."
+        )
+    ((slope, intercept),) = pairs
+    return slope or 1, intercept
+
+
 def _dicom_window(file):
-    """(low, high) of a DICOM file's first window; None without one.
+    """(low, high) of a DICOM file's first window; None without one, or with another one for each frame.
 
     Raises:
         ValueError: it is a curve.
     """
-    if file.get("WindowWidth") in (None, "") or file.get("WindowCenter") in (None, ""):
+    steps = _of_frames(file, "FrameVOILUTSequence")
+    windows = {tuple(str(step.get(f"Window{name}", "")) for name in ("Center", "Width")) for step in steps}
+    file = steps[0]
+    if len(windows) > 1 or file.get("WindowWidth") in (None, "") or file.get("WindowCenter") in (None, ""):
         return None
     center, width = (float(np.atleast_1d(file.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
     function = file.get("VOILUTFunction") or "LINEAR"

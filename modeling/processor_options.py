@@ -97,11 +97,15 @@ def _fraction(name, value):
 
 
 def _one_each(name, value, num_channels):
-    """A list of `num_channels` numbers; None is ImageNet's, whose mean stands for channels that are not RGB."""
+    """A list of `num_channels` numbers from one for each, or one for all, perhaps in a list.
+
+    None is ImageNet's, whose mean stands for channels that are not RGB.
+    """
     if value is None:
         value = IMAGENET[name] if num_channels == 3 else round(sum(IMAGENET[name]) / 3, 6)
-    values = [value] * num_channels if _is_number(value) else value
-    fits = isinstance(values, (list, tuple)) and len(values) == num_channels and all(map(_is_number, values))
+    values = value if isinstance(value, (list, tuple)) else [value]
+    values = list(values) * num_channels if len(values) == 1 else values
+    fits = len(values) == num_channels and all(map(_is_number, values))
     if not fits or (name == "image_std" and 0 in values):
         needed = "three numbers, one for each of red, green and blue"
         needed = needed if num_channels == 3 else f"{num_channels} numbers, one for each channel (num_channels)"

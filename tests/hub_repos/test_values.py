@@ -118,7 +118,7 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_from_images_of_16_bits_to_a_repository_that_is_verified_and_predicts(data, tmp_path):
+def test_from_images_of_16_bits_to_a_repository_that_is_verified_and_predicts(data, tmp_path, monkeypatch):
     folder, repository = tmp_path / "run", tmp_path / "repository"
     changes = {
         "data": data,
@@ -127,6 +127,7 @@ def test_from_images_of_16_bits_to_a_repository_that_is_verified_and_predicts(da
         "intensity": "{percentiles: [1, 99]}",
         "augmentation": "[{HorizontalFlip: {p: 0.5}}, {RandomBrightnessContrast: {p: 0.5}}]",
         "num_train_epochs": 20,
+        "calibrate": "true",
     }
     ended = run(folder, draws=True, **changes)
     assert ended.code == 0, ended.stderr
@@ -141,6 +142,12 @@ def test_from_images_of_16_bits_to_a_repository_that_is_verified_and_predicts(da
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and {(row["width"], row["height"]) for row in rows} == {("40", "48")}
     assert Image.open(tmp_path / "out/overlays/00.jpg").mode == "RGB"
+    monkeypatch.chdir(repository)
+    cells = json.loads((repository / "notebook.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {}
+    exec("\n".join(text for text in code if not text.startswith("%pip")), names)
+    assert names["mask"].shape == names["values"].shape[:2] and names["both"].mode == "RGB"
     fields = json.loads((repository / "preprocessor_config.json").read_text())
     (repository / "preprocessor_config.json").write_text(
         json.dumps(fields | {"num_channels": 2, "image_mean": [0.5] * 2, "image_std": [0.5] * 2})

@@ -216,6 +216,26 @@ def test_dicom_takes_slope_and_intercept_range_and_window():
         read_values(as_dicom(WORDS, WindowCenter=50, WindowWidth=20, VOILUTFunction="SIGMOID"), 1)
 
 
+def test_dicom_of_several_frames_says_them_of_all_or_of_each():
+    def groups(slopes):
+        steps = []
+        for slope in slopes:
+            values, window, group = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+            values.RescaleSlope, values.RescaleIntercept = slope, -1
+            window.WindowCenter, window.WindowWidth, window.VOILUTFunction = 50, 20 * slope, "LINEAR_EXACT"
+            group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [values], [window]
+            steps.append(group)
+        return steps
+
+    pixels = np.full((2, 1, 3), 10)
+    for name, slopes in (("SharedFunctionalGroupsSequence", [2]), ("PerFrameFunctionalGroupsSequence", [2, 2])):
+        values = read_values(as_dicom(pixels, **{name: groups(slopes)}), 2)
+        assert values.pixels.ravel().tolist() == [19] * 6
+        assert values.window == (30, 70)
+    with pytest.raises(ValueError, match="frames of different slopes"):
+        read_values(as_dicom(pixels, PerFrameFunctionalGroupsSequence=groups([1, 2])), 2)
+
+
 def test_signed_dicom_keeps_negative_values():
     pixels = np.array([[-1024, 0, 1000]], np.int16)
     values = read_values(as_dicom(pixels, PixelRepresentation=1), 1)

@@ -96,6 +96,7 @@ def test_the_usual_mean_and_deviation_are_imagenets():
     assert UNetImageProcessor().image_mean == [0.485, 0.456, 0.406]
     assert UNetImageProcessor(num_channels=2).image_mean == [0.449, 0.449]
     assert UNetImageProcessor(num_channels=2).image_std == [0.226, 0.226]
+    assert UNetImageProcessor(num_channels=2, image_mean=[0.5], image_std=0.25).image_mean == [0.5, 0.5]  # one for all
 
 
 @pytest.mark.parametrize(

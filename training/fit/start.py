@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 
 from hub_unets.modeling.variants import config_fields, find_variant, variant_names
 from hub_unets.training.errors import UserError, first_line
@@ -106,6 +107,8 @@ def load_start(model, source):
     except SafetensorError as error:
         raise UserError(f"start_from: {WEIGHTS} of {source} is not a safetensors file: {error}") from error
     state = model.state_dict()
+    stems = _adapted_stems(weights, state, start.num_channels, config.num_channels)
+    weights |= stems
     parts = ("encoder.", "decoder.", "head.") if start.model_type == config.model_type else ("encoder.",)
     fitting = {
         name: tensor
@@ -121,7 +124,22 @@ def load_start(model, source):
             f"({_described(config)}): {differences}. Leave these fields out, and the checkpoint's are taken."
         )
     model.load_state_dict(fitting, strict=False)
-    return Start(repo_id, commit, _summary(source, commit, state, fitting, differences))
+    summary = _summary(source, commit, state, fitting, differences)
+    if stems:
+        summary += f" The weights for {config.num_channels} channels are made of those for {start.num_channels}."
+    return Start(repo_id, commit, summary)
+
+
+def _adapted_stems(weights, state, there, here):
+    """The convolutions that see the image, {name: tensor}, for other channels than RGB, as timm's `in_chans` does."""
+    if there != 3 or here == there:
+        return {}
+    return {
+        name: adapt_input_conv(here, tensor)
+        for name, tensor in weights.items()
+        if name in state and tensor.dim() == 4 and tensor.shape[1] == there
+        and state[name].shape == (len(tensor), here, *tensor.shape[2:])
+    }  # fmt: skip
 
 
 def _find(source, name):

@@ -123,6 +123,22 @@ def test_a_checkpoint_that_shares_no_encoder_is_refused_by_both_names(saved, var
     assert reason in str(refused.value) and variant in str(refused.value) and str(folder) in str(refused.value)
 
 
+@pytest.mark.parametrize("encoder", ["plain", "resnet18"])
+def test_other_channels_take_the_stem_of_rgb_as_timm_does(saved, encoder):
+    folder = saved("unet", encoder)
+    grey, five = network(folder, num_channels=1), network(folder, num_channels=5)
+    start = load_start(grey, str(folder))
+    assert start.summary.endswith("The weights for 1 channels are made of those for 3.")
+    assert "drawn anew" not in start.summary
+    stems, weights = drawn(grey, folder), load_file(folder / "model.safetensors")
+    assert stems and all(weights[name].shape[1] == 3 for name in stems)
+    for name in stems:
+        torch.testing.assert_close(grey.state_dict()[name], weights[name].sum(dim=1, keepdim=True))
+    load_start(five, str(folder))
+    for name in drawn(five, folder):
+        torch.testing.assert_close(five.state_dict()[name], weights[name][:, [0, 1, 2, 0, 1]] * 3 / 5)
+
+
 class Planted:
     def __reduce__(self):
         return (open, ("planted", "w"))

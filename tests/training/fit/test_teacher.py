@@ -105,6 +105,21 @@ class TestTeacher:
         assert losses[-1] < losses[0] - 0.02
         assert all(torch.equal(value, before[name]) for name, value in teacher.models[0][0].state_dict().items())
 
+    def test_of_images_that_keep_their_values(self, tmp_path, images):
+        alike = {"num_channels": 5, "intensity": {"window": [0, 1000]}}
+        model, processor = small_model(num_channels=5).eval(), UNetImageProcessor(size=48, image_mean=0.2, **alike)
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        student = UNetImageProcessor(size=SIZE, mirror_margin=6, **alike)
+        values = list(np.random.default_rng(0).integers(0, 1001, (2, SIZE, SIZE, 5), np.uint16))
+        teacher = Teacher([str(tmp_path)], student, small_config(num_channels=5))
+        result = teacher(student(values)["pixel_values"], (SIZE, SIZE))
+        expected = logits_of(model, processor, values, (SIZE, SIZE)).sigmoid()
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+        for other in ({"num_channels": 5}, {}):
+            with pytest.raises(ValueError, match="takes images of num_channels=5 and intensity=.*must be alike"):
+                Teacher([str(tmp_path)], UNetImageProcessor(size=SIZE, **other), small_config())
+
     def test_what_cannot_be_loaded(self, tmp_path):
         with pytest.raises(OSError, match="no folder with a config.json"):
             Teacher([str(tmp_path / "nothing")], UNetImageProcessor(size=SIZE), small_config())
