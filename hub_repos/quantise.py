@@ -64,19 +64,18 @@ def quantise(run, data, images=IMAGES, columns=(None, None)):
         raise UserError(f"{data} is not what {run} was trained on: its split {record['split']} has other images.")
     chosen = np.linspace(0, len(partition.train) - 1, min(images, len(partition.train))).astype(int)
     training = rows.select([partition.train[index] for index in chosen])
-    content = export_int8(run, (read_image(row["image"], row["name"]) for row in training))
+    content = export_int8(run, (read_image(row["image"], row["name"], processor) for row in training))
     (Path(run) / INT8).write_bytes(content)
     segments = Segmenter(model, processor), Segmenter(OnnxNetwork(content, model.config), processor)
-    return compared(
-        *segments, rows.select(partition.validation), Task.of_run(model.config, record.get("boundary_width"))
-    )
+    task = Task.of_run(model.config, record.get("boundary_width"))
+    return compared(*segments, rows.select(partition.validation), task, processor)
 
 
-def compared(plain, int8, rows, task):
-    """The Agreement of two Segmenters on rows."""
+def compared(plain, int8, rows, task, processor=None):
+    """The Agreement of two Segmenters on rows, whose images `processor` reads as theirs does."""
     dices = []
     for row in rows:
-        image, truth = read_image(row["image"], row["name"]), task.truth(row)
+        image, truth = read_image(row["image"], row["name"], processor), task.truth(row)
         masks = [segment([image])[0][0] for segment in (plain, int8)]
         found = sum(number * np.isin(masks[0], labels) for number, labels in enumerate(task.classes, start=1))
         dices.append([dice(masks[0], truth, task), dice(masks[1], truth, task), dice(masks[1], found, task)])

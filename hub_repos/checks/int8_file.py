@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from PIL import Image
 
 from hub_unets.hub_repos.checks.onnx_file import compare_onnx, parsed, read_limited
+from hub_unets.hub_repos.repository.example import example_pixels
 from hub_unets.hub_repos.repository.export import load_network, require_export
 from hub_unets.hub_repos.repository.int8 import (
     INT8,
@@ -19,7 +19,6 @@ from hub_unets.hub_repos.repository.int8 import (
 )
 from hub_unets.hub_repos.repository.rounding import MOST_STEPS, channel_scales
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
-from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
 from hub_unets.training.measure.segmenter import Segmenter
 
@@ -42,9 +41,9 @@ def check_int8(folder):
     network = load_network(folder)
     fresh = again_in_int8(parsed(content, INT8), network, processor)
     compare_onnx(content, fresh, INT8)
-    image = Image.fromarray(phantom(7, 0)[0])
-    found = Segmenter(OnnxNetwork(fresh, network.config), processor)([image])[1]
-    expected = Segmenter(network, processor)([image])[1]
+    image = processor.read(example_pixels(processor.num_channels))
+    (found,) = Segmenter(OnnxNetwork(fresh, network.config), processor)([image])[1]
+    (expected,) = Segmenter(network, processor)([image])[1]
     share = float((found - expected).square().mean() / expected.var())
     if not share <= MOST_NOISE:
         raise UserError(f"{INT8}: its ranges do not fit: rounding is {share:.2g} of the logits' variance")

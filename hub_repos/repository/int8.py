@@ -62,7 +62,8 @@ def export_int8(folder, images):
     require_export()
     processor = UNetImageProcessor.from_pretrained(folder)
     proto, float_nodes = float_graph(load_network(folder), processor)
-    pixels = (processor(image, return_tensors="np")["pixel_values"] for image in images)
+    options = {"return_tensors": "np", **processor.read_options}
+    pixels = (processor(image, **options)["pixel_values"] for image in images)
     nodes, tensors = quantised_nodes(proto.graph, float_nodes), constants(proto.graph)
     ends, moments = observed(proto, nodes, pixels)
     steps = {name: rounded(tensors[name], channel_scales(tensors[name], 0), moments[name]) for name in moments}

@@ -26,6 +26,7 @@ VALUES = {  # how the lines of PREDICT read for a network whose images do not be
     'image = Image.open(path).convert("RGB")': "values = processor.read(path)  # height x width x channels, in 0..1",
     "processor(image, ": "processor(values, do_rescale=False, ",
     "(image.height, image.width)": "values.shape[:2]",
+    ", images=[image]": "",  # the view is one of RGB frames
 }
 FIRST_CHANNEL = """image = Image.fromarray((255 * values[..., 0]).astype("uint8")).convert("RGB")  # its first channel
 """

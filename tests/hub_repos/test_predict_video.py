@@ -65,7 +65,8 @@ def polyps_of(folder):
 
 
 def contents(folder):
-    files = [file for file in folder.rglob("*") if file.is_file() and ".work" not in file.parts]
+    apart = {".work", "files.txt"}  # the latter has the paths of the folder itself
+    files = [file for file in folder.rglob("*") if file.is_file() and not apart & set(file.parts)]
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 

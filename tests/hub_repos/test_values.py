@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from hub_unets.hub_repos.checks.int8_file import check_int8
 from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.inference.fast import FastSegmenter
 from hub_unets.hub_repos.page.page import page_settings
@@ -18,6 +19,7 @@ from hub_unets.hub_repos.predict import Predictor, main
 from hub_unets.hub_repos.publish.space import Space
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.example import example_name, example_pixels
+from hub_unets.hub_repos.repository.int8 import INT8, export_int8
 from hub_unets.modeling.handler import decode_values
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError
@@ -52,7 +54,11 @@ def plain_masks(folder, images):
 @pytest.mark.parametrize("mode", ["bf16", "openvino", pytest.param("int8", marks=pytest.mark.long)])
 def test_the_fast_path_gives_the_plain_masks(checkpoint_of_five, mode):
     images = [five_channels(seed) for seed in range(3)]
-    segment = FastSegmenter(checkpoint_of_five, mode, images if mode == "int8" else None)
+    if mode == "int8":
+        read = UNetImageProcessor.from_pretrained(checkpoint_of_five).read
+        (checkpoint_of_five / INT8).write_bytes(export_int8(checkpoint_of_five, map(read, images)))
+        check_int8(checkpoint_of_five)
+    segment = FastSegmenter(checkpoint_of_five, mode)
     for mask, expected in zip(segment(images), plain_masks(checkpoint_of_five, images), strict=True):
         assert 0.1 < expected.mean() < 0.9
         assert (mask.numpy() == expected).mean() > (0.8 if mode == "int8" else 0.98)
