@@ -26,6 +26,7 @@ def labels(data):
     return {row["name"]: read_labels(row["annotation"], row["name"]) for row in rows}
 
 
+@pytest.mark.long
 def test_predictions_are_masks_to_train_on(checkpoint, tmp_path):
     frames, out = tmp_path / "frames", tmp_path / "out"
     for index in range(12):

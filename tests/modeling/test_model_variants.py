@@ -11,7 +11,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tests.variants import (
     BACKBONES,
     ENCODERS,
-    VARIANTS,
     each_encoder,
     each_pair,
     each_pair_of,
@@ -242,10 +241,9 @@ def test_a_trace_at_one_size_answers_at_others(variant, encoder):
         torch.testing.assert_close(traced(pixels), shared_model(variant, encoder)(pixels).logits)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[] if name == "unet" else pytest.mark.long) for name in VARIANTS]
-)
+@each_variant
 @torch.no_grad()
 def test_compiled_model_answers_at_two_sizes(variant):
     torch.compiler.reset()  # else other models' graphs count towards the limit of recompilations
@@ -256,12 +254,9 @@ def test_compiled_model_answers_at_two_sizes(variant):
         torch.testing.assert_close(compiled(pixels).logits, model(pixels).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "encoder",
-    [
-        pytest.param(name, marks={"resnet18": [], "swin_tiny": pytest.mark.slow}.get(name, pytest.mark.long))
-        for name in BACKBONES
-    ],
+    "encoder", [pytest.param(name, marks=pytest.mark.slow if name == "swin_tiny" else []) for name in BACKBONES]
 )
 @torch.no_grad()
 def test_a_backbone_is_compiled_to_one_graph(encoder):

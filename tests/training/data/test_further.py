@@ -51,6 +51,7 @@ def test_an_image_that_the_run_is_tested_by_is_refused(partition):
         load_extra(runs.TINY["data"], "all", 42, LABELS, partition)
 
 
+@pytest.mark.long
 def test_a_run_trains_on_both_and_says_so(other, tmp_path):
     fields = {"extra_data": other, "extra_split": "fold-1-of-3", "num_train_epochs": 1}
     for name, more in (("both", fields), ("one", {"num_train_epochs": 1})):
