@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from hub_unets.hub_repos import keep
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.training.measure.models import load_model
-from tests.hub_repos.checks.test_figures import change_results, write
+from tests.hub_repos.checks.figure_records import change_results, write
 from tests.training.runs import run
 
 

@@ -14,7 +14,7 @@ from hub_unets.hub_repos.accuracy.records import mean_dices
 from hub_unets.training.errors import UserError
 from hub_unets.training.records.results import SCHEMA, read_results
 from hub_unets.training.settings.recipes import RECIPES
-from tests.hub_repos.checks.test_figures import write
+from tests.hub_repos.checks.figure_records import write
 
 ROOT = Path(__file__).parents[2]
 MARKS = f"Before\n{pages.START}\nold\n{pages.END}\nafter\n"

@@ -111,6 +111,8 @@ def test_the_usual_mean_and_deviation_are_imagenets():
         ({"intensity": {"percentiles": [0, 101]}}, "intensity must be null"),
         ({"intensity": {"percentiles": "dicom"}}, "intensity must be null"),
         ({"intensity": {"level": [0, 1]}}, "low below high; got {'level'"),
+        ({"drop_outside_view": True, "num_channels": 1}, "drop_outside_view=True is for RGB images"),
+        ({"drop_outside_view": True, "intensity": {"window": [0, 9]}}, "drop_outside_view=True is for RGB images"),
     ],
 )
 def test_a_wrong_field_is_named(fields, message):

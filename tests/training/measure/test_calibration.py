@@ -25,7 +25,7 @@ from hub_unets.training.measure.flips import FLIPS
 from hub_unets.training.measure.score import LOGIT_BINS, logit_centres, score
 from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.measure.task import Task
-from tests.training.test_evaluate import FEATURES, box, png, random_model, rows_of
+from tests.training.measure.made_models import FEATURES, box, png, random_model, rows_of
 
 
 def shares(temperature):

@@ -13,7 +13,7 @@ from hub_unets.training.measure.false_alarms import marked_on_frames, marked_pix
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.segmenter import Segmenter
 from hub_unets.training.measure.task import Task
-from tests.training.test_evaluate import box, constant_model, rows_of
+from tests.training.measure.made_models import box, constant_model, rows_of
 
 PROCESSOR = UNetImageProcessor(size=16)
 

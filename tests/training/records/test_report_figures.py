@@ -9,7 +9,7 @@ from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
 from hub_unets.training.records.curves import _draw_curve, reliability
 from hub_unets.training.records.drawing import BLUE
-from tests.training.test_evaluate import PROCESSOR, box, constant_model, random_model, rows_of
+from tests.training.measure.made_models import PROCESSOR, box, constant_model, random_model, rows_of
 
 ROWS = rows_of([box((20, 30), 12, 15), box((17, 16), 9, 9)])
 
