@@ -104,6 +104,12 @@ def repository(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
+def copy(repository, tmp_path):
+    """A built repository that a test may change."""
+    return shutil.copytree(repository, tmp_path / "copy")
+
+
+@pytest.fixture
 def modules_cache(tmp_path, monkeypatch):
     """transformers' cache of remote code in a folder of the test's own, for code that is loaded in this process."""
 

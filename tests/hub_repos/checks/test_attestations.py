@@ -1,7 +1,6 @@
 """What a statement is worth: by whom, about which manifest, and whether it says what the repository says."""
 
 import json
-import shutil
 import sys
 
 import pytest
@@ -29,11 +28,6 @@ def keys(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trusted(keys):
     return trusted_keys(keys / "keys")
-
-
-@pytest.fixture
-def copy(repository, tmp_path):
-    return shutil.copytree(repository, tmp_path / "copy")
 
 
 def statement_of(folder, key):

@@ -15,7 +15,7 @@ from hub_unets.hub_repos.repository.card import render_marked, write_card
 from hub_unets.hub_repos.repository.marks import FIGURES, marked_numbers
 from hub_unets.training.measure.score import Scores
 from tests.hub_repos.conftest import CALIBRATED_DATA
-from tests.hub_repos.test_verify import sign
+from tests.hub_repos.tampering import sign
 
 FITTED = ("loss", "ece", "dice", "false_alarms")
 

@@ -40,11 +40,6 @@ def commit(project):
     git(project, "commit", "-qm", "x")
 
 
-@pytest.fixture
-def copy(repository, tmp_path):
-    return shutil.copytree(repository, tmp_path / "copy")
-
-
 def state(folder, **fields):
     manifest = json.loads((folder / "manifest.json").read_text()) | fields
     (folder / "manifest.json").write_text(json.dumps(manifest))

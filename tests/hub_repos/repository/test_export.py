@@ -25,7 +25,7 @@ from hub_unets.hub_repos.repository.export import (
 )
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError
-from tests.hub_repos.test_verify import failures, sign
+from tests.hub_repos.tampering import failures, sign
 from tests.variants import ENCODERS, each_pair_of, shared_model, small_model
 
 

@@ -18,7 +18,7 @@ from hub_unets.hub_repos.repository.int8 import INT8, OnnxNetwork, export_int8, 
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.data.phantoms import phantom
 from hub_unets.training.errors import UserError
-from tests.hub_repos.test_verify import sign
+from tests.hub_repos.tampering import sign
 from tests.variants import small_model
 
 IMAGES = [Image.fromarray(phantom(1, index, 64)[0]) for index in range(3)]
