@@ -20,7 +20,7 @@ FAULTS = {
     "tests/training/fit/test_checkpoints.py": "damaged checkpoints, full disks, two runs in one folder",
     "tests/training/test_sweep.py": "workers killed, trials that fail",
     "tests/training/test_sweep_server.py": "a worker killed with -9, a PostgreSQL server that goes and comes back",
-    "tests/hub_repos/test_push.py": "pushes cut off at every request, a Hub that refuses, moves or does not answer",
+    "tests/hub_repos/push/test_faults.py": "pushes cut off at each request, a Hub that refuses, moves or is silent",
     "tests/hub_repos/test_verify_tampered.py": "forged, swapped and hostile repositories",
     "tests/hub_repos/test_verify_data.py": "forged figures and weights, other images, beside the data",
     "tests/hub_repos/test_verify_process.py": "code that never ends, takes all memory or looks for a token",

@@ -11,7 +11,8 @@ from hub_unets.hub_repos.checks.attestations import write_attestation
 from hub_unets.hub_repos.checks.signatures import fingerprint, public_key_of
 from tests.hub_repos.conftest import DATA
 from tests.hub_repos.keys import write_key
-from tests.hub_repos.loopback_hub import Blob, LoopbackHub
+from tests.hub_repos.loopback_hub import LoopbackHub
+from tests.hub_repos.loopback_repository import Blob
 from tests.hub_repos.pushes import Pusher
 
 OWNER, SECOND = "hf_" + "w" * 34, "hf_" + "r" * 34

@@ -1,4 +1,4 @@
-"""What a publication refuses; how it goes is in test_push.py."""
+"""What a publication refuses; how it goes is in push/."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The static Space's files; how Spaces are sent is in test_push.py."""
+"""The static Space's files; how Spaces are sent is in push/."""
 
 import importlib.util
 import json

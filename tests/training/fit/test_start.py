@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from hub_unets.training.fit.start import load_start, read_start_config, with_start_fields
 from hub_unets.training.records.results import read_history
 from hub_unets.training.settings.arguments import parse
-from tests.hub_repos.loopback_hub import Blob, LoopbackHub, Repository
+from tests.hub_repos.loopback_hub import LoopbackHub
+from tests.hub_repos.loopback_repository import Blob, Repository
 from tests.training.runs import ROOT, run
 from tests.variants import small_config, small_model
 
