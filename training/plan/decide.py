@@ -48,10 +48,10 @@ class Schedule(NamedTuple):
 
 
 PRETRAINED = Schedule(
-    {"cpu": 288, "gpu": 384}, 25_600, 300, 8, 45, 1e-3, 3e-4, 0.01, 100, 0.995, "as measured with unet_polyps"
+    {"cpu": 288, "gpu": 384}, 25_600, 300, 8, 90, 1e-3, 3e-4, 0.01, 100, 0.995, "as measured with unet_polyps"
 )
 SCRATCH = Schedule(
-    {"cpu": 224, "gpu": 256}, 136_000, 600, 20, 120, 2e-3, None, 0.05, 200, 0.998, "as measured with unet_plain"
+    {"cpu": 224, "gpu": 256}, 136_000, 600, 20, 180, 2e-3, None, 0.05, 200, 0.998, "as measured with unet_plain"
 )
 
 

@@ -108,7 +108,7 @@ def test_batches_that_do_not_fit_add_up():
     [
         (facts(), 0.01, 32, None),  # 25,600 views
         (facts(encoder=PLAIN), 0.01, 170, None),  # 136,000 views
-        (facts(), 0.125, 25, None),  # 45 minutes at 833 images' time an epoch
+        (facts(), 0.25, 25, None),  # 90 minutes at 833 images' time an epoch
         (facts(), 1.0, 16, None),  # half of 32 at the least
         (facts(train=24), 0.01, 43, 7),  # 300 passes
         (facts(train=20_000), 0.01, 8, None),
@@ -142,9 +142,9 @@ def test_warm_up_and_average_fit_the_steps():
 
 
 def test_a_slow_machine_gets_a_smaller_size_down_to_what_objects_need():
-    slow = FAST._replace(seconds=0.4)
+    slow = FAST._replace(seconds=0.8)
     assert smaller_size(facts(), 288, FAST) == 288
-    assert smaller_size(facts(), 288, slow) == 192  # 0.4 s x (192 / 288)^2, 16 passes: 39 minutes
+    assert smaller_size(facts(), 288, slow) == 192  # 0.8 s x (192 / 288)^2, 16 passes: 79 minutes
     assert smaller_size(facts(), 288, FAST._replace(seconds=9)) == 96
     assert smaller_size(facts(smallest_width=0.03), 288, FAST._replace(seconds=9)) == 288
 
