@@ -22,6 +22,7 @@ GROUPS = {  # sub-command: its module, and what it does
         "evaluate": ("hub_unets.training.evaluate", "score any segmentation model at the images' original size"),
         "verify": ("hub_unets.hub_repos.verify", "judge a built repository, and compute its figures again"),
         "bench": ("hub_unets.benchmarks.run", "measure speed beside other libraries"),
+        "bench-minutes": ("hub_unets.benchmarks.minutes", "measure the minutes to accuracy beside a plain loop"),
         "bench-gpu": ("hub_unets.benchmarks.gpu", "the same on CUDA devices, within eight minutes"),
         "report": ("hub_unets.hub_repos.report", "make the results page from kept records"),
         "keep": ("hub_unets.hub_repos.keep", "keep the records of finished runs, and the median run's model"),

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from hub_unets.benchmarks import loops, networks
+from hub_unets.benchmarks.minutes import dice_of_run, reached
 from hub_unets.benchmarks.timing import compared, interleaved
 from hub_unets.training.data.phantoms import phantom_dataset
 
@@ -183,43 +183,14 @@ def accuracy(device, data, backbone_weights, targets=(0.88, 0.9)):
         options = ["--data", data, "--output_dir", str(run), "--dataloader_num_workers", "8"]
         options += ["--backbone_weights", backbone_weights] if backbone_weights else []
         command = [sys.executable, "-m", "hub_unets.training.run", "unet_mobilenetv2", *options]
-        yield from reached(subprocess.Popen(command, stdout=subprocess.DEVNULL), run, targets)
-
-
-def reached(process, run, targets, pause=1):
-    """The minutes after which the checkpoints of a training process first exceed each target, in rising order.
-
-    The process is ended once the last one is reached.
-
-    Raises:
-        RuntimeError: it failed before.
-    """
-    started, missing, ended = time.monotonic(), list(targets), False
-    while missing and not ended:
-        ended = process.poll() is not None  # before the look at what it left
-        dice = max((row["eval_dice"] for row in read_states(run) if "eval_dice" in row), default=0)
-        while missing and dice > missing[0]:
-            yield {"dice_above": missing.pop(0), "minutes": round((time.monotonic() - started) / 60, 2)}
-        time.sleep(0 if ended else pause)
-    process.terminate()
-    if process.wait() and missing:
-        raise RuntimeError("the training ended with an error")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        for target, passed in reached(process, partial(dice_of_run, run), targets):
+            yield {"dice_above": target, "minutes": passed}
 
 
 def read_history(run):
     with (run / "history.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def read_states(run):
-    """The log entries of the newest complete checkpoint of a running training."""
-    states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1]))
-    for path in reversed(states):
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        except (ValueError, OSError):  # it is being written, or was removed
-            continue
-    return []
 
 
 RUN = {"latency": latency, "forward": forward_part, "step": step_part, "loop": loop, "processes": processes}

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from hub_unets.benchmarks import loop_profile, loops
 from hub_unets.training.records.markdown import table
 
-RESULTS, PAGE, PLOT = "results.json", "speed.md", "speed.png"
+RESULTS, MINUTES, PAGE, PLOT = "results.json", "minutes.json", "speed.md", "speed.png"
 
 
 def write_page(folder):
@@ -21,7 +21,10 @@ def write_page(folder):
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     draw(results, folder / PLOT)
     parts = [introduction, inference, networks, training, loop_parts, growth]
-    (folder / PAGE).write_text("\n\n".join(part(results) for part in parts) + "\n", encoding="utf-8")
+    sections = [part(results) for part in parts]
+    if (folder / MINUTES).is_file():
+        sections.insert(4, minutes(json.loads((folder / MINUTES).read_text(encoding="utf-8"))))
+    (folder / PAGE).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
 def introduction(results):
@@ -107,6 +110,40 @@ def training(results):
         "is used, 27 % more (`python -X importtime`); `predict` adds its model, one image and its tables:\n\n"
         + table(["process", "seconds"], starts)
     )
+
+
+def minutes(record):
+    """The minutes to accuracy of each side: means over seeds, and what each seed took."""
+    terms = record["terms"]
+    machine = terms["hardware"]
+    runs = {}
+    for run in record["runs"]:
+        runs.setdefault(run["side"], []).append(run)
+    targets = sorted({target for run in record["runs"] for target in run["minutes"]}, key=float)
+    rows = [
+        [
+            f"`{side}`", ", ".join(str(run["seed"]) for run in sides),
+            *(_minutes_to(target, sides) for target in targets),
+            ", ".join(f"{run['best_dice']:.4f} of {run['epochs']}" for run in sides),
+        ]
+        for side, sides in runs.items()
+    ]  # fmt: skip
+    return (
+        f"## Minutes to accuracy\n\nMade by `hub-unets bench-minutes` on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, torch {machine['torch']}: the whole command's wall time until the validation "
+        f"Dice of {terms['data']} first exceeds a target. Recipe `{terms['recipe']}`, "
+        f"{terms['epochs'] or 'its'} epochs. Plain: segmentation-models-pytorch's Unet with the same encoder, "
+        "weights, rates, augmentation and epochs, float32, its Dice at the network's size "
+        "(ours at the images' own). The sides take turns. A dash is a target that no epoch reached; a plain run ends "
+        "with the last target.\n\n"
+        + table(["side", "seeds", *(f"minutes to {target}" for target in targets), "best Dice, of epochs"], rows)
+    )
+
+
+def _minutes_to(target, runs):
+    times = [run["minutes"].get(target) for run in runs]
+    each = ", ".join("–" if passed is None else f"{passed:.1f}" for passed in times)
+    return each if None in times or len(times) == 1 else f"{sum(times) / len(times):.1f} ({each})"
 
 
 def loop_parts(results):
