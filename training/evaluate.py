@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import transformers
 from transformers import HfArgumentParser
 
@@ -117,9 +118,12 @@ def main(argv=None):
     segmenter_options = {"threshold": arguments.threshold, "flips": arguments.flips}
     options = {**segmenter_options, "batch_size": arguments.batch_size, "crops": True}
     if arguments.masks is not None:
-        options["keep"] = lambda name, mask: save_mask(
-            Path(arguments.masks, f"{name}.png"), mask, 2 if task.is_grouped else task.num_labels
-        )
+
+        def keep(name, mask):
+            labels = np.isin(mask, task.labels) if task.is_grouped else mask
+            save_mask(Path(arguments.masks, f"{name}.png"), labels, 2 if task.is_grouped else task.num_labels)
+
+        options["keep"] = keep
     settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "output", "masks")}
     settings["drop_outside_view"] = getattr(processor, "drop_outside_view", False)
     run = {"name": Path(positional.model).name, "model_type": model.config.model_type, "settings": settings}

@@ -5,6 +5,7 @@ Data, network, training, scoring of the best epoch, pictures; the folder it leav
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import math
 import resource
@@ -58,6 +59,7 @@ from hub_unets.training.records.results import (
     write_results,
 )
 from hub_unets.training.records.run_pictures import draw, draw_first_batch
+from hub_unets.training.records.seen import refuse_seen
 from hub_unets.training.settings.arguments import parse
 from hub_unets.training.settings.publishable import command_of, publishable, without_folders
 
@@ -88,17 +90,18 @@ def main(argv=None):
             f"calibrate=True needs a binary head, got num_labels={config.num_labels} and binary_head=False: leave it "
             "out."
         )
-    rows, partition = make_partition(
-        load_source(arguments.data, arguments.image_column, arguments.mask_column, config.id2label),
-        arguments.split,
-        arguments.split_seed,
-    )
+    source = load_source(arguments.data, arguments.image_column, arguments.mask_column, config.id2label)
+    rows, partition = make_partition(source, arguments.split, arguments.split_seed)
     if state.is_main_process:
         say_split(partition)
     if arguments.check_data:
         print_check(rows, partition, config.num_labels, arguments.boundary_width, processor)
         return
-    fixed = kept_settings(arguments, settings, partition, processor, state.num_processes, config.id2label)
+    further = further_images(arguments, config.id2label, rows, partition, processor)
+    for field, names in {"start_from": [arguments.start_from], "teacher": arguments.teacher}.items():
+        for name in filter(None, names or []):
+            refuse_seen(field, name, arguments.data, source, partition)
+    fixed = kept_settings(settings, partition, state.num_processes, further)
     with RunFolder(arguments.output_dir, fixed) if state.is_main_process else contextlib.nullcontext():
         state.wait_for_everyone()
         settings = publishable(settings)
@@ -106,33 +109,34 @@ def main(argv=None):
             state.print(f"{arguments.output_dir} is finished: remove it or choose another output_dir to train again.")
         else:
             command = command_of("run", argv)
-            train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition)
+            train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition, further)
     if state.is_main_process:
         say_results(arguments.output_dir)
 
 
-def kept_settings(arguments, settings, partition, processor, processes, id2label):
+def kept_settings(settings, partition, processes, further):
     """What must stay as it is when a run is resumed: its settings, its data, and the number of its processes."""
     fixed = {name: text for name, text in settings.items() if name not in NOT_SETTINGS}
     fixed |= {"split_sha256": partition.sha256, "files_sha256": partition.files_sha256, "processes": str(processes)}
-    for name, further in further_images(arguments, id2label, partition, processor).items():
-        fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(further.digests)).encode()).hexdigest()
+    for name, more in further.items():
+        pairs = map("".join, itertools.zip_longest(more.digests, more.mask_digests, fillvalue=""))
+        fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest()
     return fixed
 
 
-def further_images(arguments, id2label, partition, processor):
+def further_images(arguments, id2label, rows, partition, processor):
     """What is trained on besides the data, by the field that names it."""
     fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
     if arguments.extra_split != "all" and not arguments.extra_data:
         raise UserError(f"extra_split={arguments.extra_split} is a split of extra_data, which is missing: name it.")
-    further = {field: load_further(field, getattr(arguments, field), partition, processor) for field in fields}
+    further = {field: load_further(field, getattr(arguments, field), rows, partition, processor) for field in fields}
     if arguments.extra_data:
         extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
-        further["extra_data"] = load_extra(*extra, id2label, partition)
+        further["extra_data"] = load_extra(*extra, id2label, rows, partition, processor)
     return further
 
 
-def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition):
+def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition, further):
     """Everything between the data and results.json."""
     folder = Path(arguments.output_dir)
     lock = locks.make_lock(arguments.variant, settings, arguments.seed, partition.seed, partition.sha256)
@@ -142,7 +146,6 @@ def train_and_score(arguments, model_fields, loss_weights, settings, command, ro
         PartialState().print(start.summary)
     loss = WeightedSum(loss_weights)
     indices = {part: getattr(partition, part)[: arguments.max_samples] for part in PARTS}
-    further = further_images(arguments, model.config.id2label, partition, processor)
     training, validation = make_samples(arguments, rows, partition, indices, model, processor, further)
     teacher = None if not arguments.teacher else load_teacher(arguments, training.processor, model.config)
     trainer = UNetTrainer(model, arguments, training, validation, loss, processor, teacher=teacher)
@@ -222,7 +225,9 @@ def extra_record(arguments, further):
     """What results.json says of a further data set that was trained on."""
     if "extra_data" not in further:
         return {}
-    return {"extra": [{"source": source_name(arguments.extra_data), **further["extra_data"].record}]}
+    record = further["extra_data"].record
+    images = len(range(record["images"])[: arguments.max_samples])
+    return {"extra": [{"source": source_name(arguments.extra_data), **record, "images": images}]}
 
 
 def load_teacher(arguments, processor, config):

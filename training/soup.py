@@ -105,7 +105,8 @@ def main(argv=None):
         command = shlex.join(["hub-unets", "soup", *map(without_folders, argv)])
         results = {
             "run": best.results["run"] | {"name": output.name, "settings": settings, "command": command, "best": None},
-            "data": data_record(arguments.data, partition, data.get("boundary_width")),
+            "data": data_record(arguments.data, partition, data.get("boundary_width"))
+            | {name: data[name] for name in ("extra",) if name in data},
             **({"lock": locks.lock_record(folder, lock)} if "test" in scores else {}),
             "environment": environment_record(model) | {"processes": 1},
             "cost": best.results["cost"] | {"training_seconds": seconds},
@@ -135,7 +136,7 @@ def read_member(folder):
     shared = {f"{name}, {key}": value for name, fields in contents.items() for key, value in fields.items()}
     data, fold = results["data"], FOLD.fullmatch(results["data"]["split"])
     of_split = {"split": data["split"], "sha256": data["sha256"]} if fold is None else {"split": f"{fold[2]} folds"}
-    of_split |= {"boundary_width": data.get("boundary_width"), "split_seed": data["split_seed"]}
+    of_split |= {name: data.get(name) for name in ("boundary_width", "split_seed", "extra")}
     shared |= {f"results.json, data.{name}": value for name, value in of_split.items()}
     return Member(folder, results, {name: value for name, value in shared.items() if not name.endswith(FREE)})
 

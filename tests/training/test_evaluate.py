@@ -180,6 +180,15 @@ class TestCommand:
         assert len(own["per_class"]) == 2 and "per_class" not in grouped
         assert own["per_class"][0]["pooled"] == grouped["pooled"]
 
+    @pytest.mark.parametrize(
+        ("options", "values"), [([], {2}), (["--polyp_labels", "1"], {0}), (["--polyp_labels", "1", "2"], {255})]
+    )
+    def test_masks_of_own_and_of_grouped_classes(self, tmp_path, data, options, values):
+        model = save(constant_model(0.0, 0.0, 1.0, num_labels=3), tmp_path / "unet")
+        main([model, data, "--output", str(tmp_path / "out"), "--masks", str(tmp_path / "masks"), *options])
+        paths = sorted((tmp_path / "masks").iterdir())
+        assert len(paths) == 12 and {int(value) for path in paths for value in np.unique(Image.open(path))} == values
+
     def test_a_boundary(self, tmp_path, data):
         names = {0: "background", 1: "polyp", 2: "boundary"}
         model = save(constant_model(0.0, 0.0, 1.0, id2label=names), tmp_path / "unet")

@@ -109,6 +109,16 @@ def test_runs_that_differ_are_refused_by_what_differs(members, tmp_path):
         make_soup(*members[:2], output=tmp_path / "mean")
 
 
+def test_the_second_data_set_stays_on_record_and_must_be_the_same(members, tmp_path):
+    extra = {"source": "other", "split": "all", "images": 9, "sha256": "0" * 64}
+    data = json.loads((members[0] / "results.json").read_text())["data"] | {"extra": [extra]}
+    change(members[0] / "results.json", data=data)
+    with pytest.raises(UserError, match="can't be averaged: results.json, data.extra is"):
+        make_soup(*members[:2], output=tmp_path / "mean")
+    change(members[1] / "results.json", data=data)
+    assert make_soup(*members[:2], output=tmp_path / "mean")["data"]["extra"] == [extra]
+
+
 @pytest.mark.parametrize(
     ("count", "data", "message"),
     [

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from hub_unets.modeling.images import height_and_width, to_rgb, upright
-from hub_unets.training.data.files import VALUE_SUFFIXES
+from hub_unets.training.data.files import VALUE_SUFFIXES, upright_size
 from hub_unets.training.errors import UserError
 
 IGNORE = 255
@@ -48,6 +48,15 @@ def file_digest(value: dict) -> str:
     except (OSError, ValueError) as error:  # ValueError: a name that no file has
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{value['path']}: can't be read ({reason}): replace the file") from error
+
+
+def header_size(value: dict) -> tuple[int, int] | None:
+    """Width and height of the stored image {"bytes", "path"}, upright, by its header; None where Pillow reads none."""
+    try:
+        with Image.open(_stored(value)) as image:
+            return upright_size(image)
+    except Exception:  # Pillow's decoders raise more than OSError; reading it says what is wrong
+        return None
 
 
 def read_image(value: dict, name: str, processor: object = None) -> Image.Image | np.ndarray:
@@ -307,7 +316,9 @@ def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
-        if Path(value.get("path") or "").suffix.lower() in VALUE_SUFFIXES:
+        if one_picture and unknown:
+            reason = "a mask is a picture, or a .npy file of class indices"
+        elif Path(value.get("path") or "").suffix.lower() in VALUE_SUFFIXES:
             reason = "NumPy and DICOM files hold values: set model.num_channels, or of three channels intensity"
         raise UserError(f"{_source(value, name)}: not a readable image ({reason}): replace the file") from error
     if count > 1:

@@ -172,17 +172,29 @@ class TrainingSamples(Dataset):
         pixels, labels = self.augmentation(*self.frames[index], draw, index, self.frames)
         if draw < len(self.sides):
             size = self.sides[draw], self.sides[draw]
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            pixels = _shrunk(pixels, size)
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
         return _tensors(pixels, labels, self.processor)
+
+
+def _shrunk(pixels, size):
+    """Pixels H x W x C at (width, height); OpenCV takes four channels at most, and leaves out a dimension of 1."""
+    if pixels.shape[-1] == 3:
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    channels = (np.ascontiguousarray(channel) for channel in np.moveaxis(pixels, -1, 0))
+    return np.stack([cv2.resize(channel, size, interpolation=cv2.INTER_AREA) for channel in channels], axis=-1)
 
 
 def growing_sides(first, last, epochs):
     """The side of the training samples in each epoch: even steps from `first` to `last` in three quarters of them.
 
+    The last epoch's is `last`.
+
     Progressive learning (Tan & Le 2021, arXiv:2104.00298, section 4). Sides between the two are multiples of 32.
     """
-    growth = max(1, math.ceil(epochs * 3 / 4))
+    if epochs < 2:
+        raise UserError("first_train_size needs num_train_epochs of 2 or more: samples grow over them; leave it out.")
+    growth = min(epochs - 1, math.ceil(epochs * 3 / 4))
     sides = [first + (last - first) * epoch / growth for epoch in range(1, growth)]
     return [first, *(min(last, max(first, round(side / STRIDE) * STRIDE)) for side in sides)]
 

@@ -69,14 +69,16 @@ def load_model(name, trust_remote_code=False, revision=None, **changes):
             f"model {name} is of the type {config.model_type}, which is not scored: models for semantic segmentation "
             "are (SegFormer, UperNet, BEiT, DPT, MobileViT and the like), and MaskFormer and Mask2Former."
         ) from error
-    processor = of_whole_images(AutoImageProcessor.from_pretrained(name, **options, **changes))
+    processor = of_whole_images(AutoImageProcessor.from_pretrained(name, **options, **changes), changes.get("size"))
     if "drop_outside_view" in changes and "drop_outside_view" not in inspect.signature(type(processor)).parameters:
         raise UserError(f"drop_outside_view: the image processor of {name} does not have it: leave it out.")
     return model.eval(), processor
 
 
-def of_whole_images(processor):
+def of_whole_images(processor, size=None):
     """A foreign processor that shows a network all of an image: without a crop of the centre, at the crop's size.
+
+    A `size` that is asked for, {"height", "width"}, stands instead of the crop's.
 
     Masks are stretched to the image; where the network saw its centre alone, a perfect one would score below 1.
 
@@ -90,7 +92,8 @@ def of_whole_images(processor):
         )
     if getattr(processor, "do_center_crop", False):
         side = processor.crop_size
-        processor.do_center_crop, processor.size = False, {"height": side["height"], "width": side["width"]}
+        processor.do_center_crop = False
+        processor.size = size or {"height": side["height"], "width": side["width"]}
     return processor
 
 

@@ -209,5 +209,8 @@ def _labels_in(mask):
 
 
 def _thumbnail(image):
-    small = cv2.resize(np.asarray(image), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[-1] > 4:  # more than OpenCV takes
+        pixels = pixels.mean(axis=-1)
+    small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return small if small.ndim == 2 else small.mean(axis=-1)

@@ -6,10 +6,15 @@ from typing import NamedTuple
 import psutil
 import torch
 
-CGROUPS = (  # limit and use of a container's memory, in its second version and its first
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+CGROUPS = (  # limit, use and statistics of a container's memory, in its second version and its first
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
 )
+CACHED = "inactive_file", "active_file", "total_inactive_file", "total_active_file"  # pages that the kernel gives back
 
 
 class Hardware(NamedTuple):
@@ -44,9 +49,17 @@ def look_at_hardware(arguments) -> Hardware:
 def free_memory(cgroups=CGROUPS) -> int:
     """Bytes of memory that this process may still take: the machine's, or a container's where that is less."""
     free = psutil.virtual_memory().available
-    for limit, usage in cgroups:
+    for limit, usage, statistics in cgroups:
         try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+            unused = int(Path(limit).read_text()) - int(Path(usage).read_text())
+            free = min(free, unused + _cached(Path(statistics).read_text()))
         except (OSError, ValueError):  # no such group; "max"
             continue
     return max(0, free)
+
+
+def _cached(statistics):
+    """Bytes of files' pages by a group's memory.stat; where it has totals, these are all that count."""
+    values = dict(line.split() for line in statistics.splitlines())
+    names = [name for name in CACHED if name in values]
+    return sum(int(values[name]) for name in names[-2:])

@@ -139,6 +139,12 @@ def _split_of(source):
     """(split, why): the source's parts, the published list of the same images, or one drawn here."""
     if {"train", "test"} <= set(source):
         return "own", "the data's own parts"
+    if len(source) > 1:
+        raise UserError(
+            f"the data have the parts {', '.join(sorted(source))}, and a plan keeps parts that have train and test: "
+            "call the part that is scored last test (validation is then cut from train), or name --split, which draws "
+            "its own parts from all images."
+        )
     names = [name for part in source.values() for name in part["name"]]
     if set(names) == {name for part in ("official_train", "official_val") for name in published_names(part)}:
         return "official", "the images are Kvasir-SEG's, whose papers report on it"

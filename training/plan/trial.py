@@ -45,11 +45,11 @@ def try_steps(model, samples, loss, arguments, batch, memory) -> Trial:
     """
     stepper = _Stepper(model, samples, loss, arguments)
     if arguments.device.type == "cuda":
-        batch = _fitting_on_gpu(stepper, batch)
+        batch = _fitting_on_gpu(stepper, batch, MEMORY_SHARE * memory)
     else:
         first = min(2, batch)  # batch norm may need two
         taken = stepper.bytes_of_step(first)
-        _require_memory(taken / memory, first)
+        _require_memory(taken / max(memory, 1), first)
         batch = _fitting(batch, taken / first, MEMORY_SHARE * memory)
     taken = stepper.bytes_of_step(batch)
     seconds = min(stepper.seconds_of_step(batch) for _ in range(TIMED_STEPS))
@@ -114,17 +114,18 @@ def _fitting(batch, bytes_per_image, memory):
     return batch
 
 
-def _fitting_on_gpu(stepper, batch):
+def _fitting_on_gpu(stepper, batch, memory):
+    """The batch, halved until a step of it takes no more than `memory` bytes."""
     while True:
         try:
-            stepper(batch)
-            return batch
+            if stepper.bytes_of_step(batch) <= memory or batch == 1:
+                return batch
         except torch.cuda.OutOfMemoryError as error:
             if batch == 1:
                 raise UserError("not one image fits into the GPU's memory: give a smaller --image_size.") from error
             stepper.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            batch //= 2
+        batch //= 2
 
 
 def _require_memory(share, images):

@@ -16,7 +16,7 @@ from hub_unets.training.measure.metrics import metrics_from_counts
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import Scores, score
 from hub_unets.training.measure.task import Task
-from hub_unets.training.records.locks import log_scoring
+from hub_unets.training.records.locks import log_scoring, make_lock
 from hub_unets.training.records.pictures import pick_cases, prediction_grid
 from hub_unets.training.records.results import read_results, summary_lines, write_results
 from hub_unets.training.records.run_pictures import case, save_mask
@@ -47,6 +47,12 @@ class Fold(NamedTuple):
     def names(self):
         """The test images'."""
         return self.rows.select(self.test)["name"]
+
+    def lock(self, thresholds):
+        """What its test part is scored under with these thresholds."""
+        run, data = self.results["run"], self.results["data"]
+        settings = run["settings"] | thresholds
+        return make_lock(run["model_type"], settings, run["seed"], data["split_seed"], data["sha256"])
 
     def load(self, thresholds):
         """Its model, and its processor with these thresholds."""
@@ -140,7 +146,7 @@ def score_folds(folds, thresholds, output):
     for number, fold in enumerate(folds, start=1):
         model, processor = fold.load(thresholds)
         task = Task.of_run(model.config, fold.boundary_width)
-        log_scoring(output, "test", len(fold.test), f"out of fold {number}")
+        log_scoring(output, "test", len(fold.test), lock=fold.lock(thresholds))
 
         def keep(name, mask, num_labels=model.config.num_labels):
             save_mask(output / "masks" / f"{name}.png", mask, num_labels)

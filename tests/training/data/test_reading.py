@@ -191,6 +191,11 @@ class TestTwoLabels:
         with pytest.raises(ValueError, match="^a: not a readable image"):
             read_labels({"bytes": b"x", "path": None}, "a")
 
+    def test_a_kind_of_file_that_holds_images_alone(self, tmp_path):
+        (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
+        with pytest.raises(ValueError, match="a mask is a picture, or a .npy file of class indices"):
+            read_labels({"bytes": None, "path": str(tmp_path / "a.dcm")}, "a")
+
 
 class TestMoreLabels:
     @pytest.mark.parametrize("values", [(0, 1, 2), (0, 2), (2, 255), (1,)])

@@ -16,12 +16,14 @@ from hub_unets.training.data.samples import (
     EpochSampler,
     EvaluationSamples,
     TrainingSamples,
+    _shrunk,
     cached_samples,
     collate,
     growing_sides,
     require_foreground,
     without_labels,
 )
+from hub_unets.training.errors import UserError
 
 SIZE = 24
 FEATURES = datasets.Features(
@@ -247,11 +249,24 @@ class TestTrainingSamples:
         (96, 224, 4, [96, 128, 192]),
         (48, 64, 4, [48, 64, 64]),
         (20, 30, 5, [20, 30, 30, 30]),
-        (128, 256, 1, [128]),
+        (128, 256, 3, [128, 192]),
+        (128, 256, 2, [128]),
     ],
 )
 def test_sides_grow_over_three_quarters_of_the_epochs(first, last, epochs, sides):
     assert growing_sides(first, last, epochs) == sides
+
+
+def test_one_epoch_can_not_grow():
+    with pytest.raises(UserError, match="first_train_size needs num_train_epochs of 2 or more"):
+        growing_sides(128, 256, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 8])
+def test_samples_of_any_number_of_channels_shrink(channels):
+    pixels = np.random.default_rng(0).random((12, 12, channels), np.float32)
+    blocks = pixels.reshape(4, 3, 4, 3, channels).mean(axis=(1, 3))
+    assert np.abs(_shrunk(pixels, (4, 4)) - blocks).max() < 1e-6
 
 
 def test_mirrored_margins_repeat_the_rows_inside_the_border(tmp_path):

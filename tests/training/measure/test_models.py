@@ -22,6 +22,13 @@ def test_nothing_of_an_image_is_cut_off(processor, side):
     assert bright[: round(0.88 * side)].max() == 0 and bright[round(0.93 * side) :].min() == 1
 
 
+@pytest.mark.parametrize("processor", [MobileViTImageProcessor(), MobileNetV2ImageProcessor()])
+def test_a_size_that_is_asked_for_stands_instead_of_the_crops(processor):
+    image = Image.new("RGB", (60, 40))
+    processor = of_whole_images(processor, {"height": 96, "width": 64})
+    assert processor([image], return_tensors="np")["pixel_values"].shape == (1, 3, 96, 64)
+
+
 def test_padding_is_refused():
     processor = SegformerImageProcessor()
     processor.do_pad = True

@@ -9,7 +9,14 @@ from PIL import Image
 
 from hub_unets.training.data.rows import FEATURES
 from hub_unets.training.errors import UserError
-from hub_unets.training.plan.fingerprint import header_of, look_alikes, object_widths, take_fingerprint
+from hub_unets.training.plan.fingerprint import (
+    THUMBNAIL,
+    _thumbnail,
+    header_of,
+    look_alikes,
+    object_widths,
+    take_fingerprint,
+)
 from hub_unets.training.plan.headers import Header
 
 HEIGHT, WIDTH = 80, 125  # 10,000 pixels: a side of 100
@@ -98,6 +105,13 @@ def test_frames_that_look_the_same():
     frames[4] = frames[1] + rng.integers(0, 8, (16, 16))  # another exposure and some noise
     assert look_alikes(list("abcde"), frames) == (("b", "e"),)
     assert look_alikes(["black", "blacker"], np.zeros((2, 16, 16))) == ()
+
+
+@pytest.mark.parametrize("shape", [(70, 90), (70, 90, 1), (70, 90, 3), (70, 90, 8)])
+def test_a_thumbnail_of_any_number_of_channels(shape):
+    image = np.random.default_rng(0).random(shape, np.float32)
+    small = _thumbnail(image)
+    assert small.shape == (THUMBNAIL, THUMBNAIL) and abs(small.mean() - image.mean()) < 0.01
 
 
 def test_all_bad_pairs_are_counted_and_some_named():

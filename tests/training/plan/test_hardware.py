@@ -5,14 +5,19 @@ from hub_unets.training.settings.run_arguments import RunArguments
 
 
 def test_a_containers_limit_holds(tmp_path):
-    limit, usage = tmp_path / "limit", tmp_path / "usage"
+    limit, usage, statistics = tmp_path / "limit", tmp_path / "usage", tmp_path / "statistics"
+    group = [tuple(map(str, (limit, usage, statistics)))]
     limit.write_text("5000000\n")
     usage.write_text("2000000\n")
-    assert free_memory([(str(limit), str(usage))]) == 3_000_000
+    statistics.write_text("anon 1400000\n")
+    assert free_memory(group) == 3_000_000
+    statistics.write_text("anon 1400000\ninactive_file 500000\nactive_file 100000\n")  # files that were read
+    assert free_memory(group) == 3_600_000
+    statistics.write_text("inactive_file 7\nactive_file 7\ntotal_inactive_file 300000\ntotal_active_file 50000\n")
+    assert free_memory(group) == 3_350_000
     limit.write_text("max\n")
-    machine = free_memory([(str(limit), str(usage))])
-    assert machine > 3_000_000
-    assert free_memory([(str(tmp_path / "none"), str(usage))]) > 3_000_000
+    assert free_memory(group) > 3_600_000
+    assert free_memory([(str(tmp_path / "none"), str(usage), str(statistics))]) > 3_600_000
 
 
 def test_in_words(tmp_path):

@@ -195,6 +195,14 @@ def test_a_split_that_can_not_be_made_is_refused(tmp_path):
     assert "2 images" in error_of(started(tmp_path / "run", data=data)) and not (tmp_path / "run").exists()
 
 
+def test_parts_without_a_test_part_are_not_mixed(tmp_path):
+    for part in ("train", "val"):
+        for file in pairs_folder(tmp_path / "data" / part, size=32 * len(part)).glob("*/*.png"):
+            file.rename(file.with_name(f"{part}{file.name}"))  # a stem is of one part
+    error = error_of(started(tmp_path / "run", data=tmp_path / "data"))
+    assert "the data have the parts train, validation" in error and "name --split" in error
+
+
 def test_bad_pairs_are_named(tmp_path):
     data = pairs_folder(tmp_path / "data")
     (data / "images/03.png").write_bytes(b"no picture")

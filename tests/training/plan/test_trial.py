@@ -12,7 +12,7 @@ from hub_unets.training.data.phantoms import phantom_dataset
 from hub_unets.training.data.samples import TrainingSamples, cached_samples
 from hub_unets.training.errors import UserError
 from hub_unets.training.fit.losses import WeightedSum
-from hub_unets.training.plan.trial import try_steps
+from hub_unets.training.plan.trial import _fitting_on_gpu, try_steps
 from hub_unets.training.settings.run_arguments import RunArguments
 from tests.variants import small_model
 
@@ -54,6 +54,16 @@ def test_halves_a_batch_until_it_fits(samples, arguments, monkeypatch):
     assert (trial.batch, trial.memory, sizes) == (4, 400, [2, 4])
     with pytest.raises(UserError, match="2 images takes 200% of the free memory: give a smaller --image_size"):
         try_steps(small_model(base_channels=4, depth=2), samples, LOSS, arguments, 16, memory=100)
+    with pytest.raises(UserError, match="of the free memory: give a smaller --image_size"):
+        try_steps(small_model(base_channels=4, depth=2), samples, LOSS, arguments, 16, memory=0)
+
+
+def test_a_gpu_keeps_its_share_too():
+    class Stepper:
+        def bytes_of_step(self, batch):
+            return 100 * batch
+
+    assert [_fitting_on_gpu(Stepper(), 16, memory) for memory in (1600, 1500, 100, 1)] == [16, 8, 1, 1]
 
 
 def test_memory_grows_with_the_batch(samples, arguments):

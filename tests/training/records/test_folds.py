@@ -17,6 +17,7 @@ from hub_unets.training.measure.metrics import count_pixels, metrics_from_counts
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import Scores
 from hub_unets.training.records import folds
+from hub_unets.training.records.locks import LOCKED
 from hub_unets.training.records.results import read_results
 from tests.training import runs
 
@@ -104,6 +105,12 @@ def test_the_folder_is_the_model_that_is_their_mean(together):
     names = [member["path"].rpartition("/")[2] for member in json.loads((output / ENSEMBLE).read_text())["members"]]
     assert names == ["fold-1", "fold-2"]
     assert Image.open(output / folds.PICTURE).height > 800
+
+
+def test_each_folds_test_part_is_scored_under_a_lock(together):
+    lines = (together[1] / "scorings.log").read_text().splitlines()
+    matches = list(map(LOCKED.fullmatch, lines))
+    assert len(matches) == 2 and all(matches) and len({match["split"] for match in matches}) == 2
 
 
 def test_a_repeated_command_scores_again_only_where_a_fold_has_changed(together, trained, source, monkeypatch):
