@@ -22,7 +22,7 @@ from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.modeling.variants import find_variant
 from hub_unets.training.data.augmentation import Augmentation
 from hub_unets.training.data.check_data import print_check
-from hub_unets.training.data.further import load_extra, load_further
+from hub_unets.training.data.further import further_images
 from hub_unets.training.data.partition import PARTS, make_partition
 from hub_unets.training.data.reading import check_boundary_width, read_image
 from hub_unets.training.data.samples import (
@@ -122,18 +122,6 @@ def kept_settings(settings, partition, processes, further):
         pairs = map("".join, itertools.zip_longest(more.digests, more.mask_digests, fillvalue=""))
         fixed[f"{name}_sha256"] = hashlib.sha256("".join(sorted(pairs)).encode()).hexdigest()
     return fixed
-
-
-def further_images(arguments, id2label, rows, partition, processor):
-    """What is trained on besides the data, by the field that names it."""
-    fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
-    if arguments.extra_split != "all" and not arguments.extra_data:
-        raise UserError(f"extra_split={arguments.extra_split} is a split of extra_data, which is missing: name it.")
-    further = {field: load_further(field, getattr(arguments, field), rows, partition, processor) for field in fields}
-    if arguments.extra_data:
-        extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
-        further["extra_data"] = load_extra(*extra, id2label, rows, partition, processor)
-    return further
 
 
 def train_and_score(arguments, model_fields, loss_weights, settings, command, rows, partition, further):

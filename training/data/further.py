@@ -24,6 +24,24 @@ class Further(NamedTuple):
     record: dict | None = None
 
 
+def further_images(arguments, id2label, rows, partition, processor):
+    """What a run with these RunArguments is trained on besides its data, as {field that names it: Further}.
+
+    `partition` is of `rows`, the data; `id2label` and `processor` are the network's.
+
+    Raises:
+        UserError: as `load_further` and `load_extra`.
+    """
+    fields = [field for field in ("negatives", "unlabelled") if getattr(arguments, field)]
+    if arguments.extra_split != "all" and not arguments.extra_data:
+        raise UserError(f"extra_split={arguments.extra_split} is a split of extra_data, which is missing: name it.")
+    further = {field: load_further(field, getattr(arguments, field), rows, partition, processor) for field in fields}
+    if arguments.extra_data:
+        extra = arguments.extra_data, arguments.extra_split, arguments.split_seed
+        further["extra_data"] = load_extra(*extra, id2label, rows, partition, processor)
+    return further
+
+
 def load_further(field, folder, rows, partition, processor):
     """Frames without a mask; `field` is what names them in a recipe, `processor` what will read them.
 
