@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ NUMPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 TIFF_SUBFILE, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_ORIENTATION, TIFF_SAMPLES = 254, 258, 262, 274, 277
 TIFF_NUMBERS, UNSIGNED, SIGNED = 339, 1, 2  # the tag of the kind of numbers, and two of its values
 AS_STORED = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "I", "F")  # PIL modes whose bands are the file's channels
+DICOM_START, DICOM_DEFLATED, DICOM_HEADERS = 132, b"1.2.840.10008.1.2.1.99", 2**20  # byte, syntax, bytes
 DICOM_WINDOWS = {"LINEAR": (0.5, 1), "LINEAR_EXACT": (0, 0)}  # what is taken from centre and width; PS3.3 C.11.2.1
 
 
@@ -223,6 +225,7 @@ def _of_tifffile(content, num_channels, most):
 def _of_dicom(content, num_channels, most):
     """A DICOM file: its values after slope and intercept, its frames as channels."""
     pydicom = _pydicom()
+    _require_small_dicom(pydicom, content, most)
     file = pydicom.dcmread(BytesIO(content))
     frames, samples = int(file.get("NumberOfFrames", 1) or 1), int(file.get("SamplesPerPixel", 1))
     if "PixelData" not in file or "Rows" not in file:
@@ -242,6 +245,18 @@ def _of_dicom(content, num_channels, most):
     pixels = _with_channels(pixels, num_channels, "frames" if frames > 1 else "channels")
     is_inverted = file.PhotometricInterpretation == "MONOCHROME1"
     return ImageValues(pixels, full_range, _dicom_window(file), True, is_inverted)
+
+
+def _require_small_dicom(pydicom, content, most):
+    """Refuse a deflated DICOM file of more than `most` values and its headers: reading its first field unpacks it."""
+    file = BytesIO(content)
+    file.seek(DICOM_START)
+    options = {"is_implicit_VR": False, "is_little_endian": True}
+    fields = pydicom.filereader.data_element_generator(file, **options, stop_when=lambda tag, *_: tag >> 16 != 2)
+    values = [bytes(field.value or b"").strip(b"\0 ") for field in fields]
+    limit = 8 * most + DICOM_HEADERS
+    if DICOM_DEFLATED in values and len(zlib.decompressobj(-15).decompress(file.read(), limit + 1)) > limit:
+        raise ValueError(f"a deflated DICOM file of more than {most:,} values: make it smaller.")
 
 
 def _of_frames(file, name):

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from hub_unets.modeling.image_files import read_values
 
@@ -37,12 +37,12 @@ def as_npy(array, save=np.save):
     return file.getvalue()
 
 
-def as_dicom(pixels, **fields):
+def as_dicom(pixels, syntax=ExplicitVRLittleEndian, **fields):
     """A file of uint16 H x W, or frames x H x W, with these fields beside those that every file has."""
     frames = len(pixels) if pixels.ndim == 3 else 1
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
     data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape[-2:], 1
@@ -234,6 +234,13 @@ def test_a_header_that_claims_too_much_is_refused_before_it_is_read():
 def test_a_file_of_more_values_than_asked_for_is_refused_before_it_is_decoded(content):
     with pytest.raises(ValueError, match="values, more than 59,999: make it smaller"):
         read_values(content, 3, most=59_999)
+
+
+def test_a_deflated_dicom_file_is_not_unpacked_beyond_its_bound():
+    content = as_dicom(np.zeros((3000, 3000)), DeflatedExplicitVRLittleEndian)
+    assert len(content) < 100_000 and read_values(content, 1).pixels.shape == (3000, 3000, 1)
+    with pytest.raises(ValueError, match="a deflated DICOM file of more than 10,000 values: make it smaller"):
+        read_values(content, 1, most=10_000)
 
 
 def test_an_npz_unpacks_to_what_its_header_says_at_most():
