@@ -17,6 +17,8 @@ NUMPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 TIFF_SUBFILE, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_ORIENTATION, TIFF_SAMPLES = 254, 258, 262, 274, 277
 TIFF_NUMBERS, UNSIGNED, SIGNED = 339, 1, 2  # the tag of the kind of numbers, and two of its values
 AS_STORED = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "I", "F")  # PIL modes whose bands are the file's channels
+TIFF_DEFLATED, TIFF_SPARE = (8, 32946), 2**16  # compressions; bytes that a writer may add to a strip
+JPEG2000_HEADER = b"\xff\x4f\xff\x51"
 DICOM_START, DICOM_DEFLATED, DICOM_HEADERS = 132, b"1.2.840.10008.1.2.1.99", 2**20  # byte, syntax, bytes
 DICOM_WINDOWS = {"LINEAR": (0.5, 1), "LINEAR_EXACT": (0, 0)}  # what is taken from centre and width; PS3.3 C.11.2.1
 
@@ -177,10 +179,24 @@ def _is_changed(image):
         kinds = image.tag_v2.get(TIFF_NUMBERS, (UNSIGNED,))
         is_changed = bits < 32 if SIGNED in kinds else bits == 32 and UNSIGNED in kinds
         return samples != bands or (bands > 1 and bits > 8) or is_changed
+    if image.format == "JPEG2000":
+        return bands > 1 and _bits_of_jpeg2000(image) > 8
     tiles = getattr(image, "tile", ())
     if image.format == "PPM":
         return bands > 1 and any(isinstance(tile[-1], tuple) and tile[-1][1] > 255 for tile in tiles)
     return bands > 1 and any(";16" in str(tile[-1]) for tile in tiles)
+
+
+def _bits_of_jpeg2000(image):
+    """The bits of the first channel, as the codestream's header says (ISO/IEC 15444-1, A.5.1); 8 of a loaded image."""
+    if image.fp is None:
+        return 8
+    place = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(place)
+    start = content.find(JPEG2000_HEADER)
+    return (content[start + 42] & 127) + 1 if 0 <= start < len(content) - 42 else 8
 
 
 def _of_colour_png(content, num_channels, most):
@@ -208,6 +224,7 @@ def _of_tifffile(content, num_channels, most):
         if TIFF_ORIENTATION in page.tags and page.tags[TIFF_ORIENTATION].value != 1:
             raise ValueError("a TIFF that is to be shown turned (its orientation tag): save it upright.")
         _require_size(series.shape, most)
+        _require_small_segments(series, content, most)
         axes, is_inverted = series.axes, page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         try:
             array = series.asarray()
@@ -220,6 +237,21 @@ def _of_tifffile(content, num_channels, most):
     pixels = array.transpose(order).reshape(*(array.shape[number] for number in order[:2]), -1)
     pixels = _with_channels(pixels, num_channels, "channels or pages")
     return ImageValues(pixels, _range_of_type(pixels.dtype), is_inverted=is_inverted)
+
+
+def _require_small_segments(series, content, most):
+    """Refuse a TIFF whose deflated strips or tiles hold far more than their pixels, all of which are unpacked."""
+    for page in filter(None, series.pages):
+        _require_size(page.chunks, most)
+        limit = TIFF_SPARE + 2 * math.prod(page.chunks) * page.dtype.itemsize
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if page.compression in TIFF_DEFLATED and _unpacks_to_more(content[start : start + count], limit):
+                raise ValueError("a TIFF whose strips or tiles hold more than their pixels: save it again.")
+
+
+def _unpacks_to_more(deflated, limit, header=zlib.MAX_WBITS):
+    """Whether deflated bytes hold more than `limit`; they are unpacked up to there."""
+    return len(zlib.decompressobj(header).decompress(deflated, limit + 1)) > limit
 
 
 def _of_dicom(content, num_channels, most):
@@ -255,7 +287,7 @@ def _require_small_dicom(pydicom, content, most):
     fields = pydicom.filereader.data_element_generator(file, **options, stop_when=lambda tag, *_: tag >> 16 != 2)
     values = [bytes(field.value or b"").strip(b"\0 ") for field in fields]
     limit = 8 * most + DICOM_HEADERS
-    if DICOM_DEFLATED in values and len(zlib.decompressobj(-15).decompress(file.read(), limit + 1)) > limit:
+    if DICOM_DEFLATED in values and _unpacks_to_more(file.read(), limit, -zlib.MAX_WBITS):
         raise ValueError(f"a deflated DICOM file of more than {most:,} values: make it smaller.")
 
 

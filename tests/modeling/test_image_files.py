@@ -3,6 +3,7 @@
 import io
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pydicom
@@ -119,8 +120,14 @@ def test_colours_of_16_bits_are_not_cut_to_8(tmp_path):
     np.testing.assert_array_equal(values.pixels, three)
     assert values.full_range == (0, 65535)
     pnm = b"P6 4 3 65535\n" + three.astype(">u2").tobytes()
-    with pytest.raises(ValueError, match="colours of 16 bits are read from PNG, TIFF and NumPy files"):
-        read_values(pnm, 3)
+    jpeg2000 = bytearray(saved(Image.new("RGB", (40, 30)), "JPEG2000"))
+    assert read_values(jpeg2000, 3).full_range == (0, 255)
+    start = jpeg2000.find(b"\xff\x4f\xff\x51")
+    for channel in range(3):
+        jpeg2000[start + 42 + 3 * channel] = 15  # bits less one
+    for content in (pnm, jpeg2000):
+        with pytest.raises(ValueError, match="colours of 16 bits are read from PNG, TIFF and NumPy files"):
+            read_values(content, 3)
     with pytest.raises(ValueError, match="grey of 16 bits with opacity is not read: save it without opacity"):
         read_values(png_of_16_bits(three[..., :2], 4), 1)
     with pytest.raises(ValueError, match="changes its values .* give the file itself"):
@@ -129,7 +136,6 @@ def test_colours_of_16_bits_are_not_cut_to_8(tmp_path):
 
 def png_of_16_bits(pixels, kind):
     """A PNG of a kind that Pillow can't write: 2 is colours, 4 grey with opacity."""
-    import zlib
 
     def chunk(kind, content):
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
@@ -241,6 +247,16 @@ def test_a_deflated_dicom_file_is_not_unpacked_beyond_its_bound():
     assert len(content) < 100_000 and read_values(content, 1).pixels.shape == (3000, 3000, 1)
     with pytest.raises(ValueError, match="a deflated DICOM file of more than 10,000 values: make it smaller"):
         read_values(content, 1, most=10_000)
+
+
+def test_a_tiff_s_strips_are_not_unpacked_beyond_their_pixels():
+    pixels = np.arange(6000, dtype=np.uint16).reshape(30, 40, 5)
+    options = {**BANDS, "compression": "zlib", "rowsperstrip": 30, "shape": pixels.shape, "dtype": pixels.dtype}
+    for spare in (0, 100):
+        content = as_tiff(iter([zlib.compress(pixels.tobytes() + bytes(spare))]), **options)
+        np.testing.assert_array_equal(read_values(content, 5).pixels, pixels)
+    with pytest.raises(ValueError, match="strips or tiles hold more than their pixels: save it again"):
+        read_values(as_tiff(iter([zlib.compress(bytes(1_000_000))]), **options), 5)
 
 
 def test_an_npz_unpacks_to_what_its_header_says_at_most():
