@@ -33,11 +33,7 @@ def keep_records(run, folder):
         if path == run or (path / RECORDS[0]).exists() and path.name != "repository":
             require(path, RECORDS)
             read_results(path / RECORDS[0])
-            copy(
-                path,
-                folder / path.relative_to(run),
-                (*RECORDS, *existing(path, (HISTORY, DATA_DIGESTS, SCORINGS, HARDEST))),
-            )
+            copy(path, folder / path.relative_to(run), (*RECORDS, HISTORY, DATA_DIGESTS, SCORINGS, HARDEST))
 
 
 def publish(run, folder):
@@ -53,7 +49,7 @@ def publish(run, folder):
             f"{run}/model.safetensors has {size / 1e6:.1f} MB, the project keeps at most {LARGEST / 1e6:.0f}: train "
             "with half_precision: true, or a smaller network."
         )
-    copy(run, folder, (*CHECKPOINT, *RECORDS, *existing(run, (HISTORY, DATA_DIGESTS, INT8, *PICTURES))))
+    copy(run, folder, (*CHECKPOINT, *RECORDS, HISTORY, DATA_DIGESTS, INT8, *PICTURES))
     write_card(folder, read_results(folder / "results.json"))
 
 
@@ -71,15 +67,14 @@ def require(folder, names):
             raise UserError(f"{folder} is not a finished run: {name} is missing; train with training/run.py.")
 
 
-def existing(folder, names):
-    """The names of the files that a folder has."""
-    return [name for name in names if (folder / name).is_file()]
-
-
 def copy(source, folder, names):
+    """Copy the files that there are; of the others none stays in `folder`, where an earlier run may have left it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        shutil.copyfile(source / name, folder / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def main(argv=None):

@@ -259,9 +259,10 @@ def main(argv=None):
     refuse_foreign_folder(output, lambda folder: (folder / WORK).is_dir(), "OUTPUT of this command")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST)
     require_processes(state)
-    location, items, left_out = collect(inputs, output, arguments.every)
     changes = {"drop_outside_view": arguments.drop_outside_view}
     model, processor = load_model(model_name, arguments.trust_remote_code, arguments.revision, **changes)
+    takes_values = not getattr(processor, "takes_rgb", True)
+    location, items, left_out = collect(inputs, output, arguments.every, takes_values)
     predictor = Predictor(
         model.to(state.device),
         processor,

@@ -21,6 +21,7 @@ from hub_unets.hub_repos.publish.publication import Publication, require_publish
 from hub_unets.hub_repos.publish.remote import explained, limit_waiting, read_remote, require_token
 from hub_unets.hub_repos.publish.space import KINDS, Space
 from hub_unets.hub_repos.repository.card import Standing
+from hub_unets.hub_repos.repository.export import MissingToolError
 from hub_unets.training.errors import UserError, run_command
 
 
@@ -91,6 +92,7 @@ def push_model(publication, private, create_pr, dry_run):
     print("\n".join(publication.listing()))
     require_publishable(publication.staged)
     require_verified(publication.staged, publication.repo_id, publication.tag)
+    publication.run_checkpoint()
     if dry_run:
         return None
     if publication.remote.head is None:
@@ -111,10 +113,13 @@ def send_space(space, commit, private, dry_run, is_asked_for):
     try:
         space.send(commit, private, dry_run)
     except UserError as error:
+        can_come = error is not space.obstacle or isinstance(error, MissingToolError)
         if error is space.obstacle and not is_asked_for:
-            print(f"No Space: {error} Then the same command sends it; --space none leaves it out.")
+            then = "Then the same command sends it; " if can_come else ""
+            print(f"No Space: {error} {then}--space none leaves it out.")
             return
-        published = f"{space.repo_id} is published, commit {commit}; its Space is not, and the same command sends it"
+        published = f"{space.repo_id} is published, commit {commit}; its Space is not"
+        published += ", and the same command sends it" if can_come else ""
         raise UserError(f"{published}: {error}" if commit else str(error)) from error
 
 

@@ -53,8 +53,10 @@ def quantise(run, data, images=IMAGES, columns=(None, None)):
         the Agreement of its masks with the run's on the validation images.
 
     Raises:
-        UserError: `run` is no finished run, or `data` has another split.
+        UserError: `run` is no finished run, `data` has another split, or `images` is below 1.
     """
+    if images < 1:
+        raise UserError(f"--images must be 1 or more, got {images}.")
     model, processor = load_model(run)
     record = read_results(Path(run) / "results.json")["data"]
     rows, partition = make_partition(

@@ -108,6 +108,8 @@ def decode(value, name):
     content = _content(value, name)
     try:
         image = content if isinstance(content, Image.Image) else Image.open(BytesIO(content), formats=FORMATS)
+        if image.format == "EPS":  # opened by the caller
+            raise UnidentifiedImageError
         _require_size(image)
         image.load()
         return image
@@ -123,7 +125,7 @@ def decode_values(value, name, processor):
     try:
         if isinstance(content, Image.Image):
             _require_size(content)
-        image = processor.read(content)
+        image = processor.read(content, MAX_PIXELS * processor.num_channels)
         _require_size(image)
         return image
     except ValueError as error:

@@ -15,7 +15,7 @@ from transformers import ImageSegmentationPipeline
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import load_image
 
-from hub_unets.modeling.image_files import read_values
+from hub_unets.modeling.image_files import MOST_VALUES, read_values
 from hub_unets.modeling.images import channels_last, format_name, is_float, laid_out, opened, to_rgb, upright
 from hub_unets.modeling.intensities import as_stored, to_unit
 from hub_unets.modeling.label_maps import check_pair, flat_list, split_maps, to_labels
@@ -159,8 +159,9 @@ class UNetImageProcessor(BaseImageProcessor):
     def _options(self, changes):
         """This processor with the fields that a call changes, all of them checked."""
         refuse_unsupported(changes)
-        changes = {name: value for name, value in changes.items() if value is not None and name not in NO_EFFECT}
-        fields = {name: value for name, value in self.to_dict().items() if name in FIELDS}
+        changes = {name: value for name, value in changes.items() if name not in NO_EFFECT}
+        changes = {name: value for name, value in changes.items() if value is not None or name == "intensity"}
+        fields = {name: getattr(self, name) for name in FIELDS}
         unknown = sorted(changes.keys() - fields.keys())
         if unknown:
             raise ValueError(f"Unknown option {unknown[0]!r}; this image processor has {', '.join(sorted(fields))}.")
@@ -176,17 +177,21 @@ class UNetImageProcessor(BaseImageProcessor):
         """What a call needs beside images that `read` gave: their values are in the network's range already."""
         return {} if self.takes_rgb else {"do_rescale": False}
 
-    def read(self, image):
+    def read(self, image, most=MOST_VALUES):
         """An image as the network sees it before it is resized, upright.
+
+        Args:
+            image: as of `preprocess`.
+            most: values that an image may have where images do not become RGB; see `image_files.read_values`.
 
         Returns:
             an RGB PIL image of 8 bits (see `images.to_rgb`); or where images do not become RGB, an array float32
             H x W x num_channels in 0..1, which takes its place in a call with `read_options`.
         """
-        return to_rgb(image) if self.takes_rgb else self._measured(image)
+        return to_rgb(image) if self.takes_rgb else self._measured(image, most=most)
 
-    def _measured(self, image, layout=None):
-        values = read_values(image, self.num_channels, layout)
+    def _measured(self, image, layout=None, most=MOST_VALUES):
+        values = read_values(image, self.num_channels, layout, most)
         return to_unit(values, self.intensity) if self.do_rescale else as_stored(values)
 
     def _prepared(self, image, label_map, layout):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+PROGRAMS = {"EPS"}  # formats that Pillow reads by running what the file says
 ORIENTATION, TRANSPOSED = 0x0112, 5  # the EXIF tag; from 5 on it swaps width and height
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +34,7 @@ def to_rgb(image):
         ValueError: the array has another shape, or values that are negative or not finite.
     """
     if isinstance(image, (str, Path)):
-        with Image.open(image) as file:
+        with open_picture(image) as file:
             return to_rgb(file)
     if not isinstance(image, Image.Image):
         return Image.fromarray(_to_uint8(channels_last(image)))
@@ -43,6 +44,17 @@ def to_rgb(image):
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def open_picture(file):
+    """A path or binary file as PIL image that is not decoded yet, of each format that Pillow knows but PROGRAMS.
+
+    Raises:
+        OSError: it can't be read, or is of no such format.
+    """
+    Image.preinit()  # the usual formats are tried first
+    Image.init()
+    return Image.open(file, formats=[name for name in Image.OPEN if name not in PROGRAMS])
 
 
 def orientation(image):
@@ -55,7 +67,13 @@ def orientation(image):
 
 
 def upright(image):
-    """A PIL image turned as its EXIF orientation says; the one place where that is done."""
+    """A PIL image turned as its EXIF orientation says; the one place where that is done.
+
+    Raises:
+        ValueError: decoding it would run a program.
+    """
+    if image.format in PROGRAMS:
+        raise ValueError(f"an {image.format} file is a program, not pixels: save it as PNG.")
     image.load()  # of a TIFF this may turn it already
     turn = TURNS.get(orientation(image))
     if turn is None:
@@ -73,7 +91,7 @@ def height_and_width(image):
 def opened(image):
     """A path's file as PIL image that is read whole; anything else as it is."""
     if isinstance(image, (str, Path)):
-        with Image.open(image) as file:
+        with open_picture(image) as file:
             file.load()
             return file
     return image

@@ -15,6 +15,7 @@ from hub_unets.training.measure.models import load_model, pixel_values
 from hub_unets.training.measure.segmenter import frames
 
 TOLERANCE = 0.005  # of the box's diagonal, by which an outline may be off: a person drags tens of points, not hundreds
+MOST_AREA = 0.1  # of the region's area, by which an outline's may differ: a thin region would become a line
 
 
 class Region(NamedTuple):
@@ -74,11 +75,16 @@ def outline(region):
     """A Region's outer border as a simplified polygon, float64 points x 2, x and y; holes are filled.
 
     Points lie on the pixels' edges: a region of one pixel is a square of side 1. The border and the polygon are about
-    TOLERANCE apart at most.
+    TOLERANCE apart at most, and their areas differ by MOST_AREA at most.
     """
     tolerance = TOLERANCE * math.hypot(*region.box[2:])
     border = _border(region).astype(np.int32)[:, None]
-    return cv2.approxPolyDP(border, tolerance, closed=True)[:, 0].astype(np.float64)
+    area = cv2.contourArea(border)
+    points = cv2.approxPolyDP(border, tolerance, closed=True)
+    while abs(cv2.contourArea(points) - area) > MOST_AREA * area:
+        tolerance /= 2
+        points = cv2.approxPolyDP(border, tolerance, closed=True)
+    return points[:, 0].astype(np.float64)
 
 
 def has_hole(region):

@@ -39,6 +39,14 @@ def checked(name, check, *arguments):
         return Check(name, False, _reason(error)[:LONGEST])
 
 
+def checks_of(name, check, *arguments):
+    """The Checks that a function returns; where it raises, one failed Check of this name."""
+    try:
+        return check(*arguments)
+    except Exception as error:
+        return [Check(name, False, _reason(error)[:LONGEST])]
+
+
 def _reason(error):
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "can't allocate memory" in text:

@@ -223,12 +223,26 @@ def _check_rows(scores):
         row, (height, width) = f"per_image.csv, image {name[:80]}", scores.sizes[index]
         if (counts.sum(axis=1) > height * width).any():
             raise UserError(f"{row}: more pixels are counted than {height} x {width}")
-        if scores.background and scores.background[index].sum() != counts[0].sum():
-            raise UserError(f"{row}: the background counts other pixels than the classes")
+        if scores.background:
+            _check_background(row, scores.background[index], counts)
         if scores.polyps:
             _check_polyps(row, *scores.polyps[index], counts[0])
         if scores.boundaries:
             _check_boundary(row, *scores.boundaries[index], counts[0], math.hypot(height, width))
+
+
+def _check_background(row, background, counts):
+    """Classes do not overlap: what is of any of them, truly or as predicted, is what is not background."""
+    both_background, missed, false, both_classes = background  # the background's true positives, false positives, ...
+    possible = (
+        len(counts) > 1
+        and (counts.sum(axis=1) == background.sum()).all()
+        and counts[:, [0, 2]].sum() == missed + both_classes
+        and counts[:, [0, 1]].sum() == false + both_classes
+        and counts[:, 0].sum() <= both_classes
+    )
+    if not possible:
+        raise UserError(f"{row}: the background counts other pixels than the classes")
 
 
 def _check_polyps(row, polyps, found, touched, false_polyps, counts):

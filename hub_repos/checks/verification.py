@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hub_unets.hub_repos.checks import figures as figure_checks
 from hub_unets.hub_repos.checks import static as static_checks
 from hub_unets.hub_repos.checks import watch
-from hub_unets.hub_repos.checks.check import Check, checked
+from hub_unets.hub_repos.checks.check import Check, checked, checks_of
 from hub_unets.hub_repos.checks.companions import check_companions
 from hub_unets.hub_repos.checks.data import check_data_digests
 from hub_unets.hub_repos.checks.int8_file import check_int8
@@ -90,14 +90,15 @@ def verify_folder(folder, run=True, data=None, repo_id=None, revision=None, colu
         if run:
             work = Path(temporary) / "work"
             work.mkdir()
-            checks += run_isolated(copy, work)
+            checks += checks_of("isolated process", run_isolated, copy, work)
         scored = {}
-        checks += [] if data is None else reproduce(copy, data, columns, scored)
+        checks += [] if data is None else checks_of("data", reproduce, copy, data, columns, scored)
         if not all(check.passed for check in checks):
             return checks
-        if afterwards is not None:
+        kinds = checks_of("figures", figure_kinds, copy, data is not None)
+        if afterwards is not None and all(check.passed for check in kinds):
             afterwards(copy, checks, scored)
-        return checks + figure_kinds(copy, data is not None)
+        return checks + kinds
 
 
 def figure_kinds(folder, with_data):
@@ -185,7 +186,7 @@ def run_isolated(folder, work, python=sys.executable):
 
 def prepare(folder, work):
     """Write the files that isolated.py reads: an image, and the snippets of the repository's card."""
-    num_channels = read_json(folder / "config.json")["num_channels"]
+    num_channels = static_checks.read_config(folder).num_channels
     image = (work / "image").with_suffix(Path(example_name(num_channels)).suffix)
     write_example(image, num_channels, 64)
     texts = figure_checks.snippets(folder, image)

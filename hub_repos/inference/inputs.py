@@ -11,13 +11,10 @@ from typing import NamedTuple
 
 from hub_unets.hub_repos.inference.items import Item
 from hub_unets.hub_repos.inference.video import Video
-from hub_unets.training.data.files import IMAGE_SUFFIXES
+from hub_unets.training.data.files import PICTURE_SUFFIXES, VALUE_SUFFIXES
 from hub_unets.training.data.zips import unzipped
 from hub_unets.training.errors import UserError
 
-FILE_SUFFIXES = IMAGE_SUFFIXES.union(
-    [".jfif", ".jpe", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".apng", ".avif", ".mpo"]
-)
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".webm"}
 
 
@@ -38,13 +35,20 @@ class Collected(NamedTuple):
     left_out: list[str]
 
 
-def collect(inputs: list[str], output: Path, every: int = 1) -> Collected:
+def collect(inputs: list[str], output: Path, every: int = 1, takes_values: bool = False) -> Collected:
     """All items of the inputs, without those in `output`.
+
+    Args:
+        inputs: files, folders, globs and data sets.
+        output: where predictions go.
+        every: of a video's frames each so many.
+        takes_values: whether a folder's NumPy and DICOM files are images too, as a network of values takes them.
 
     Raises:
         UserError: an input is empty or missing, two files would share a name, or a video needs PyAV.
     """
-    sources = [_open(text, output.absolute(), every) for text in inputs]
+    suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES | (VALUE_SUFFIXES if takes_values else set())
+    sources = [_open(text, output.absolute(), every, suffixes) for text in inputs]
     bases = [source.base for source in sources if source.base is not None]
     root = Path(os.path.commonpath(bases)) if bases else None
     by_name = {}
@@ -74,12 +78,12 @@ def _check_videos(items: list[Item | Video]) -> None:
             raise UserError(f"{item.file} may be called as a frame of {videos[inside.pop()].file}: rename one of them")
 
 
-def _open(text: str, output: Path, every: int) -> _Input:
+def _open(text: str, output: Path, every: int, suffixes: set[str]) -> _Input:
     path = Path(text).expanduser()
     if path.is_dir():
-        return _from_folder(path.absolute(), output, every)
+        return _from_folder(path.absolute(), output, every, suffixes)
     if path.is_file() and path.suffix.lower() == ".zip":
-        return _from_folder(unzipped(path).absolute(), output, every)
+        return _from_folder(unzipped(path).absolute(), output, every, suffixes)
     if path.is_file() and path.suffix.lower() == ".json":
         return _Input(path.absolute().parent, text, _from_rows(_sources().load_source(text), path))
     if path.is_file() and path.suffix.lower() != ".parquet":
@@ -93,15 +97,17 @@ def _open(text: str, output: Path, every: int) -> _Input:
     )
 
 
-def _from_folder(folder: Path, output: Path, every: int) -> _Input:
+def _from_folder(folder: Path, output: Path, every: int, suffixes: set[str]) -> _Input:
+    """`suffixes` are those of images and videos."""
     below = _below(folder, output)
     if _sources().holds_masks(folder):
         parts = _sources().load_source(str(folder))
         masks = {rows[index]["annotation"]["path"] for rows in parts.values() for index in range(len(rows))}
         items = _from_rows(parts, folder)
         known = {item.file for item in items} | masks
-        return _Input(folder, str(folder), items, tuple(file for file in below if _is_unpaired_media(file, known)))
-    files = [file for file in below if file.is_file() and file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES]
+        unpaired = (file for file in below if file.suffix.lower() in suffixes and str(file) not in known)
+        return _Input(folder, str(folder), items, tuple(unpaired))
+    files = [file for file in below if file.is_file() and file.suffix.lower() in suffixes]
     if files:
         return _from_files(folder, files, every)._replace(left_out=tuple(set(below) - set(files)))
     if any(folder.rglob("*.parquet")):
@@ -141,11 +147,6 @@ def _below(folder: Path, output: Path) -> list[Path]:
 def _is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or holds macOS's own notes in a zip."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_unpaired_media(file: Path, known: set[str]) -> bool:
-    """Whether a file in a folder of image-mask pairs is an image or video without a pair."""
-    return file.suffix.lower() in FILE_SUFFIXES | VIDEO_SUFFIXES and str(file) not in known
 
 
 def _from_files(base: Path, files: list[Path], every: int) -> _Input:

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 
 from hub_unets.hub_repos.repository.example import EXAMPLE, write_example
-from hub_unets.hub_repos.repository.export import ONNX, export_onnx, require_export
+from hub_unets.hub_repos.repository.export import ONNX, MissingToolError, export_onnx, require_export
 from hub_unets.hub_repos.repository.folders import refuse_foreign_folder, replaced
 from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
@@ -138,7 +138,7 @@ def fetch_runtime(scratch):
     archives = list(scratch.glob("*.tgz"))
     if process.returncode or len(archives) != 1:
         reason = " ".join((process.stderr or process.stdout).split())[-300:]
-        raise UserError(
+        raise MissingToolError(
             f"npm did not fetch {PACKAGE}: {reason or 'it said nothing'}. --runtime takes a copy of yours."
         )
     with tarfile.open(archives[0]) as archive:
@@ -147,10 +147,12 @@ def fetch_runtime(scratch):
 
 
 def find_npm():
-    """The user's npm. Raises UserError where there is none."""
+    """The user's npm. Raises MissingToolError where there is none."""
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime.")
+        raise MissingToolError(
+            f"npm is not installed, and fetches {PACKAGE}: install it, or unpack that and give --runtime."
+        )
     return npm
 
 

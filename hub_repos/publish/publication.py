@@ -28,7 +28,7 @@ from hub_unets.hub_repos.publish.remote import CLIENT, Remote, changes, explaine
 from hub_unets.hub_repos.repository.builder import MANIFEST, build
 from hub_unets.hub_repos.repository.card import Standing
 from hub_unets.hub_repos.repository.eval_results import FOLDER as EVAL_FOLDER
-from hub_unets.hub_repos.repository.export import load_network
+from hub_unets.hub_repos.repository.export import load_network, traced_size
 from hub_unets.training.errors import UserError
 
 BRANCH = "hub-unets-push"
@@ -59,6 +59,7 @@ class Publication:
         space: whether the model has a Space, which the card then names.
         dataset: (repo_id, commit) of the data set's repository on the Hub, for the card; None names none.
         changed: {path: "new", "changed" or "deleted"}, after `stage`.
+        noise, expected: pixels B x C x H x W, and the checkpoint's logits of them, after `run_checkpoint`.
     """
 
     api: HfApi
@@ -73,6 +74,8 @@ class Publication:
     space: bool = False
     dataset: tuple | None = None
     changed: dict | None = None
+    noise: np.ndarray | None = None
+    expected: np.ndarray | None = None
 
     @property
     def staged(self):
@@ -135,6 +138,13 @@ class Publication:
             path = self.staged / name
             size = f"{path.stat().st_size:>12,} bytes{'  LFS' if is_large(path) else ''}" if path.exists() else ""
             yield f"  {kind:<8}{name:<32}{size}".rstrip()
+
+    def run_checkpoint(self):
+        """Compute what `try_out` compares with, before the Hub holds anything of it."""
+        model = load_network(self.checkpoint)
+        shape = 2, model.config.num_channels, *traced_size(model.config)
+        self.noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        self.expected = logits_of(model, self.noise)
 
     def publish(self):
         """Make one commit on `main`, after a trial on a branch, and its tag; returns the commit's hash."""
@@ -199,13 +209,12 @@ class Publication:
 
     def try_out(self, commit):
         """Raise UserError unless a commit holds the built files, loads, and gives the checkpoint's logits."""
-        pixels = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
         try:
             if differing := changes(self.staged, list_files(self.api, self.repo_id, commit)):
                 raise UserError(f"{', '.join(differing)} did not arrive as built.")
-            logits, expected = self.reload(commit, pixels), logits_of(self.checkpoint, pixels)
-            if not np.array_equal(logits, expected):
-                difference = np.abs(logits - expected).max()
+            logits = self.reload(commit, self.noise)
+            if not np.array_equal(logits, self.expected):
+                difference = np.abs(logits - self.expected).max()
                 raise UserError(f"its logits differ from those of {self.checkpoint} by up to {difference:.3g}.")
         except UserError as error:
             main = "main and the tags are as they were" if self.changed else "main is at it, without its tag"
@@ -273,9 +282,8 @@ def require_verified(staged, repo_id, tag=None):
         raise UserError(f"the built repository fails its checks, and nothing was sent: {reasons}")
 
 
-def logits_of(checkpoint, pixels):
-    """The checkpoint's logits, B x C x H x W; on one thread, as in reload.py, so that rounding agrees."""
-    model = load_network(checkpoint)
+def logits_of(model, pixels):
+    """A model's logits, B x C x H x W; on one thread, as in reload.py, so that rounding agrees."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():

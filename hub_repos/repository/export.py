@@ -26,6 +26,10 @@ AXES = {
 }
 
 
+class MissingToolError(UserError):
+    """What is not on this machine and can be had: once it is, the same command goes on."""
+
+
 class Logits(nn.Module):
     """A model whose output is its logits alone, B x 3 x H x W to B x C x H x W."""
 
@@ -38,10 +42,10 @@ class Logits(nn.Module):
 
 
 def require_export():
-    """Raise UserError unless the packages of the extra are installed."""
+    """Raise MissingToolError unless the packages of the extra are installed."""
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"ONNX needs the package {name}: pip install 'hub-unets[export]'")
+            raise MissingToolError(f"ONNX needs the package {name}: pip install 'hub-unets[export]'")
 
 
 def export_onnx(folder, path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.modeling.handler import FORMATS, EndpointHandler, MaskPng, decode
@@ -213,6 +213,12 @@ def test_a_pil_image_whose_file_ends_early_is_refused():
     lazy = Image.open(BytesIO(PNG[: len(PNG) // 2]))
     with pytest.raises(ValueError, match="inputs can't be read as an image"):
         decode(lazy, "inputs")
+
+
+def test_a_pil_image_of_an_eps_file_is_not_run(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
+    with pytest.raises(ValueError, match="inputs is no image of the formats"):
+        decode(Image.open(BytesIO(file_of(FRAME, "EPS"))), "inputs")
 
 
 def test_a_mask_is_a_png_of_0_and_255():

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from hub_unets.hub_repos import keep
 from hub_unets.hub_repos.repository.builder import build
+from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.training.measure.models import load_model
 from tests.hub_repos.checks.figure_records import change_results, write
 from tests.training.runs import run
@@ -34,6 +35,22 @@ def test_a_runs_evaluations_are_kept_with_it(tmp_path):
     keep.main([str(tmp_path / "run"), str(tmp_path / "kept")])
     kept_files = {path.relative_to(tmp_path / "kept/run").as_posix() for path in tmp_path.glob("kept/run/**/*.*")}
     assert kept_files == {"results.json", "per_image.csv", "elsewhere/results.json", "elsewhere/per_image.csv"}
+
+
+def test_nothing_of_an_earlier_run_stays(checkpoint, tmp_path):
+    kept, run = tmp_path / "kept", shutil.copytree(checkpoint, tmp_path / "run")
+    for name in ("history.csv", "data_digests.csv"):
+        (run / name).unlink(missing_ok=True)
+    for folder in (kept, kept / "seeds/run"):
+        folder.mkdir(parents=True)
+        for name in ("history.csv", "data_digests.csv", "notes.txt"):
+            (folder / name).write_text("earlier")
+    for name in (INT8, "worst.png"):
+        (kept / name).write_text("earlier")
+    keep.main([str(run), str(kept / "seeds"), "--publish", str(kept)])
+    left = {path.relative_to(kept).as_posix() for path in kept.rglob("*.*") if path.read_bytes() == b"earlier"}
+    assert left == {"notes.txt", "seeds/run/notes.txt"}
+    assert "worst.png" not in (kept / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_unfinished_run_stops_everything(tmp_path):

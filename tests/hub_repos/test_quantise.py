@@ -32,6 +32,12 @@ def test_other_data_is_refused_before_anything_is_written(checkpoint, tmp_path):
     assert not (run / INT8).exists()
 
 
+@pytest.mark.parametrize("images", [0, -3])
+def test_no_images_are_refused(images, checkpoint):
+    with pytest.raises(ValueError, match=f"--images must be 1 or more, got {images}"):
+        quantise(checkpoint, DATA, images)
+
+
 def test_agreement_by_hand():
     """A network that is right, and one that marks all of each image."""
     rows, task = phantom_dataset(2, size=64), Task()

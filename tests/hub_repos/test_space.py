@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hub_unets.hub_repos.publish.space import FILES, stage_space
 from hub_unets.hub_repos.repository.builder import build
@@ -271,7 +271,7 @@ def test_a_session_keeps_no_pixels_and_its_image_may_be_gone(space_of, checkpoin
     assert space["show"](session, 0.5)[:2] == (None, None) and "upload it again" in space["show"](session, 0.5)[2]
 
 
-def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, upload, tmp_path):
+def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, upload, tmp_path, monkeypatch):
     segment = space_of(checkpoint)["segment"]
     frame = Image.open(upload)
     grey = frame.convert("L")
@@ -291,6 +291,9 @@ def test_odd_files_are_shown_as_the_processor_sees_them(space_of, checkpoint, up
     Image.new("1", (6000, 6000)).save(tmp_path / "<huge>.png")
     *outputs, message, _ = segment(str(tmp_path / "<huge>.png"), 0.5)
     assert outputs == [None] * 3 and "6000 x 6000 pixels are more than 25,000,000: make it smaller" in message
+    grey.save(tmp_path / "program.png", "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)  # which nothing may call
+    assert "this file can't be used: cannot identify" in segment(str(tmp_path / "program.png"), 0.5)[3]
 
 
 def test_on_zerogpu_one_function_gets_the_gpu_and_none_runs_before_a_visitor_comes(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from hub_unets.hub_repos.checks.int8_file import check_int8
 from hub_unets.hub_repos.checks.verification import verify_folder
@@ -20,6 +20,7 @@ from hub_unets.hub_repos.publish.space import Space
 from hub_unets.hub_repos.repository.builder import build
 from hub_unets.hub_repos.repository.example import example_name, example_pixels
 from hub_unets.hub_repos.repository.int8 import INT8, export_int8
+from hub_unets.modeling import handler
 from hub_unets.modeling.handler import decode_values
 from hub_unets.modeling.image_processing_unet import UNetImageProcessor
 from hub_unets.training.errors import UserError
@@ -73,7 +74,11 @@ def test_predictions_of_tiles_and_wholes(checkpoint_of_five):
     assert tiled.mask.shape == tiled.disagreement.shape == (40, 56)
 
 
-def test_a_request_s_file_of_any_kind_is_read(checkpoint_of_five):
+def test_a_request_s_file_of_any_kind_is_read(checkpoint_of_five, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)  # which nothing may call
+    eps = io.BytesIO()
+    Image.new("L", (8, 8)).save(eps, "EPS")
+    eps = eps.getvalue()
     processor = UNetImageProcessor.from_pretrained(checkpoint_of_five)
     tiff, npy = io.BytesIO(), io.BytesIO()
     tifffile.imwrite(tiff, five_channels(), photometric="minisblack", planarconfig="contig")
@@ -84,9 +89,20 @@ def test_a_request_s_file_of_any_kind_is_read(checkpoint_of_five):
         (b"text", r"inputs\[1\] can't be read as an image: not a file of a known kind"),
         (Image.new("L", (8, 8)), "1 channels, the network takes 5"),
         (5, "must be an image file's bytes"),
+        (eps, "not a file of a known kind"),
+        (Image.open(io.BytesIO(eps)), "an EPS file is a program"),
     ):
         with pytest.raises(ValueError, match=message):
             decode_values(value, "inputs[1]", processor)
+
+
+def test_a_request_s_large_file_is_refused_before_it_is_decoded(checkpoint_of_five, monkeypatch):
+    processor, tiff = UNetImageProcessor.from_pretrained(checkpoint_of_five), io.BytesIO()
+    tifffile.imwrite(tiff, np.zeros((5, 1000, 1001), np.uint8), photometric="minisblack", compression="zlib")
+    monkeypatch.setattr(handler, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(ValueError, match="inputs can't .* 1001 x 1000 x 5 values, more than 5,000,000"):
+        decode_values(tiff.getvalue(), "inputs", processor)
 
 
 def test_pages_that_show_rgb_say_what_to_use(checkpoint_of_five, tmp_path):

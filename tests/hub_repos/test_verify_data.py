@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hub_unets.hub_repos.checks.reproduce import REPORT, _compare_report
+from hub_unets.hub_repos.checks.reproduce import REPORT, _compare, _compare_report
 from hub_unets.hub_repos.checks.verification import verify_folder
 from hub_unets.hub_repos.repository.card import write_card
 from hub_unets.training.data.sources import load_source
@@ -62,6 +62,20 @@ def test_every_other_figure_must_come_out_again(group, name):
     _compare_report(figures(0.5), {})  # a release that did not have it
     with pytest.raises(ValueError, match=f"not reproduced: {group}.{name} is 0.5, results.json says 0.6"):
         _compare_report(figures(0.5), figures(0.6))
+
+
+def test_the_background_s_counts_must_come_out_again():
+    def scores(background):
+        pixels = {"counts": [np.array([[60, 10, 10, 120], [20, 5, 5, 170]])], "background": [np.array(background)]}
+        return Scores(["a"], [(10, 20)], losses=[0.5], class_names=["x", "y"], **pixels)
+
+    results = {"data": {"twins": []}, "metrics": {"validation": {}}}
+    honest = scores([100, 5, 5, 90])
+    _compare(scores([101, 4, 4, 91]), honest, results, "validation")  # a pixel at an edge has moved
+    with pytest.raises(ValueError, match="not reproduced: .* at most 10 pixels moved"):
+        _compare(honest, scores([95, 10, 10, 85]), results, "validation")
+    with pytest.raises(ValueError, match="not reproduced"):
+        _compare(honest, scores([105, 0, 0, 95]), results, "validation")
 
 
 def forge(folder, counts, loss):

@@ -1,5 +1,6 @@
 """The process in which a repository's own code runs: without a token, with limits, and with an end."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,14 @@ import torch
 from hub_unets.hub_repos.checks import verification
 from hub_unets.hub_repos.checks.check import Check, checked
 from hub_unets.hub_repos.checks.isolated import SECONDS, most_memory
-from hub_unets.hub_repos.checks.verification import STATIC_CHECKS, Static, limited_memory, run_isolated, verify_folder
+from hub_unets.hub_repos.checks.verification import (
+    STATIC_CHECKS,
+    Static,
+    limited_memory,
+    prepare,
+    run_isolated,
+    verify_folder,
+)
 from tests.hub_repos.tampering import drop_tensor, failures, write
 
 
@@ -29,6 +37,25 @@ def test_the_isolated_process_knows_no_token_and_its_death_is_a_failure(reposito
     known = {"PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     assert environment.keys() <= known | {"PWD", "SHLVL", "_"}
     assert environment["HOME"] == str(tmp_path / "work")
+
+
+@pytest.mark.parametrize("step", ["run_isolated", "reproduce", "figure_kinds"])
+def test_a_step_that_breaks_is_a_failed_check_after_the_others(step, repository, monkeypatch):
+    steps = dict.fromkeys(("run_isolated", "reproduce", "figure_kinds"), list)
+    for name, returned in (steps | {step: {}.__getitem__}).items():
+        monkeypatch.setattr(verification, name, lambda *arguments, returned=returned: returned(()))
+    *others, last = verify_folder(repository, data="x", afterwards=lambda *_: pytest.fail("it was attested"))
+    assert all(check.passed for check in others) and len(others) > len(STATIC_CHECKS)
+    assert (last.passed, last.reason) == (False, "KeyError: ()")
+
+
+def test_a_config_may_leave_out_what_is_its_default(copy, tmp_path):
+    config = json.loads((copy / "config.json").read_text())
+    del config["num_channels"]
+    (copy / "config.json").write_text(json.dumps(config))
+    (tmp_path / "work").mkdir()
+    prepare(copy, tmp_path / "work")
+    assert (tmp_path / "work/image.png").exists()
 
 
 def test_the_isolated_process_ends_with_its_first_failure(copy, tmp_path):

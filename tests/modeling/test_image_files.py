@@ -2,6 +2,8 @@
 
 import io
 import sys
+import zipfile
+import zlib
 
 import numpy as np
 import pydicom
@@ -9,7 +11,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from hub_unets.modeling.image_files import read_values
 
@@ -36,12 +38,12 @@ def as_npy(array, save=np.save):
     return file.getvalue()
 
 
-def as_dicom(pixels, **fields):
+def as_dicom(pixels, syntax=ExplicitVRLittleEndian, **fields):
     """A file of uint16 H x W, or frames x H x W, with these fields beside those that every file has."""
     frames = len(pixels) if pixels.ndim == 3 else 1
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
     data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape[-2:], 1
@@ -113,26 +115,48 @@ def test_colours_of_16_bits_are_not_cut_to_8(tmp_path):
     planes = as_tiff(np.moveaxis(three, -1, 0), photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(read_values(planes, 3).pixels, three)
     path = tmp_path / "colours.png"
-    path.write_bytes(colour_png(three))
+    path.write_bytes(png_of_16_bits(three, 2))
     values = read_values(path, 3)
     np.testing.assert_array_equal(values.pixels, three)
     assert values.full_range == (0, 65535)
-    with pytest.raises(ValueError, match="cuts colours of 16 bits to 8: give the file's path"):
+    pnm = b"P6 4 3 65535\n" + three.astype(">u2").tobytes()
+    jpeg2000 = bytearray(saved(Image.new("RGB", (40, 30)), "JPEG2000"))
+    assert read_values(jpeg2000, 3).full_range == (0, 255)
+    start = jpeg2000.find(b"\xff\x4f\xff\x51")
+    for channel in range(3):
+        jpeg2000[start + 42 + 3 * channel] = 15  # bits less one
+    for content in (pnm, jpeg2000):
+        with pytest.raises(ValueError, match="colours of 16 bits are read from PNG, TIFF and NumPy files"):
+            read_values(content, 3)
+    with pytest.raises(ValueError, match="grey of 16 bits with opacity is not read: save it without opacity"):
+        read_values(png_of_16_bits(three[..., :2], 4), 1)
+    with pytest.raises(ValueError, match="changes its values .* give the file itself"):
         read_values(Image.open(path), 3)
 
 
-def colour_png(pixels):
-    """A PNG of colours of 16 bits, which Pillow can't write."""
-    import zlib
+def png_of_16_bits(pixels, kind):
+    """A PNG of a kind that Pillow can't write: 2 is colours, 4 grey with opacity."""
 
     def chunk(kind, content):
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, kind, 0, 0, 0])
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint16", "uint32", "float32"])
+def test_a_tiff_s_numbers_keep_sign_and_range(kind, photometric):
+    is_float, size = kind == "float32", np.dtype(kind).itemsize
+    limits = np.finfo(kind) if is_float else np.iinfo(kind)
+    pixels = np.array([[limits.min, limits.max, 100]], kind)
+    values = read_values(as_tiff(pixels, photometric=photometric), 1)
+    np.testing.assert_array_equal(values.pixels[..., 0], pixels)
+    assert values.full_range == ((limits.min, limits.max) if size < 4 else None)
+    assert values.is_inverted == (photometric == "miniswhite")
 
 
 def test_an_array_s_channels_lie_where_their_number_says_or_the_caller():
@@ -171,7 +195,7 @@ def test_exif_turns_an_image():
         (as_npy(FIVE), 1, r"an array|5 channels, the network takes 1"),
         (as_tiff(np.moveaxis(FIVE, -1, 0), photometric="minisblack"), 4, "5 pages, .* 4 channels .* one of its pages"),
         (as_dicom(np.moveaxis(FIVE, -1, 0)), 1, "5 frames, the network takes 1 .* one of its frames at a time"),
-        (as_npy(np.array([None])), 1, "pickle"),
+        (as_npy(np.array([None])), 1, "an image holds numbers, this array object"),
         (as_npy(np.array(["a"])), 1, "an image holds numbers"),
         (as_npy(np.ones((2, 2, 2, 2))), 2, "H x W x C"),
         (b"\x93NUMPY\x01\x00", 1, "EOF"),
@@ -198,6 +222,52 @@ def test_a_header_that_claims_too_much_is_refused_before_it_is_read():
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
     with pytest.raises(ValueError, match="more than 536,870,912"):
         read_values(header.getvalue(), 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(Image.new("I;16", (300, 200)), "PNG")[:60],
+        png_of_16_bits(np.zeros((200, 300, 3)), 2)[:60],
+        as_tiff(np.zeros((200, 300, 3), np.uint16), photometric="rgb", compression="zlib")[:-20],
+        as_npy(np.zeros((200, 300)))[:200],
+        as_npy(np.zeros((200, 300)), np.savez_compressed),
+        as_dicom(np.zeros((200, 300)))[:-100],
+        saved(Image.new("L", (170, 170)), "PNG"),  # 28,900 values, as three channels 86,700
+    ],
+    ids=["PNG", "colours", "TIFF", "npy", "npz", "DICOM", "grey for three"],
+)
+def test_a_file_of_more_values_than_asked_for_is_refused_before_it_is_decoded(content):
+    with pytest.raises(ValueError, match="values, more than 59,999: make it smaller"):
+        read_values(content, 3, most=59_999)
+
+
+def test_a_deflated_dicom_file_is_not_unpacked_beyond_its_bound():
+    content = as_dicom(np.zeros((3000, 3000)), DeflatedExplicitVRLittleEndian)
+    assert len(content) < 100_000 and read_values(content, 1).pixels.shape == (3000, 3000, 1)
+    with pytest.raises(ValueError, match="a deflated DICOM file of more than 10,000 values: make it smaller"):
+        read_values(content, 1, most=10_000)
+
+
+def test_a_tiff_s_strips_are_not_unpacked_beyond_their_pixels():
+    pixels = np.arange(6000, dtype=np.uint16).reshape(30, 40, 5)
+    options = {**BANDS, "compression": "zlib", "rowsperstrip": 30, "shape": pixels.shape, "dtype": pixels.dtype}
+    for spare in (0, 100):
+        content = as_tiff(iter([zlib.compress(pixels.tobytes() + bytes(spare))]), **options)
+        np.testing.assert_array_equal(read_values(content, 5).pixels, pixels)
+    with pytest.raises(ValueError, match="strips or tiles hold more than their pixels: save it again"):
+        read_values(as_tiff(iter([zlib.compress(bytes(1_000_000))]), **options), 5)
+
+
+def test_an_npz_unpacks_to_what_its_header_says_at_most():
+    header, claim = io.BytesIO(), {"descr": "|V1000000", "fortran_order": False, "shape": (1, 1)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    for method, message in ((zipfile.ZIP_DEFLATED, "holds numbers"), (zipfile.ZIP_LZMA, "as NumPy's savez")):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("a.npy", header.getvalue() + bytes(1000))
+        with pytest.raises(ValueError, match=message):
+            read_values(file.getvalue(), 1)
 
 
 def test_dicom_takes_slope_and_intercept_range_and_window():

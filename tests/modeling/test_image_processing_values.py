@@ -47,6 +47,17 @@ def test_pixels_are_the_values_range_resized_and_normalised():
     assert raw.tolist() == [[0, 1000], [3000, 2000]]
 
 
+def test_a_call_changes_intensity_and_none_is_the_full_range(png):
+    options = {"num_channels": 1, **PLAIN}
+    window = {"window": [0, 30000]}
+    for processor in (UNetImageProcessor(**options), UNetImageProcessor(intensity={"window": [1, 2]}, **options)):
+        for intensity in (window, None):
+            expected = UNetImageProcessor(intensity=intensity, **options)(png)["pixel_values"]
+            assert torch.equal(processor(png, intensity=intensity)["pixel_values"], expected)
+    rgb = UNetImageProcessor(**PLAIN)(np.dstack([WORDS] * 3), intensity=window)["pixel_values"]
+    assert len(rgb.unique()) > 900
+
+
 def test_what_read_gives_takes_the_image_s_place(png):
     processor = UNetImageProcessor(num_channels=1, size=32, intensity={"percentiles": [2, 98]})
     image = processor.read(png)

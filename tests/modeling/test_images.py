@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from torchvision.transforms.functional import InterpolationMode, resize, to_tensor
 
-from hub_unets.modeling.images import orientation, to_rgb, upright
+from hub_unets.modeling.images import opened, orientation, to_rgb, upright
 
 COLOUR = (np.arange(2 * 5 * 3) * 8).reshape(2, 5, 3).astype(np.uint8)  # height 2, width 5
 GREY = COLOUR[..., 0]
@@ -225,3 +225,14 @@ def test_every_orientation_is_that_of_pillow_and_applied_once(number, kind):
     turned = upright(Image.open(content))
     for image in (turned, upright(turned), to_rgb(turned), to_rgb(Image.open(content))):
         assert np.array_equal(np.asarray(image.convert("RGB")), expected)
+
+
+def test_an_eps_file_is_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", None)
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOUR).save(path, "EPS")
+    for read in (to_rgb, opened):
+        with pytest.raises(UnidentifiedImageError):
+            read(path)
+    with Image.open(path) as image, pytest.raises(ValueError, match="an EPS file is a program, not pixels"):
+        to_rgb(image)

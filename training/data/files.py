@@ -9,12 +9,12 @@ from PIL import Image
 
 from hub_unets.modeling.images import TRANSPOSED, orientation
 
-IMAGE_SUFFIXES = {  # what Pillow reads
+PICTURE_SUFFIXES = {  # what Pillow reads
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif",
     ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".dds", ".qoi",
 }  # fmt: skip
 VALUE_SUFFIXES = {".npy", ".npz", ".dcm", ".dicom"}  # read where images do not become RGB
-IMAGE_SUFFIXES |= VALUE_SUFFIXES
+IMAGE_SUFFIXES = PICTURE_SUFFIXES | VALUE_SUFFIXES
 
 DEBRIS = {"thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 
@@ -34,17 +34,28 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The image files below a folder, sorted, and the other files there, without hidden and system files.
 
+    NumPy and DICOM files are images only where no picture lies: beside pictures they hold something else of them, such
+    as features. Others are as of `files_by_kind`.
+    """
+    pictures, values, others = files_by_kind(folder)
+    return (pictures, sorted(values + others)) if pictures else (values, others)
+
+
+def files_by_kind(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The pictures below a folder, the NumPy and DICOM files, and the others, all sorted, without hidden ones.
+
     Special files (a FIFO, a device) and links to folders are never opened; they are among the others, and so is a file
     whose name is not UTF-8, which no table can hold.
     """
-    files, others = [], []
+    pictures, values, others = [], [], []
     for directory, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_debris(name))
         others += [path for path in (Path(directory, name) for name in folders) if path.is_symlink()]
         for path in (Path(directory, name) for name in names if not is_debris(name)):
             is_image = path.suffix.lower() in IMAGE_SUFFIXES and is_text(str(path)) and path.is_file()
-            (files if is_image else others).append(path)
-    return sorted(files), sorted(others)
+            kind = values if path.suffix.lower() in VALUE_SUFFIXES else pictures
+            (kind if is_image else others).append(path)
+    return sorted(pictures), sorted(values), sorted(others)
 
 
 def is_text(name: str) -> bool:

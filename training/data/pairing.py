@@ -5,7 +5,14 @@ from pathlib import Path
 
 import datasets
 
-from hub_unets.training.data.files import IMAGE_SUFFIXES, first_few, image_files, is_debris, say_left_out
+from hub_unets.training.data.files import (
+    IMAGE_SUFFIXES,
+    files_by_kind,
+    first_few,
+    image_files,
+    is_debris,
+    say_left_out,
+)
 from hub_unets.training.data.rows import FEATURES, PARTS
 from hub_unets.training.errors import UserError
 
@@ -91,7 +98,8 @@ def _subfolder(folder: Path, name: str | None, known: tuple[str, ...], kind: str
 
 
 def _pairs(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
-    images, masks = _by_name(images_folder), _by_name(masks_folder)
+    masks = _by_name(masks_folder)
+    images = _by_name(images_folder, masks)
     for files, partners, folder in (images, masks, masks_folder), (masks, images, images_folder):
         if alone := [f"{Path(name).parent / file.name}" for name, file in files.items() if name not in partners]:
             cure = "add what is missing or take these away"
@@ -103,16 +111,29 @@ def _pairs(images_folder: Path, masks_folder: Path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, features=FEATURES)
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """The image files below a folder by their paths from there, without suffixes."""
-    images, others = image_files(folder)
+def _by_name(folder: Path, masks: dict[str, Path] | None = None) -> dict[str, Path]:
+    """The image files below a folder by their paths from there, without suffixes.
+
+    Of images, whose `masks` are given, a NumPy or DICOM file beside pictures is one only where it has a mask, and no
+    picture has its name.
+    """
+    pictures, values, others = files_by_kind(folder)
+    if pictures and masks is not None:
+        wanted = masks.keys() - {_name(file, folder) for file in pictures}
+        beside = [file.relative_to(folder).as_posix() for file in values if _name(file, folder) not in wanted]
+        say_left_out(folder, beside, "NumPy or DICOM files beside pictures")
+        values = [file for file in values if _name(file, folder) in wanted]
     say_left_out(folder, [path.relative_to(folder).as_posix() for path in others], "that are no image files")
     files = {}
-    for file in images:
-        name = file.relative_to(folder).with_suffix("").as_posix()
+    for file in sorted(pictures + values):
+        name = _name(file, folder)
         if name in files:
             raise UserError(f"{folder}: {files[name].name} and {file.name} have the same stem: keep one")
         files[name] = file.absolute()
     if not files:
         raise UserError(f"{folder}: holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}): give another folder")
     return files
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()

@@ -37,6 +37,7 @@ COLOURS = np.array(  # of the entries, in turn
 )
 HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])  # evenly from 0 to 1
 LARGEST = 25_000_000  # pixels
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # EPS would run a program
 SESSIONS = 100  # kept at once, some hundred kB each; the oldest is dropped
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from another host
 CSS = """
@@ -92,7 +93,7 @@ def refusal(path, error):
 
 def read(path):
     """A file as the processor sees it: RGB, 8 bits, upright, at its own size."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         if opened.width * opened.height > LARGEST:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {LARGEST:,}: make it smaller.")
     return PROCESSOR.read(path)

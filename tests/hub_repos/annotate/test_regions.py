@@ -1,5 +1,6 @@
 """A model's regions as a person corrects them: those of the mask, and outlines that enclose them."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,20 @@ def test_an_outline_has_few_points_and_keeps_the_region():
         points, filled = outline(region(mask)), ndimage.binary_fill_holes(mask)
         wrong = inside(points, mask.shape) ^ filled
         assert len(points) > 2 and wrong.sum() <= 0.03 * filled.sum()
+
+
+@pytest.mark.parametrize("shape", ["straight", "steep", "bent"])
+def test_a_thin_region_stays_a_region(shape):
+    mask = np.zeros((400, 400), bool)
+    along = np.arange(400)
+    if shape == "straight":
+        mask[200] = True
+    elif shape == "steep":
+        mask[along, along // 2] = True
+    else:
+        mask[along, np.abs(along - 200)] = True
+    points = outline(region(mask))
+    assert 2 < len(points) <= 1000 and abs(cv2.contourArea(points.astype(np.float32)) - 400) <= 40
 
 
 @pytest.mark.parametrize(

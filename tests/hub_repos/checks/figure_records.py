@@ -13,10 +13,10 @@ HUB_REPOS = Path(__file__).parents[3] / "hub_repos"
 COMMITTED = sorted(HUB_REPOS.glob("**/results.json"))
 
 
-def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, report=False):
+def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, report=False, masks=False):
     """results.json and per_image.csv of one validation and three test images, 10 x 20; the last class may lack.
 
-    `report` adds polyps, outlines and tables.
+    `report` adds polyps, outlines and tables; `masks` counts random masks, the background too.
     """
     rng = np.random.default_rng(0)
     scores = {}
@@ -27,6 +27,12 @@ def write(folder, classes=1, twins=("c",), max_samples=None, absent=False, repor
         losses = rng.uniform(0.1, 1, len(names)).tolist()
         class_names = [f"class {number}" for number in range(1, classes + 1)]
         scores[part] = Scores(names, [(10, 20)] * len(names), counts, losses, class_names=class_names)
+        if masks:
+            scores[part] = Scores(losses=losses, class_names=class_names)
+            labels = range(1, classes + 1)
+            for name in names:
+                pair = rng.integers(-2 * classes, classes + 1, (2, 10, 20)).clip(0)  # mostly background
+                scores[part].add_mask(name, *pair, [(label,) for label in labels])
         if report:
             _add_report(scores[part], rng)
     labels = {str(number): name for number, name in enumerate(["background", *class_names])}

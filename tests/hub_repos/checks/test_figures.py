@@ -120,6 +120,20 @@ def test_a_class_that_no_image_holds_has_no_dice(tmp_path):
         check_per_image(tmp_path)
 
 
+@pytest.mark.parametrize("shift", [(1, 0, 0, 1), (1, 0, 0, -1), (0, 1, -1, 0), "fewer of both than right ones"])
+def test_the_background_is_what_is_of_no_class(shift, tmp_path):
+    path = write(tmp_path, classes=2, masks=True) / "per_image.csv"
+    check_per_image(tmp_path)
+    parts, _ = read_per_image(path)
+    counts, background = parts["test"].counts[0], parts["test"].background[0]
+    if isinstance(shift, str):
+        shift = np.array([-1, 1, 1, -1]) * (background[3] - counts[:, 0].sum() + 1)
+    old, new = (f",{','.join(map(str, numbers))}" for numbers in (background, background + shift))
+    change(tmp_path, old, new)
+    with pytest.raises(ValueError, match="per_image.csv, image a: the background counts other pixels than the class"):
+        check_per_image(tmp_path)
+
+
 def test_classes_are_called_as_in_the_config(tmp_path):
     write(tmp_path, classes=2)
     check_results_file(tmp_path)

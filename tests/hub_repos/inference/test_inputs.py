@@ -55,6 +55,25 @@ def test_two_files_of_one_name_are_refused(tmp_path):
             collect(arguments, tmp_path / "out")
 
 
+def test_numpy_and_dicom_files_are_images_of_a_network_of_values_alone(tmp_path):
+    folder = tmp_path / "frames"
+    picture(folder / "a.png")
+    for name in ("a.npy", "features.npz", "b.dcm"):
+        (folder / name).write_bytes(b"values")
+    _, items, left_out = collect([str(folder)], tmp_path / "out")
+    assert [item.name for item in items] == ["a"]
+    assert left_out == [f"{folder}/{name}" for name in ("a.npy", "b.dcm", "features.npz")]
+    with pytest.raises(ValueError, match="would both be called a: rename one"):
+        collect([str(folder)], tmp_path / "out", takes_values=True)
+    (folder / "a.npy").unlink()
+    _, items, left_out = collect([str(folder)], tmp_path / "out", takes_values=True)
+    assert [item.name for item in items] == ["a", "b", "features"] and left_out == []
+    picture(folder / "images/a.png"), picture(folder / "masks/a.png")
+    (folder / "images/c.npy").write_bytes(b"values")
+    assert not any("c.npy" in file for file in collect([str(folder)], tmp_path / "out").left_out)
+    assert f"{folder}/images/c.npy" in collect([str(folder)], tmp_path / "out", takes_values=True).left_out
+
+
 def test_a_folder_with_masks_gives_its_images_only(tmp_path):
     for index in range(2):
         picture(tmp_path / f"images/{index}.jpg")

@@ -1,9 +1,15 @@
 """What a publication refuses; how it goes is in push/."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from hub_unets.hub_repos import push
 from hub_unets.hub_repos.checks.check import Check
 from hub_unets.hub_repos.publish import publication
+from hub_unets.hub_repos.repository.export import load_network
+from hub_unets.training.errors import UserError
+from tests.variants import small_model
 
 TOKEN = "hf_" + "w" * 34
 
@@ -39,3 +45,42 @@ def test_a_failed_check_stops_the_push(tmp_path, monkeypatch):
 def test_the_next_tag_is_above_all():
     assert publication.next_tag(()) == "v1"
     assert publication.next_tag(("v9", "v10", "v2.1", "release", "v3")) == "v11"
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A function (fields of the config) -> a Publication whose commit loads with the checkpoint's own weights."""
+    monkeypatch.setattr(publication, "changes", lambda *_: {})
+    monkeypatch.setattr(publication, "list_files", lambda *_: {})
+
+    def make(**fields):
+        small_model(**fields).save_pretrained(tmp_path)
+        made = publication.Publication(SimpleNamespace(), tmp_path, "someone/unet", tmp_path / "scratch", None)
+        made.changed = {"config.json": "new"}
+        made.reload = lambda commit, pixels: publication.logits_of(load_network(tmp_path), pixels)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_channels": 1}, {"num_channels": 5}, {"padding": "valid", "depth": 2}])
+def test_a_network_of_any_channels_and_padding_is_tried_out(fields, published):
+    made = published(**fields)
+    made.run_checkpoint()
+    assert made.noise.shape[1] == fields.get("num_channels", 3) and made.expected.any()
+    made.try_out("abc")
+    made.expected = made.expected + 1
+    with pytest.raises(UserError, match="its logits differ from those of .* by up to 1"):
+        made.try_out("abc")
+
+
+def test_a_network_that_does_not_run_stops_the_push_before_a_repository_is_made(published, monkeypatch):
+    made = published()
+    made.remote = SimpleNamespace(head=None)
+    made.api.create_repo = lambda *_, **__: pytest.fail("it was made")
+    made.run_checkpoint = lambda: (_ for _ in ()).throw(UserError("it does not run"))
+    made.listing = list
+    for name in ("require_publishable", "require_verified"):
+        monkeypatch.setattr(push, name, lambda *_: None)
+    with pytest.raises(UserError, match="it does not run"):
+        push.push_model(made, private=False, create_pr=False, dry_run=False)

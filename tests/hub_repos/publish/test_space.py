@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 
-from hub_unets.hub_repos.publish.space import FILES, OURS, PAGE_README, stage_page
+from hub_unets.hub_repos.publish.space import FILES, OURS, PAGE_README, Space, stage_page
+from hub_unets.hub_repos.push import send_space
+from hub_unets.hub_repos.repository.export import MissingToolError
 from hub_unets.hub_repos.repository.licence import licence_text
+from hub_unets.training.errors import UserError
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.records.results import read_results
 from tests.hub_repos.pushes import hollow_runtime
@@ -49,3 +52,16 @@ def test_a_spaces_card_has_the_fields_that_the_hub_knows(readme, kind):
     settings = yaml.safe_load(readme.read_text(encoding="utf-8").split("---\n")[1])
     assert settings["sdk"] == kind and settings["app_file"] in OURS[kind] and settings["models"] == ["REPO_ID"]
     assert len(settings["short_description"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "comes"), [(MissingToolError("npm is not installed."), True), (UserError("it takes values."), False)]
+)
+def test_only_what_can_be_had_is_promised_to_be_sent_later(obstacle, comes, tmp_path, capsys):
+    space = Space(None, "someone/unet", tmp_path, tmp_path, obstacle=obstacle)
+    send_space(space, "abc", private=False, dry_run=False, is_asked_for=False)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"No Space: {obstacle} ") and "--space none leaves it out" in printed
+    with pytest.raises(UserError, match="someone/unet is published, commit abc; its Space is not") as error:
+        send_space(space, "abc", private=False, dry_run=False, is_asked_for=True)
+    assert comes == ("the same command sends it" in printed) == ("the same command sends it" in str(error.value))

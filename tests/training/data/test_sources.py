@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from hub_unets.training.data import zips
-from hub_unets.training.data.files import first_few, say_left_out
+from hub_unets.training.data.files import first_few, image_files, say_left_out
 from hub_unets.training.data.reading import file_digest, read_image, read_pair
 from hub_unets.training.data.rows import has_stems
 from hub_unets.training.data.sources import load_frames, load_source
@@ -145,6 +145,20 @@ class TestNothingVanishes:
             (folder / "images" / name).write_bytes(b"x")
         assert_rows(load_source(str(folder))["all"], ["a", "b", "c"])
         assert capsys.readouterr().err == f"{folder}/images: left out 3 that are no image files: d.heic, e.txt, f\n"
+
+    def test_numpy_and_dicom_files_beside_pictures(self, tmp_path, capsys):
+        folder = write_pairs(tmp_path / "set")
+        for name in ("images/a.npz", "images/b.dcm", "images/features.npy", "images/d.npy", "masks/d.npy"):
+            (folder / name).write_bytes(b"x")
+        rows = load_source(str(folder))["all"]
+        assert_rows(rows, ["a", "b", "c", "d"])
+        assert [Path(row["image"]["path"]).suffix for row in rows] == [".jpg", ".jpg", ".jpg", ".npy"]
+        left_out = "left out 3 NumPy or DICOM files beside pictures: a.npz, b.dcm, features.npy"
+        assert capsys.readouterr().err == f"{folder}/images: {left_out}\n"
+        assert [path.name for path in image_files(folder / "images")[0]] == ["a.jpg", "b.jpg", "c.jpg"]
+        (folder / "masks/a.npy").write_bytes(b"x")
+        with pytest.raises(ValueError, match="a.npy and a.png have the same stem: keep one"):
+            load_source(str(folder))
 
     def test_sub_folders_are_read(self, tmp_path):
         folder = write_pairs(tmp_path / "set", ("a", "v1/a", "v1/w.2/b"))
