@@ -350,6 +350,9 @@ COLOUR = {
 }
 
 
+NOT_PER_IMAGE = "a class that is never marked has a Dice of 1 in each image without it: no measure to choose by"
+
+
 def decide_calibration(recipe, facts, epochs):
     """The threshold, which epoch is kept, and the weights' type."""
     count, labels = facts.sizes["validation"], facts.fingerprint.num_labels
@@ -360,6 +363,8 @@ def decide_calibration(recipe, facts, epochs):
         reason = f"off, {reason}" + ("; it stays at .5" if labels == 2 else " the likeliest is taken")
     recipe.decide("calibrate", f"{'on' if calibrates else ''}{': ' if calibrates else ''}{reason}; weights in float16")
     recipe.set("calibrate", calibrates, reason)
+    if labels > 2:
+        recipe.set("metric_for_best_model", "pooled_dice", NOT_PER_IMAGE)
     if count < FEW_TO_CALIBRATE and epochs >= LAST and "early_stopping_patience" not in facts.given:
         recipe.set(
             "average_last", LAST, f"{count} validation images can't tell which epoch is best: the last ones' mean"

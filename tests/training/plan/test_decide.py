@@ -200,6 +200,11 @@ def test_more_than_eight_bits_are_kept():
     assert "intensity" not in grey and "model.num_channels" not in grey
 
 
+def test_several_classes_are_chosen_by_pooled_dice():
+    assert fields(facts(num_labels=3))["metric_for_best_model"] == "pooled_dice"
+    assert "metric_for_best_model" not in fields(facts())
+
+
 @pytest.mark.parametrize(
     ("known", "calibrates"), [(facts(), True), (facts(train=24), False), (facts(num_labels=3), False)]
 )
