@@ -102,6 +102,8 @@ def make_partition(
     if split not in (*PUBLISHED, *DRAWN, "own", "all") and not fold:
         known = ", ".join((*PUBLISHED, *DRAWN, "fold-1-of-5", "own", "all"))
         raise UserError(f"split must be one of {known}, got {split!r}")
+    if split_seed < 0:
+        raise UserError(f"split_seed must be 0 or more, got {split_seed}")
     rows = datasets.concatenate_datasets(list(source.values()))
     names, digests = tuple(rows["name"][:]), tuple(map(file_digest, stored_files(rows, "image")))
     origin = [part for part, part_rows in source.items() for _ in range(len(part_rows))]

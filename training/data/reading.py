@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
-from hub_unets.modeling.images import height_and_width, to_rgb, upright
+from hub_unets.modeling.images import height_and_width, open_picture, to_rgb, upright
 from hub_unets.training.data.files import VALUE_SUFFIXES, upright_size
 from hub_unets.training.errors import UserError
 
@@ -306,7 +306,7 @@ def _open(value: dict, name: str, one_picture: bool = False) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(_stored(value))
+            image = open_picture(_stored(value))  # never EPS, which would run a program
             if one_picture and image.format != "MPO":  # its second picture is a preview
                 count = getattr(image, "n_frames", 1)
             image.load()

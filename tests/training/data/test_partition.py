@@ -181,6 +181,10 @@ class TestFolds:
         with pytest.raises(ValueError, match=message):
             make_partition(source(all=numbered(count)), split)
 
+    def test_a_negative_seed(self):
+        with pytest.raises(ValueError, match="split_seed must be 0 or more, got -1"):
+            make_partition(load_source("phantoms?count=20&size=64"), "80/10/10", -1)
+
 
 class TestSequences:
     @pytest.fixture

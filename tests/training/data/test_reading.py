@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hub_unets.training.data.reading import (
     check_boundary_width,
@@ -190,6 +190,13 @@ class TestTwoLabels:
     def test_unreadable(self):
         with pytest.raises(ValueError, match="^a: not a readable image"):
             read_labels({"bytes": b"x", "path": None}, "a")
+
+    @pytest.mark.parametrize("read", [read_labels, read_image])
+    def test_an_eps_file_is_not_run(self, read, monkeypatch):
+        monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: pytest.fail("it was run"))
+        content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 24\n%%EndComments\n"
+        with pytest.raises(ValueError, match="a: not a readable image"):
+            read({"bytes": content, "path": None}, "a")
 
     def test_a_kind_of_file_that_holds_images_alone(self, tmp_path):
         (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
