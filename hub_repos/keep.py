@@ -13,6 +13,7 @@ from hub_unets.hub_repos.repository.builder import PICTURES
 from hub_unets.hub_repos.repository.card import write_card
 from hub_unets.hub_repos.repository.int8 import INT8
 from hub_unets.training.errors import UserError, run_command
+from hub_unets.training.measure.metrics import ranking_dice
 from hub_unets.training.records.data_digests import DATA_DIGESTS
 from hub_unets.training.records.folds import PICTURE as HARDEST
 from hub_unets.training.records.locks import SCORINGS
@@ -56,7 +57,7 @@ def publish(run, folder):
 def median(runs):
     """The run whose validation Dice is the median; of an even number the lower of the middle two."""
     results = {run: read_results(run / "results.json") for run in runs}
-    ranked = sorted(runs, key=lambda run: results[run]["metrics"]["validation"]["per_image"]["dice"]["value"])
+    ranked = sorted(runs, key=lambda run: ranking_dice(results[run]["metrics"]["validation"]))
     return ranked[(len(ranked) - 1) // 2]
 
 

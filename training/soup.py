@@ -24,6 +24,7 @@ from transformers import HfArgumentParser
 from hub_unets.training.data.partition import FOLD, make_partition
 from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, run_command
+from hub_unets.training.measure.metrics import ranking_dice
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.measure.score import score
 from hub_unets.training.measure.task import Task
@@ -65,7 +66,7 @@ class Member(NamedTuple):
 
     @property
     def dice(self):
-        return self.results["metrics"]["validation"]["per_image"]["dice"]["value"]
+        return ranking_dice(self.results["metrics"]["validation"])
 
 
 def main(argv=None):
@@ -215,8 +216,8 @@ def greedy_soup(members, folder, score_validation):
 
 
 def dice_of(scores):
-    """The mean Dice per image, over all classes."""
-    return scores.summary()["per_image"]["dice"]["value"]
+    """The validation Dice that runs are chosen by."""
+    return ranking_dice(scores.summary())
 
 
 def mean_of(states):

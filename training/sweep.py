@@ -33,6 +33,7 @@ from hub_unets.training.data.sources import load_source
 from hub_unets.training.errors import UserError, run_command
 from hub_unets.training.fit.threads import use_all_cores
 from hub_unets.training.measure.cost import cpu_milliseconds
+from hub_unets.training.measure.metrics import ranking_dice
 from hub_unets.training.measure.models import load_model
 from hub_unets.training.records.folds import write_out_of_fold
 from hub_unets.training.records.leaderboard import Entry, group_of, ranked, write_leaderboard
@@ -180,7 +181,7 @@ class Worker:
         results["run"].pop("history", None)  # of an earlier release
         trial.set_user_attr("results", results)
         trial.set_user_attr("dice", _dice(folder / "per_image.csv", scored_part(results)))
-        dice = results["metrics"]["validation"]["per_image"]["dice"]["value"]
+        dice = ranking_dice(results["metrics"]["validation"])
         self.study.tell(trial, dice)
         return f"{name}: validation Dice {dice:.4f} ({time.perf_counter() - started:.0f} s)"
 
@@ -262,7 +263,8 @@ def _conditions(entries, command):
         f"- Command: `{command}`",
         f"- Trained on {environment['device']}, {environment['cores']} cores; CPU milliseconds: one image, "
         f"float32, eager, all threads, median, on {cpu_name()}.",
-        f"- Ranked by validation Dice; all other columns are of the {part} images at their original size. "
+        "- Ranked by validation Dice, of several classes by the pooled one; all other "
+        f"columns are of the {part} images at their original size. "
         "Dice per image is the mean over images with a 95 % bootstrap interval over images.",
         f"- **Bold**: a real difference from the first of its table, by a paired bootstrap over {part} images "
         "(Bonferroni: 95 % for the whole table). One seed says nothing of the spread between seeds.",

@@ -81,7 +81,7 @@ class UNetTrainer(Trainer):
             self.add_callback(self.last_epochs)
         self.add_callback(CheckpointKeeper())
         if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStopping(args.early_stopping_patience))
+            self.add_callback(EarlyStopping())
         for callback in callbacks:
             self.add_callback(callback)
         self.saved_step, self.losses = None, LossLog(args.device)
@@ -101,8 +101,7 @@ class UNetTrainer(Trainer):
             require_best(self.args.output_dir, state.best_global_step)
         self.started -= max((entry.get("seconds", 0) for entry in state.log_history), default=0)
         self.losses.load(checkpoint, state.global_step)
-        patience = self.args.early_stopping_patience
-        if state.global_step >= state.max_steps or out_of_patience(state.log_history, patience):
+        if state.global_step >= state.max_steps or out_of_patience(state.log_history, self.args):
             self.state = state
             self.model.load_state_dict(load_file(checkpoint / WEIGHTS))
         else:
@@ -331,19 +330,23 @@ class EpochFollower(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Stops after `patience` evaluations without a higher Dice, counted in the history: a resumed run counts alike."""
-
-    def __init__(self, patience):
-        self.patience = patience
+    """Stops after some evaluations without a better one, counted in the history: a resumed run counts alike."""
 
     def on_evaluate(self, args, state, control, **kwargs):
-        control.should_training_stop |= out_of_patience(state.log_history, self.patience)
+        control.should_training_stop |= out_of_patience(state.log_history, args)
 
 
-def out_of_patience(history, patience):
-    """Whether `patience` evaluations follow the first highest `eval_dice` of a log history; False where it is None."""
-    dices = [entry["eval_dice"] for entry in history if entry.get("eval_dice") is not None]
-    return patience is not None and len(dices) > 0 and len(dices) - 1 - int(np.argmax(dices)) >= patience
+def out_of_patience(history, args):
+    """Whether `early_stopping_patience` evaluations follow the first best one of a log history; False without it.
+
+    The best is that of `metric_for_best_model`, as for the checkpoint that is kept.
+    """
+    name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    values = [entry[name] for entry in history if entry.get(name) is not None]
+    if args.early_stopping_patience is None or not values:
+        return False
+    best = int(np.argmax(values) if args.greater_is_better else np.argmin(values))
+    return len(values) - 1 - best >= args.early_stopping_patience
 
 
 def require_resumable(args):

@@ -108,6 +108,14 @@ def by_size(counts):
     return rows
 
 
+def ranking_dice(summary):
+    """The Dice that models are chosen by: the mean over images, or of several classes that of all pixels together.
+
+    Per image a class that is never marked has a Dice of 1 wherever it is absent, and a rare one is best not marked.
+    """
+    return summary["pooled" if "per_class" in summary else "per_image"]["dice"]["value"]
+
+
 def _where_present(counts):
     """Counts images x 4 of one class to how many images hold it, and its Dice there; None where none does."""
     present = counts[counts[:, 0] + counts[:, 2] > 0]

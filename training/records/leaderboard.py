@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hub_unets.training.measure.metrics import ranking_dice
 from hub_unets.training.records import curves
 from hub_unets.training.records.markdown import table
 from hub_unets.training.records.results import scored_part
@@ -54,7 +55,7 @@ class Entry:
 
     @property
     def validation_dice(self):
-        return self.results["metrics"]["validation"]["per_image"]["dice"]["value"]
+        return ranking_dice(self.results["metrics"]["validation"])
 
 
 def is_pretrained(results):

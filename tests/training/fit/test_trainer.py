@@ -2,6 +2,7 @@
 
 import copy
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,8 +277,13 @@ def test_average_last_of_more_epochs_than_there_are_and_early_stopping_are_refus
     + [([0.3, 0.1, 0.2], 2, True), ([0.3, 0.1, 0.2], 3, False), ([0.3, 0.1, 0.2], None, False)],
 )
 def test_out_of_patience(dices, patience, stops):
-    history = [{"loss": 1.0}, *({"eval_dice": dice} for dice in dices)]
-    assert out_of_patience(history, patience) is stops
+    history = [{"loss": 1.0}, *({"eval_dice": dice, "eval_loss": -dice, "eval_iou": 0.5} for dice in dices)]
+    args = SimpleNamespace(early_stopping_patience=patience, metric_for_best_model="dice", greater_is_better=True)
+    assert out_of_patience(history, args) is stops
+    args.metric_for_best_model, args.greater_is_better = "eval_loss", False
+    assert out_of_patience(history, args) is stops
+    args.metric_for_best_model = "iou"  # the first is the best
+    assert out_of_patience(history, args) is (patience is not None and len(dices) > patience)
 
 
 def test_bf16_learns_and_keeps_float32_weights(make_trainer):

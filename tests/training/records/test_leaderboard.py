@@ -46,6 +46,13 @@ def test_the_validation_dice_ranks_and_not_the_tests():
     assert rows[2]["difference"]["value"] == pytest.approx(-0.3)
 
 
+def test_of_several_classes_the_pooled_dice_ranks():
+    entries = [entry("never marks the rare one", 0.7, 0.9), entry("finds it", 0.6, 0.6)]
+    for trial, pooled in zip(entries, (0.4, 0.7), strict=True):
+        trial.results["metrics"]["validation"] |= {"pooled": {"dice": interval(pooled)}, "per_class": [{}, {}]}
+    assert [row["name"] for row in ranked(entries)] == ["finds it", "never marks the rare one"]
+
+
 def test_groups_are_ranked_apart():
     rows = ranked([entry("a", 0.7, 0.7, "x"), entry("b", 0.8, 0.8, "y"), entry("c", 0.6, 0.6, "x")])
     assert [(row["group"], row["name"], row["place"]) for row in rows] == [("x", "a", 1), ("x", "c", 2), ("y", "b", 1)]
